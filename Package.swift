@@ -1,0 +1,52 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// What every target of ours is built with. `Lifetimes` lets an owner of raw memory lend spans.
+let settings: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .treatAllWarnings(as: .error),
+  .enableExperimentalFeature("Lifetimes"),
+]
+
+/// A room of the program: its dependencies are exactly what it may import.
+func room(_ name: String, _ dependencies: [Target.Dependency], plugins: [Target.PluginUsage]? = nil) -> Target {
+  .target(name: name, dependencies: dependencies, swiftSettings: settings, plugins: plugins)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .testTarget(name: name, dependencies: dependencies, swiftSettings: settings)
+}
+
+/// Parts that only tests use: the in-memory, faulty and crash-point implementations and the conformance suites.
+func testParts(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .target(name: name, dependencies: dependencies, path: "Tests/\(name)", swiftSettings: settings)
+}
+
+func library(_ name: String, apt package: String) -> Target {
+  .systemLibrary(name: name, providers: [.apt([package])])
+}
+
+let package = Package(
+  name: "cobweb",
+  dependencies: [],
+  targets: [
+    library("CLiburing", apt: "liburing-dev"),
+    library("CMicrohttpd", apt: "libmicrohttpd-dev"),
+    library("CGnuTLS", apt: "libgnutls28-dev"),
+    library("CZstd", apt: "libzstd-dev"),
+    library("CZlib", apt: "zlib1g-dev"),
+
+    // The block engine: knows nothing of the domain.
+    room("Locks", []),
+    room("Buffers", ["Locks"]),
+    room("BlockCore", []),
+    room("EventLoops", ["CLiburing", "Locks"]),
+    room("RawFile", ["Buffers", "BlockCore", "EventLoops"]),
+    // The domain and what serves it.
+    testParts("BlockTesting", ["Buffers", "BlockCore"]),
+    tests("BuffersTests", ["Buffers", "Locks"]),
+    tests("BlockCoreTests", ["BlockCore", "Buffers", "BlockTesting"]),
+    tests("EventLoopsTests", ["EventLoops", "Buffers", "Locks"]),
+    tests("RawFileTests", ["RawFile", "EventLoops", "BlockCore", "Buffers", "BlockTesting"]),
+  ]
+)

@@ -1,0 +1,86 @@
+/// Lets requests on overlapping byte ranges take turns: readers of a range share it, a writer has it alone.
+///
+/// Confined to one loop. Fair: a request waits behind every earlier one that it conflicts with, granted or not,
+/// so a stream of readers can't starve a writer. Nothing is done to prevent a task from waiting for itself:
+/// hold one range at a time.
+package final class RangeLock: @unchecked Sendable {
+  // Safe to hand over: confined to its owner's loop, like the device it serves.
+
+  package enum Mode: Sendable { case shared, exclusive }
+
+  /// What `acquire` gives; hand it back to `release` exactly once.
+  package struct Hold: Hashable, Sendable {
+    fileprivate let ticket: UInt64
+  }
+
+  private struct Request {
+    let ticket: UInt64
+    let range: ByteRange
+    let mode: Mode
+    var waiter: UnsafeContinuation<Void, Never>?
+
+    func conflicts(with other: Request) -> Bool {
+      range.overlaps(other.range) && (mode == .exclusive || other.mode == .exclusive)
+    }
+  }
+
+  // In order of arrival; those without a waiter are granted.
+  private var requests: [Request] = []
+  private var nextTicket: UInt64 = 0
+
+  package init() {}
+
+  /// True if nobody holds or waits for any byte of `range` in a way that `mode` must wait for.
+  package func isFree(_ range: ByteRange, _ mode: Mode) -> Bool {
+    let probe = Request(ticket: 0, range: range, mode: mode)
+    return !requests.contains { $0.conflicts(with: probe) }
+  }
+
+  /// Waits until the range is free for `mode`, and holds it.
+  nonisolated(nonsending)
+    package func acquire(_ range: ByteRange, _ mode: Mode) async -> Hold
+  {
+    nextTicket += 1
+    let ticket = nextTicket
+    let free = isFree(range, mode)
+    requests.append(Request(ticket: ticket, range: range, mode: mode))
+    if !free {
+      await withUnsafeContinuation { continuation in
+        // Still the last one: nothing has run in between.
+        requests[requests.count - 1].waiter = continuation
+      }
+    }
+    return Hold(ticket: ticket)
+  }
+
+  package func release(_ hold: Hold) {
+    guard let index = requests.firstIndex(where: { $0.ticket == hold.ticket }) else {
+      preconditionFailure("a range was released twice")
+    }
+    requests.remove(at: index)
+    grantWaiters(from: index)
+  }
+
+  /// Holds the range for the length of `body`.
+  nonisolated(nonsending)
+    package func withRange<Result, Failure: Error>(
+      _ range: ByteRange, _ mode: Mode,
+      _ body: nonisolated(nonsending) () async throws(Failure) -> Result
+    ) async throws(Failure) -> Result
+  {
+    let hold = await acquire(range, mode)
+    defer { release(hold) }
+    return try await body()
+  }
+
+  private func grantWaiters(from start: Int) {
+    for index in start..<requests.count {
+      guard let waiter = requests[index].waiter else { continue }
+      let blocked = requests[..<index].contains { $0.conflicts(with: requests[index]) }
+      if !blocked {
+        requests[index].waiter = nil
+        waiter.resume()
+      }
+    }
+  }
+}

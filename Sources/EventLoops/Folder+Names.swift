@@ -1,0 +1,110 @@
+import CLiburing
+import Glibc
+
+/// One name in a folder.
+package struct FolderEntry: Hashable, Sendable {
+  package enum Kind: Hashable, Sendable { case file, folder, other }
+
+  package let name: String
+  package let kind: Kind
+
+  package init(name: String, kind: Kind) {
+    self.name = name
+    self.kind = kind
+  }
+}
+
+// Names beneath a folder: looked up, made, changed and removed. Paths are relative to the folder and can't lead out of
+// it. All of it may block: loops do it through `blocking`.
+extension Folder {
+  /// The folder at `path`; "." is this one.
+  /// - Throws: EXDEV for a path that leads out, ENOTDIR for what isn't a folder, and what the kernel says.
+  package func openFolder(_ path: String) throws(SystemError) -> Folder {
+    var how = open_how()
+    how.flags = UInt64(UInt32(bitPattern: O_RDONLY | O_CLOEXEC | O_DIRECTORY))
+    how.resolve = UInt64(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    return Folder(adopting: FileDescriptor(adopting: try openRetrying(path, &how)))
+  }
+
+  /// What has that name, links followed; nil if nothing does.
+  package func status(of path: String) throws(SystemError) -> FileStatus? {
+    var how = open_how()
+    how.flags = UInt64(UInt32(bitPattern: Int32(shim_o_path) | O_CLOEXEC))
+    how.resolve = UInt64(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    do throws(SystemError) {
+      return try FileDescriptor(adopting: try openRetrying(path, &how)).status()
+    } catch {
+      if error.code == ENOENT { return nil }
+      throw error
+    }
+  }
+
+  /// - Throws: EEXIST if the name is taken, even by a dangling link.
+  package func makeFolder(_ path: String, mode: UInt32 = 0o755) throws(SystemError) {
+    let (parent, name) = try parent(of: path)
+    guard mkdirat(parent.descriptor.rawValue, name, mode) == 0 else { throw SystemError(errno, path) }
+  }
+
+  /// Removes the name of a file or link.
+  package func removeFile(_ path: String) throws(SystemError) {
+    let (parent, name) = try parent(of: path)
+    guard unlinkat(parent.descriptor.rawValue, name, 0) == 0 else { throw SystemError(errno, path) }
+  }
+
+  /// - Throws: ENOTEMPTY if anything is in it.
+  package func removeFolder(_ path: String) throws(SystemError) {
+    let (parent, name) = try parent(of: path)
+    guard unlinkat(parent.descriptor.rawValue, name, AT_REMOVEDIR) == 0 else { throw SystemError(errno, path) }
+  }
+
+  /// Gives the file or folder a new name in one step.
+  /// - Throws: EEXIST if the new name is taken and `isReplacing` is false.
+  package func rename(_ path: String, to target: String, isReplacing: Bool) throws(SystemError) {
+    let (from, old) = try parent(of: path)
+    let (to, new) = try parent(of: target)
+    let flags = isReplacing ? 0 : UInt32(shim_rename_noreplace)
+    let result = shim_renameat2(from.descriptor.rawValue, old, to.descriptor.rawValue, new, flags)
+    guard result == 0 else { throw SystemError(errno, target) }
+  }
+
+  /// What is in the folder at `path`, in order of name. Names that aren't UTF-8 are told with replacement characters.
+  /// - Throws: E2BIG if there are more than `limit`.
+  package func entries(of path: String = ".", limit: Int) throws(SystemError) -> [FolderEntry] {
+    let folder = try openFolder(path)
+    // The stream takes a descriptor of its own over, and its position with it.
+    let copy = fcntl(folder.descriptor.rawValue, F_DUPFD_CLOEXEC, 0)
+    guard copy >= 0, let stream = fdopendir(copy) else { throw SystemError(errno, path) }
+    defer { closedir(stream) }
+    var entries: [FolderEntry] = []
+    while true {
+      errno = 0
+      guard let found = readdir(stream) else { break }
+      let entry = FolderEntry(found.pointee)
+      if entry.name == "." || entry.name == ".." { continue }
+      guard entries.count < limit else { throw SystemError(E2BIG, "\(path) holds more than \(limit) names") }
+      entries.append(entry)
+    }
+    guard errno == 0 else { throw SystemError(errno, path) }
+    return entries.sorted { $0.name < $1.name }
+  }
+
+  private func parent(of path: String) throws(SystemError) -> (Folder, String) {
+    let parts = path.split(separator: "/", omittingEmptySubsequences: false)
+    guard let name = parts.last, !name.isEmpty, name != ".", name != ".." else { throw SystemError(EINVAL, path) }
+    if parts.count == 1 { return (self, path) }
+    return (try openFolder(parts.dropLast().joined(separator: "/")), String(name))
+  }
+}
+
+extension FolderEntry {
+  fileprivate init(_ entry: dirent) {
+    let name = withUnsafeBytes(of: entry.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+    let kind: Kind =
+      switch Int(entry.d_type) {
+      case Int(DT_REG): .file
+      case Int(DT_DIR): .folder
+      default: .other
+      }
+    self.init(name: name, kind: kind)
+  }
+}

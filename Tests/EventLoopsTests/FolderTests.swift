@@ -1,0 +1,60 @@
+import EventLoops
+import Glibc
+import Testing
+
+@Suite struct FolderTests {
+  /// A folder `inside` with a file, and a secret beside it.
+  private func makeTree() throws -> (TemporaryFolder, Folder) {
+    let tree = try TemporaryFolder()
+    try #require(mkdir(tree.file("inside"), 0o700) == 0)
+    try #require(mkdir(tree.file("inside/sub"), 0o700) == 0)
+    try tree.makeFile("secret", [1])
+    try tree.makeFile("inside/disk", [2, 3])
+    return (tree, try Folder(path: tree.file("inside")))
+  }
+
+  @Test func filesBeneathAreOpened() throws {
+    let (tree, folder) = try makeTree()
+    #expect(try folder.openFile("disk").status().byteCount == 2)
+    #expect(try folder.openFile("sub/../disk").status().byteCount == 2)
+    try #require(symlink("../disk", tree.file("inside/sub/link")) == 0)
+    #expect(try folder.openFile("sub/link", .init(access: .readWrite)).status().byteCount == 2)
+  }
+
+  @Test func waysOutAreRefused() throws {
+    let (tree, folder) = try makeTree()
+    try #require(symlink(tree.file("secret"), tree.file("inside/absolute")) == 0)
+    try #require(symlink("../secret", tree.file("inside/climbing")) == 0)
+    try #require(symlink("..", tree.file("inside/up")) == 0)
+    let paths = ["../secret", "sub/../../secret", tree.file("inside/disk"), "absolute", "climbing", "up/secret"]
+    for path in paths {
+      #expect(throws: SystemError(EXDEV, "\(path) leads out of its folder")) { try folder.openFile(path) }
+    }
+    let magic = try Folder(path: "/proc/self")
+    #expect(throws: SystemError.self) { try magic.openFile("fd/0") }
+    #expect(throws: SystemError.self) { try folder.openFile("../new", .init(access: .readWrite, createMode: 0o600)) }
+    #expect(access(tree.file("new"), F_OK) != 0)
+  }
+
+  @Test func whatIsNoRegularFileIsRefused() throws {
+    let (tree, folder) = try makeTree()
+    try #require(mkfifo(tree.file("inside/fifo"), 0o600) == 0)
+    #expect(throws: SystemError(EINVAL, "fifo is a FIFO, not a regular file")) { try folder.openFile("fifo") }
+    #expect(throws: SystemError(EISDIR, "sub is a folder, not a regular file")) { try folder.openFile("sub") }
+    #expect(throws: SystemError(EISDIR, "sub")) { try folder.openFile("sub", .init(access: .readWrite)) }
+    #expect(throws: SystemError(ENOENT, "nothing")) { try folder.openFile("nothing") }
+    let devices = try Folder(path: "/dev")
+    #expect(throws: SystemError(EINVAL, "null is a character device, not a regular file")) {
+      try devices.openFile("null", .init(allowsBlockDevice: true))
+    }
+  }
+
+  @Test func creationIsExclusive() throws {
+    let (tree, folder) = try makeTree()
+    let options = Folder.FileOptions(access: .readWrite, createMode: 0o640)
+    #expect(try folder.openFile("sub/new", options).status().kind == .regular)
+    #expect(throws: SystemError(EEXIST, "sub/new")) { try folder.openFile("sub/new", options) }
+    try #require(symlink("nowhere", tree.file("inside/dangling")) == 0)
+    #expect(throws: SystemError(EEXIST, "dangling")) { try folder.openFile("dangling", options) }
+  }
+}
