@@ -42,11 +42,13 @@ let package = Package(
     room("BlockCore", []),
     room("EventLoops", ["CLiburing", "Locks"]),
     room("RawFile", ["Buffers", "BlockCore", "EventLoops"]),
+    room("Qcow2", ["Buffers", "BlockCore", "CZstd", "CZlib"]),
     // The domain and what serves it.
     testParts("BlockTesting", ["Buffers", "BlockCore"]),
     tests("BuffersTests", ["Buffers", "Locks"]),
     tests("BlockCoreTests", ["BlockCore", "Buffers", "BlockTesting"]),
     tests("EventLoopsTests", ["EventLoops", "Buffers", "Locks"]),
     tests("RawFileTests", ["RawFile", "EventLoops", "BlockCore", "Buffers", "BlockTesting"]),
+    tests("Qcow2Tests", ["Qcow2", "BlockCore", "Buffers", "BlockTesting", "CZlib"]),
   ]
 )

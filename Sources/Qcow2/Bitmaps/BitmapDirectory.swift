@@ -1,0 +1,69 @@
+/// One persistent bitmap as the bitmap directory describes it (qcow2.txt, "Bitmap directory").
+package struct BitmapEntry: Hashable, Sendable {
+  package var name: String
+  /// Guest bytes that one bit stands for.
+  package var granularityByteCount: UInt64
+  /// It wasn't saved when the image was last closed: its contents are not to be trusted.
+  package var isInUse: Bool
+  /// It records every write.
+  package var isAuto: Bool
+  /// The kind of the bitmap; 1 = dirty tracking.
+  package var type: UInt8
+  var tableOffset: UInt64
+  var tableEntryCount: Int
+}
+
+/// The bitmaps extension and the directory that it points to.
+struct BitmapDirectory: Hashable, Sendable {
+  static let extensionByteCount = 24
+  static let fixedByteCount = 24
+  static let maximumBitmapCount = 65535
+  /// What QEMU bounds the directory to as well: every entry at its longest would be 64 MiB.
+  static let maximumByteCount = 64 << 20
+
+  var bitmapCount: Int
+  var byteCount: UInt64
+  var offset: UInt64
+
+  /// Decodes the contents of the header extension.
+  init(decoding contents: [UInt8]) throws(Qcow2Error) {
+    guard contents.count == Self.extensionByteCount else {
+      throw .damaged("bitmaps extension: \(contents.count) bytes, not \(Self.extensionByteCount)")
+    }
+    let bytes = contents.span.bytes
+    bitmapCount = Int(bytes.bigEndian(UInt32.self, at: 0))
+    byteCount = bytes.bigEndian(at: 8)
+    offset = bytes.bigEndian(at: 16)
+    guard bitmapCount >= 1, bitmapCount <= Self.maximumBitmapCount, byteCount <= UInt64(Self.maximumByteCount) else {
+      throw .damaged("bitmaps extension: \(bitmapCount) bitmaps in a directory of \(byteCount) bytes")
+    }
+  }
+
+  /// Decodes all entries of the directory's bytes.
+  func entries(_ bytes: RawSpan) throws(Qcow2Error) -> [BitmapEntry] {
+    var entries: [BitmapEntry] = []
+    var position = 0
+    for number in 0..<bitmapCount {
+      guard position + Self.fixedByteCount <= bytes.byteCount else {
+        throw .damaged("bitmap \(number): the directory ends inside it")
+      }
+      let nameCount = Int(bytes.bigEndian(UInt16.self, at: position + 18))
+      let extraCount = Int(bytes.bigEndian(UInt32.self, at: position + 20))
+      let nameStart = position + Self.fixedByteCount + extraCount
+      guard nameStart + nameCount <= bytes.byteCount else {
+        throw .damaged("bitmap \(number): the directory ends inside it")
+      }
+      let flags: UInt32 = bytes.bigEndian(at: position + 12)
+      let granularityBits: UInt8 = bytes.bigEndian(at: position + 17)
+      guard granularityBits < 64 else { throw .damaged("bitmap \(number): granularity_bits is \(granularityBits)") }
+      entries.append(
+        BitmapEntry(
+          name: String(decoding: bytes.array(nameStart..<nameStart + nameCount), as: UTF8.self),
+          granularityByteCount: 1 << UInt64(granularityBits), isInUse: flags & 1 != 0, isAuto: flags & 2 != 0,
+          type: bytes.bigEndian(at: position + 16), tableOffset: bytes.bigEndian(at: position),
+          tableEntryCount: Int(bytes.bigEndian(UInt32.self, at: position + 8))))
+      position = (nameStart + nameCount + 7) / 8 * 8
+    }
+    return entries
+  }
+}

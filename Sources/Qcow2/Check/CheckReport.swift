@@ -1,0 +1,30 @@
+/// What a walk through all tables of an image found.
+package struct CheckReport: Hashable, Sendable {
+  package struct Finding: Hashable, Sendable {
+    package enum Kind: String, Hashable, Sendable {
+      /// Data is lost or will be: tables contradict each other.
+      case corruption
+      /// Storage that nothing uses; harmless.
+      case leak
+    }
+
+    package var kind: Kind
+    /// Where and what, in words.
+    package var place: String
+  }
+
+  /// So many findings are kept; the counts go on.
+  package static let maximumFindings = 20
+
+  package var corruptionCount = 0
+  package var leakCount = 0
+  /// The first few.
+  package var findings: [Finding] = []
+
+  package var isClean: Bool { corruptionCount == 0 && leakCount == 0 }
+
+  mutating func add(_ kind: Finding.Kind, _ place: @autoclosure () -> String) {
+    if kind == .corruption { corruptionCount += 1 } else { leakCount += 1 }
+    if findings.count < Self.maximumFindings { findings.append(Finding(kind: kind, place: place())) }
+  }
+}

@@ -1,0 +1,58 @@
+import CZlib
+import CZstd
+
+/// Expands one compressed cluster from bytes that nobody vouches for: the output is one cluster and never more, and
+/// no memory is taken by what the input says.
+enum ClusterExpansion {
+  /// The largest window of raw deflate; what QEMU writes needs 12 bits.
+  private static let zlibWindowBits: Int32 = -15
+
+  /// Fills `output` from the start of `input`, which may end in padding or rubbish.
+  ///
+  /// - Returns: false if the input doesn't hold a whole cluster.
+  static func expand(_ type: CompressionType, _ input: RawSpan, into output: inout MutableRawSpan) -> Bool {
+    output.withUnsafeMutableBytes { output in
+      input.withUnsafeBytes { input in
+        switch type {
+        case .zlib: inflate(input, output)
+        case .zstd: expandFrames(input, output)
+        }
+      }
+    }
+  }
+
+  private static func inflate(_ input: UnsafeRawBufferPointer, _ output: UnsafeMutableRawBufferPointer) -> Bool {
+    var stream = z_stream()
+    guard inflateInit2_(&stream, zlibWindowBits, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else {
+      return false
+    }
+    defer { inflateEnd(&stream) }
+    stream.next_in = UnsafeMutablePointer(mutating: input.baseAddress?.assumingMemoryBound(to: UInt8.self))
+    stream.avail_in = UInt32(input.count)
+    stream.next_out = output.baseAddress?.assumingMemoryBound(to: UInt8.self)
+    stream.avail_out = UInt32(output.count)
+    let result = CZlib.inflate(&stream, Z_FINISH)
+    // A full output with input left over is reported as a lack of room.
+    return stream.avail_out == 0 && (result == Z_STREAM_END || result == Z_BUF_ERROR || result == Z_OK)
+  }
+
+  /// A cluster may be several frames. Each is expanded straight into the output, without a window of its own.
+  private static func expandFrames(_ input: UnsafeRawBufferPointer, _ output: UnsafeMutableRawBufferPointer) -> Bool {
+    guard let context = ZSTD_createDCtx(), let source = input.baseAddress, let target = output.baseAddress else {
+      return false
+    }
+    defer { ZSTD_freeDCtx(context) }
+    var consumed = 0
+    var produced = 0
+    while produced < output.count, consumed < input.count {
+      let frame = ZSTD_findFrameCompressedSize(source + consumed, input.count - consumed)
+      guard ZSTD_isError(frame) == 0, frame > 0 else { return false }
+      let count = ZSTD_decompressDCtx(
+        context, target + produced, output.count - produced, source + consumed, frame)
+      guard ZSTD_isError(count) == 0 else { return false }
+      consumed += frame
+      produced += count
+    }
+    return produced == output.count
+  }
+}

@@ -1,0 +1,61 @@
+import BlockCore
+
+/// The header of an open image, and its changes in place: each is one write of the file's first sector, in which
+/// all fields stand. What isn't changed is written as it was read.
+final class HeaderOnDisk {
+  static let sectorByteCount = 512
+
+  private(set) var value: Qcow2Header
+  private var sector: [UInt8]
+  private let file: HostFile
+
+  /// Reads the first sector beside the header, which was decoded from it.
+  nonisolated(nonsending)
+    init(_ value: Qcow2Header, file: HostFile) async throws(BlockError)
+  {
+    self.value = value
+    self.file = file
+    var bytes = [UInt8](repeating: 0, count: Self.sectorByteCount)
+    var span = bytes.mutableSpan
+    var raw = span.mutableBytes
+    try await file.read(into: &raw, at: 0)
+    sector = bytes
+  }
+
+  /// Names another refcount table, which is durable already. Durable when it returns.
+  nonisolated(nonsending)
+    func moveRefcountTable(to offset: UInt64, clusterCount: Int) async throws(BlockError)
+  {
+    value.refcountTableOffset = offset
+    value.refcountTableClusterCount = clusterCount
+    try await store(value.encodedRefcountTable(), at: Qcow2Header.FieldOffset.refcountTable)
+  }
+
+  /// Sets the virtual size and the place of the L1 table, which is durable already. Durable when it returns.
+  nonisolated(nonsending)
+    func setSize(_ byteCount: UInt64, l1Offset: UInt64, l1EntryCount: Int) async throws(BlockError)
+  {
+    value.virtualByteCount = byteCount
+    value.l1Offset = l1Offset
+    value.l1EntryCount = l1EntryCount
+    try await store(value.encodedSizeAndL1(), at: Qcow2Header.FieldOffset.virtualByteCount)
+  }
+
+  /// Autoclear bits vouch for what only their makers keep right: who doesn't know them clears them before writing.
+  nonisolated(nonsending)
+    func clearAutoclear() async throws(BlockError)
+  {
+    guard !value.autoclear.isEmpty else { return }
+    value.autoclear = []
+    try await store([UInt8](repeating: 0, count: 8), at: Qcow2Header.FieldOffset.autoclear)
+  }
+
+  nonisolated(nonsending)
+    private func store(_ bytes: [UInt8], at offset: Int) async throws(BlockError)
+  {
+    sector.replaceSubrange(offset..<offset + bytes.count, with: bytes)
+    let changed = sector
+    try await file.writeTable(changed.span.bytes, at: 0)
+    try await file.flush()
+  }
+}

@@ -1,0 +1,140 @@
+import BlockCore
+import Buffers
+
+/// Opens the backing file that an image names.
+package typealias BackingResolver =
+  nonisolated(nonsending) @Sendable (BackingReference) async throws -> any BlockDevice
+
+/// Where an image's backing device comes from.
+package enum BackingSource: Sendable {
+  /// There is none: an image that names a backing file is refused.
+  case none
+  /// This one, whatever the image names. It stays the caller's if the image names none.
+  case device(any BlockDevice)
+  /// Whatever this opens for the name in the image; it decides whether the name may be followed.
+  case resolve(BackingResolver)
+}
+
+extension Qcow2Image {
+  package struct OpenOptions: Sendable {
+    package var isReadOnly: Bool
+    /// Place of this image in its chain: 0 for the one that was asked for, else its ``BackingReference/depth``.
+    package var depth: Int
+    /// Memory for L2 tables and for refcount blocks, in bytes.
+    package var mappingCacheByteCount: Int
+    package var refcountCacheByteCount: Int
+
+    package init(
+      isReadOnly: Bool = true, depth: Int = 0, mappingCacheByteCount: Int = 8 << 20,
+      refcountCacheByteCount: Int = 2 << 20
+    ) {
+      self.isReadOnly = isReadOnly
+      self.depth = depth
+      self.mappingCacheByteCount = mappingCacheByteCount
+      self.refcountCacheByteCount = refcountCacheByteCount
+    }
+  }
+
+  /// Opens the image in `file`, which is then the image's own, as is the backing device: `close` closes them.
+  ///
+  /// - Parameters:
+  ///   - work: expands compressed clusters.
+  ///   - pool: lends memory for tables and for what isn't read or written straight.
+  /// - Throws: a ``Qcow2Error`` that names what is unsupported or damaged. `file` is then the caller's still; a
+  ///   backing device that was resolved is closed.
+  nonisolated(nonsending)
+    package static func open(
+      _ file: any BlockDevice, options: OpenOptions = OpenOptions(), backing source: BackingSource = .none,
+      work: any BackgroundWork, pool: BufferPool
+    ) async throws(Qcow2Error) -> Qcow2Image
+  {
+    let value = try await Qcow2Header.read(from: file, pool: pool)
+    try value.checkFeatures()
+    if !options.isReadOnly {
+      if file.isReadOnly { throw .notWritable("the device under it is open read-only") }
+      try value.checkWritable()
+    }
+    try value.checkLayout(fileByteCount: file.byteCount)
+    let host = HostFile(file, clusterByteCount: value.clusterByteCount, pool: pool)
+    let header: HeaderOnDisk
+    do { header = try await HeaderOnDisk(value, file: host) } catch { throw .device(error) }
+    let blocks = try await host.table(
+      at: value.refcountTableOffset, count: value.refcountTableClusterCount << value.clusterBits / 8)
+    let l1 = try await host.table(at: value.l1Offset, count: value.l1EntryCount).map { L1Entry(raw: $0) }
+    let refcounts = Refcounts(
+      file: host, header: header, table: blocks, memoryByteCount: options.refcountCacheByteCount)
+    let map = ClusterMap(
+      file: host, header: header, refcounts: refcounts, l1: l1, memoryByteCount: options.mappingCacheByteCount)
+    let backing = try await open(value, source, options)
+    return Qcow2Image(
+      file: host, header: header, refcounts: refcounts, map: map, backing: backing, work: work,
+      isReadOnly: options.isReadOnly)
+  }
+
+  nonisolated(nonsending)
+    private static func open(
+      _ header: Qcow2Header, _ source: BackingSource, _ options: OpenOptions
+    ) async throws(Qcow2Error) -> (any BlockDevice)?
+  {
+    guard let reference = try header.backingReference(depth: options.depth + 1) else { return nil }
+    guard reference.depth <= maximumBackingDepth else { throw .chainTooDeep(maximumBackingDepth) }
+    switch source {
+    case .none: throw .backingMissing(reference)
+    case .device(let device): return device
+    case .resolve(let open):
+      do {
+        return try await open(reference)
+      } catch {
+        throw .backingFailed(reference, error)
+      }
+    }
+  }
+}
+
+extension Qcow2Header {
+  /// Reads and decodes the header of the image in `file`; checks only what it says by itself.
+  nonisolated(nonsending)
+    static func read(from file: any BlockDevice, pool: BufferPool) async throws(Qcow2Error) -> Qcow2Header
+  {
+    do {
+      let prefixCount = Int(min(file.byteCount, UInt64(prefixByteCount)))
+      var prefix = pool.take(prefixByteCount)
+      var all = prefix.mutableBytes
+      var part = all.part(0..<prefixCount)
+      try await file.readUnaligned(into: &part, at: 0, pool: pool)
+      let cluster = try clusterByteCount(prefix: prefix.bytes.extracting(0..<prefixCount))
+      let count = Int(min(file.byteCount, UInt64(cluster)))
+      var buffer = pool.take(count)
+      var bytes = buffer.mutableBytes
+      var first = bytes.part(0..<count)
+      try await file.readUnaligned(into: &first, at: 0, pool: pool)
+      return try Qcow2Header(decoding: buffer.bytes.extracting(0..<count))
+    } catch let error as BlockError {
+      throw .device(error)
+    } catch let error as Qcow2Error {
+      throw error
+    } catch {
+      throw .damaged("header: \(error)")
+    }
+  }
+}
+
+extension HostFile {
+  /// Reads a table of 64-bit entries. Its size was checked against the file's and its own limit.
+  nonisolated(nonsending)
+    func table(at offset: UInt64, count: Int) async throws(Qcow2Error) -> [UInt64]
+  {
+    if count == 0 { return [] }
+    var buffer = pool.take(count * 8)
+    var all = buffer.mutableBytes
+    var bytes = all.part(0..<count * 8)
+    do {
+      try await read(into: &bytes, at: offset)
+    } catch {
+      throw .device(error)
+    }
+    return buffer.bytes.extracting(0..<count * 8).withUnsafeBytes { raw in
+      raw.bindMemory(to: UInt64.self).map { UInt64(bigEndian: $0) }
+    }
+  }
+}

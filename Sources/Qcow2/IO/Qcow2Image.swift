@@ -1,0 +1,107 @@
+import BlockCore
+import Buffers
+
+/// A qcow2 image as a block device, over the device that holds its file and, if it has one, its backing device.
+///
+/// **Locks.** Every request holds the guest clusters that it touches: shared while only the bytes behind their
+/// mapping are read or overwritten, exclusively while the mapping changes. Tables are looked up and changed between
+/// suspensions; guest I/O runs outside of them, on what the mapping said.
+///
+/// **Discard** makes whole clusters read as zeroes: as zero clusters, so that a backing file never shows through,
+/// or as unallocated where there is no backing file. In version 2, which has no zero clusters, an image with a
+/// backing file keeps its clusters. Parts of clusters stay as they are.
+///
+/// **Snapshots.** Clusters that internal snapshots share are copied before they change, as their refcounts say.
+package final class Qcow2Image: BlockDevice, @unchecked Sendable {
+  // Safe to hand over: confined to its loop, like every device.
+
+  /// The most files that may be stacked: bounds what opening an image can open in turn.
+  package static let maximumBackingDepth = 64
+  /// The largest request.
+  static let maximumTransferByteCount = 32 << 20
+
+  let file: HostFile
+  let header: HeaderOnDisk
+  let refcounts: Refcounts
+  let map: ClusterMap
+  let expanded: ExpandedClusters
+  let backing: (any BlockDevice)?
+  let ranges = RangeLock()
+  let preparation = RangeLock()
+  private(set) var isClosed = false
+  package let isReadOnly: Bool
+
+  init(
+    file: HostFile, header: HeaderOnDisk, refcounts: Refcounts, map: ClusterMap, backing: (any BlockDevice)?,
+    work: any BackgroundWork, isReadOnly: Bool
+  ) {
+    self.file = file
+    self.header = header
+    self.refcounts = refcounts
+    self.map = map
+    self.backing = backing
+    self.isReadOnly = isReadOnly
+    expanded = ExpandedClusters(file: file, type: header.value.compressionType, work: work)
+  }
+
+  package var byteCount: UInt64 { header.value.virtualByteCount }
+  package var clusterByteCount: Int { Int(file.clusterByteCount) }
+  package var compressionType: CompressionType { header.value.compressionType }
+
+  package var limits: BlockLimits {
+    BlockLimits(
+      requestAlignment: 1, preferredByteCount: clusterByteCount,
+      maximumTransferByteCount: Self.maximumTransferByteCount)
+  }
+
+  func checkUsable(_ operation: BlockError.Operation) throws(BlockError) {
+    if isClosed { throw BlockError(.closed, operation) }
+    try file.checkLatch(operation)
+  }
+
+  /// The whole clusters that a guest range touches.
+  func clusters(_ range: ByteRange) -> ByteRange { range.aligned(to: file.clusterByteCount) }
+
+  /// Comes before the first change: bits that vouch for what we don't keep right are cleared.
+  nonisolated(nonsending)
+    func prepareToChange(_ operation: BlockError.Operation) async throws(BlockError)
+  {
+    if isReadOnly { throw BlockError(.readOnly, operation) }
+    if header.value.autoclear.isEmpty { return }
+    let hold = await preparation.acquire(ByteRange(offset: 0, length: 1), .exclusive)
+    defer { preparation.release(hold) }
+    try await header.clearAutoclear()
+  }
+
+  nonisolated(nonsending)
+    package func flush() async throws(BlockError)
+  {
+    try checkUsable(.flush)
+    if isReadOnly { return }
+    try await map.flush()
+  }
+
+  nonisolated(nonsending)
+    package func close() async throws(BlockError)
+  {
+    let all = await ranges.acquire(ByteRange(offset: 0, length: .max), .exclusive)
+    defer { ranges.release(all) }
+    if isClosed { return }
+    isClosed = true
+    var failure: BlockError?
+    func keep(_ error: BlockError) { failure = failure ?? error }
+    if !isReadOnly { do { try await writeBack() } catch { keep(error) } }
+    do { try await file.device.close() } catch { keep(error) }
+    if let backing { do { try await backing.close() } catch { keep(error) } }
+    if let failure { throw failure }
+  }
+
+  /// Leaves the file as it shall lie there: all written, nothing leaked, no larger than needed.
+  nonisolated(nonsending)
+    private func writeBack() async throws(BlockError)
+  {
+    try file.checkLatch(.close)
+    try await map.settle()
+    try await file.trim(to: refcounts.usedEnd << refcounts.clusterBits)
+  }
+}

@@ -1,0 +1,96 @@
+import BlockCore
+
+/// From guest bytes to mappings.
+extension ClusterMap {
+  /// How the bytes from `offset` on are stored, as far as that is the same and at most `length`; nil if a table that
+  /// is needed isn't in memory.
+  func tryMapping(
+    at offset: UInt64, upTo length: UInt64, _ operation: BlockError.Operation
+  ) throws(BlockError) -> Mapping? {
+    let first = offset >> clusterBits
+    let entry = l1[l1Index(first)]
+    guard entry.raw != 0 else { return unmapped(at: offset, upTo: length) }
+    guard let slice = cache.cached(sliceOffset(entry, first)) else { return nil }
+    let target = try target(of: first, in: slice, skipping: offset & (clusterByteCount - 1), operation)
+    let last = (offset + length - 1) >> clusterBits
+    var end = first + 1
+    // A run may go on in the next slice, as far as that is in memory.
+    var current = slice
+    while end <= last {
+      if clustersLeftInSlice(end - 1) == 1 {
+        let entry = l1[l1Index(end)]
+        guard entry.raw != 0, let next = cache.cached(sliceOffset(entry, end)) else { break }
+        current = next
+      }
+      guard continues(target, meaning(end, in: current), distance: (end << clusterBits) - offset) else { break }
+      end += 1
+    }
+    return Mapping(guest: ByteRange(offset..<min(offset + length, end << clusterBits)), target: target)
+  }
+
+  /// The same, reading tables as needed.
+  nonisolated(nonsending)
+    func mapping(
+      at offset: UInt64, upTo length: UInt64, _ operation: BlockError.Operation
+    ) async throws(BlockError) -> Mapping
+  {
+    while true {
+      if let mapping = try tryMapping(at: offset, upTo: length, operation) { return mapping }
+      let cluster = offset >> clusterBits
+      let entry = l1[l1Index(cluster)]
+      try checkTable(entry, l1Index(cluster), operation)
+      try await load(sliceOffset(entry, cluster))
+    }
+  }
+
+  /// The run of bytes without any L2 table.
+  private func unmapped(at offset: UInt64, upTo length: UInt64) -> Mapping {
+    let end = offset + length
+    var cluster = offset >> clusterBits
+    repeat {
+      cluster += clustersLeftInTable(cluster)
+    } while cluster << clusterBits < end && l1[l1Index(cluster)].raw == 0
+    return Mapping(guest: ByteRange(offset..<min(end, cluster << clusterBits)), target: .unallocated)
+  }
+
+  /// The cluster's target for its bytes from `skipped` on.
+  private func target(
+    of cluster: UInt64, in slice: TableSlice, skipping skipped: UInt64, _ operation: BlockError.Operation
+  ) throws(BlockError) -> Mapping.Target {
+    switch meaning(cluster, in: slice) {
+    case .unallocated: return .unallocated
+    case .zero(let host, let isExclusive): return .zero(host: host.map { $0 + skipped }, isExclusive: isExclusive)
+    case .data(let host, let isExclusive): return .data(host: host + skipped, isExclusive: isExclusive)
+    case .compressed(let place): return .compressed(place)
+    case .damaged(let how):
+      let range = ByteRange(offset: cluster << clusterBits, length: clusterByteCount)
+      let place = slice.offset + UInt64(entryPosition(cluster))
+      throw BlockError(.corrupt("L2 entry at \(place): \(how)"), operation, range)
+    }
+  }
+
+  /// True if a cluster that means `next` goes on with `target`, `distance` bytes behind its start.
+  private func continues(_ target: Mapping.Target, _ next: L2Entry.Meaning, distance: UInt64) -> Bool {
+    switch (target, next) {
+    case (.unallocated, .unallocated): true
+    case (.zero(nil, _), .zero(nil, _)): true
+    case (.zero(let host?, let isExclusive), .zero(let other?, let otherIsExclusive)):
+      other == host + distance && isExclusive == otherIsExclusive
+    case (.data(let host, let isExclusive), .data(let other, let otherIsExclusive)):
+      other == host + distance && isExclusive == otherIsExclusive
+    default: false
+    }
+  }
+
+  /// True if all bytes are stored where they can be overwritten in place, as far as tables in memory tell.
+  func isInPlace(_ range: ByteRange) -> Bool {
+    var offset = range.offset
+    while offset < range.end {
+      guard let mapping = try? tryMapping(at: offset, upTo: range.end - offset, .write),
+        case .data(_, isExclusive: true) = mapping.target
+      else { return false }
+      offset = mapping.guest.end
+    }
+    return true
+  }
+}

@@ -1,0 +1,112 @@
+import BlockCore
+import Buffers
+
+/// Changing entries. The caller holds the guest clusters exclusively and has written what the entries will name.
+extension ClusterMap {
+  /// Sets the entries of guest clusters from `first` on, at most `count`, as far as one slice reaches.
+  ///
+  /// What the old entries named is released at a commit. All that is set changes at once.
+  /// - Parameter entry: the new entry for a cluster, given what the old one means; nil to leave it as it is.
+  /// - Returns: how many clusters were dealt with.
+  nonisolated(nonsending)
+    func update(
+      from first: UInt64, count: UInt64, _ operation: BlockError.Operation,
+      _ entry: (UInt64, L2Entry.Meaning) -> L2Entry?
+    ) async throws(BlockError) -> UInt64
+  {
+    let slice = try await exclusiveSlice(first, operation)
+    let end = first + min(count, clustersLeftInSlice(first))
+    for cluster in first..<end {
+      guard case .damaged(let how) = meaning(cluster, in: slice) else { continue }
+      throw BlockError(.corrupt("L2 entry at \(slice.offset + UInt64(entryPosition(cluster))): \(how)"), operation)
+    }
+    for cluster in first..<end {
+      let old = meaning(cluster, in: slice)
+      guard let new = entry(cluster, old) else { continue }
+      cache.store(new.raw, in: slice, at: entryPosition(cluster))
+      dropReference(old, keeping: new)
+    }
+    return end - first
+  }
+
+  /// Commits where much waits for it.
+  nonisolated(nonsending)
+    func commitIfNeeded() async throws(BlockError)
+  {
+    if cache.dirtyCount * 2 >= cache.capacity || unreferenced.count >= Self.maximumUnreferencedRuns {
+      try await commit()
+    }
+  }
+
+  private func dropReference(_ old: L2Entry.Meaning, keeping new: L2Entry) {
+    switch old {
+    case .unallocated, .zero(nil, _), .damaged: return
+    case .data(let host, _), .zero(let host?, _):
+      guard new.raw & L2Entry.compressedFlag != 0 || new.raw & L2Entry.offsetMask != host else { return }
+      unreferenced.appendMerging(ClusterRun(first: host >> clusterBits, count: 1))
+    case .compressed(let place):
+      for cluster in refcounts.touched(place.offset, place.byteCount) {
+        unreferenced.append(ClusterRun(first: cluster, count: 1))
+      }
+    }
+  }
+
+  /// The slice of a guest cluster's table, to change before the next suspension.
+  nonisolated(nonsending)
+    private func exclusiveSlice(_ cluster: UInt64, _ operation: BlockError.Operation) async throws(BlockError)
+    -> TableSlice
+  {
+    let index = l1Index(cluster)
+    while true {
+      let entry = l1[index]
+      guard entry.isExclusive else {
+        try await makeTableExclusive(index, operation)
+        continue
+      }
+      let offset = sliceOffset(entry, cluster)
+      if let slice = cache.cached(offset) { return slice }
+      try checkTable(entry, index, operation)
+      try await load(offset)
+    }
+  }
+
+  /// Gives the L1 entry a table of its own: a new one, or a copy of a shared one.
+  nonisolated(nonsending)
+    private func makeTableExclusive(_ index: Int, _ operation: BlockError.Operation) async throws(BlockError)
+  {
+    let hold = await tables.acquire(ByteRange(offset: UInt64(index), length: 1), .exclusive)
+    defer { tables.release(hold) }
+    let old = l1[index]
+    if old.isExclusive { return }
+    if old.raw != 0 { try checkTable(old, index, operation) }
+    let run = try await refcounts.allocate(upTo: 1)
+    let place = ByteRange(offset: run.first << clusterBits, length: clusterByteCount)
+    do {
+      cache.forget(place)
+      if old.raw == 0 {
+        try await file.zero(place)
+      } else {
+        try await copyTable(from: old.tableOffset, to: place.offset)
+      }
+    } catch {
+      var failed = [run]
+      try? await refcounts.release(&failed, givingBack: false)
+      throw error
+    }
+    l1[index] = .table(at: place.offset)
+    dirtyL1Sectors.insert(index / Self.l1EntriesPerSector)
+    if old.raw != 0 { unreferenced.append(ClusterRun(first: old.tableOffset >> clusterBits, count: 1)) }
+  }
+
+  /// Copies a shared table. It is never dirty, so the file has it whole. The COPIED bits of its entries stay: they
+  /// tell of the data clusters, whose counts don't change.
+  nonisolated(nonsending)
+    private func copyTable(from source: UInt64, to target: UInt64) async throws(BlockError)
+  {
+    var buffer = file.pool.take(Int(clusterByteCount))
+    var all = buffer.mutableBytes
+    var table = all.part(0..<Int(clusterByteCount))
+    try await file.read(into: &table, at: source)
+    try await file.writeTable(buffer.bytes.extracting(0..<Int(clusterByteCount)), at: target)
+  }
+}

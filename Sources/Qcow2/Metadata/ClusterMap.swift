@@ -1,0 +1,95 @@
+import BlockCore
+import Buffers
+
+/// The L1 and L2 tables: which guest cluster is stored where. It answers with mappings and does no guest I/O.
+///
+/// Invariants, with ``Refcounts``, that leave at most leaked clusters whenever the file is cut off:
+/// 1. An entry in memory changes only after the data (or the table) it will name was written.
+/// 2. A changed entry reaches the file only after a flush that made that data and its refcount durable.
+/// 3. A cluster that an entry no longer names is released only after a flush that made the entry's change durable.
+/// 4. An L2 table is changed only while the L1 entry says that it is exclusive; making it so (new, or copied from a
+///    shared one) is done by one operation for each L1 entry (`tables`), the others wait.
+/// All of 2 and 3 happen in `commit` (ClusterMap+Commit.swift), one at a time.
+final class ClusterMap {
+  let file: HostFile
+  let header: HeaderOnDisk
+  let refcounts: Refcounts
+  let cache: TableCache
+  let clusterBits: UInt64
+  let version: UInt32
+
+  var l1: [L1Entry]
+  var l1Offset: UInt64
+  /// Sectors of the L1 table that the file doesn't have yet.
+  var dirtyL1Sectors: Set<Int> = []
+  /// Clusters that no entry in memory names any more.
+  var unreferenced: [ClusterRun] = []
+  let tables = RangeLock()
+
+  let commits = RangeLock()
+  var flushesAsked: UInt64 = 0
+  var flushesDone: UInt64 = 0
+  /// Entries were written since the last flush of the file.
+  var hasUnflushedEntries = false
+  var isCommitting = false
+
+  static let l1EntriesPerSector = 64
+  /// When so many slices are dirty, or so many runs wait to be released, the operation that notices commits.
+  static let maximumUnreferencedRuns = 4096
+
+  init(file: HostFile, header: HeaderOnDisk, refcounts: Refcounts, l1: [L1Entry], memoryByteCount: Int) {
+    self.file = file
+    self.header = header
+    self.refcounts = refcounts
+    self.l1 = l1
+    l1Offset = header.value.l1Offset
+    clusterBits = UInt64(header.value.clusterBits)
+    version = header.value.version
+    cache = TableCache(file: file, tableByteCount: 1 << Int(clusterBits), memoryByteCount: memoryByteCount)
+  }
+
+  var clusterByteCount: UInt64 { 1 << clusterBits }
+  /// L2 entries are 8 bytes: a table maps as many clusters as it has entries.
+  private var tableBits: UInt64 { clusterBits - 3 }
+  private var entriesPerSlice: UInt64 { UInt64(cache.sliceByteCount) / 8 }
+
+  /// The L1 entry's index for a guest cluster.
+  func l1Index(_ cluster: UInt64) -> Int { Int(cluster >> tableBits) }
+
+  /// Guest clusters from `cluster` to the end of its L2 table.
+  func clustersLeftInTable(_ cluster: UInt64) -> UInt64 {
+    (1 << tableBits) - cluster & ((1 << tableBits) - 1)
+  }
+
+  /// Guest clusters from `cluster` to the end of its slice.
+  func clustersLeftInSlice(_ cluster: UInt64) -> UInt64 { entriesPerSlice - cluster % entriesPerSlice }
+
+  /// Place of the cluster's slice in the file; `entry` names its table.
+  func sliceOffset(_ entry: L1Entry, _ cluster: UInt64) -> UInt64 {
+    let index = cluster & ((1 << tableBits) - 1)
+    return entry.tableOffset + index / entriesPerSlice * UInt64(cache.sliceByteCount)
+  }
+
+  /// Place of the cluster's entry in its slice.
+  func entryPosition(_ cluster: UInt64) -> Int { Int(cluster % entriesPerSlice) * 8 }
+
+  func meaning(_ cluster: UInt64, in slice: TableSlice) -> L2Entry.Meaning {
+    L2Entry(raw: slice.entry(at: entryPosition(cluster)))
+      .meaning(clusterBits: clusterBits, version: version, fileByteCount: file.byteCount)
+  }
+
+  func checkTable(_ entry: L1Entry, _ index: Int, _ operation: BlockError.Operation) throws(BlockError) {
+    let offset = entry.tableOffset
+    guard entry.raw & L1Entry.reservedMask == 0, offset & (clusterByteCount - 1) == 0, offset >= clusterByteCount,
+      offset <= file.byteCount, clusterByteCount <= file.byteCount - offset
+    else { throw BlockError(.corrupt("L1 entry \(index) names an L2 table at \(offset)"), operation) }
+  }
+
+  /// Reads a slice into the cache; look for it again afterwards.
+  nonisolated(nonsending)
+    func load(_ offset: UInt64) async throws(BlockError)
+  {
+    while !cache.makeRoom() { try await commit() }
+    try await cache.load(offset)
+  }
+}

@@ -1,0 +1,105 @@
+import BlockCore
+import Buffers
+
+/// New refcount blocks and larger refcount tables: rare, so each step waits until the one before is durable.
+extension Refcounts {
+  /// Makes sure that a refcount block covers `cluster`.
+  nonisolated(nonsending)
+    func cover(_ cluster: UInt64) async throws(BlockError)
+  {
+    guard cluster < Self.maximumFileByteCount >> clusterBits else { throw BlockError(.noSpace, .write) }
+    let block = cluster / entriesPerBlock
+    if block >= UInt64(table.count) { try await growTable(for: block) }
+    if table[Int(block)] == 0 { try await addBlock(Int(block)) }
+  }
+
+  /// Adds the block with this index in the first cluster that it covers: all that it covers is free.
+  nonisolated(nonsending)
+    private func addBlock(_ index: Int) async throws(BlockError)
+  {
+    let first = UInt64(index) * entriesPerBlock
+    try checkFree(ClusterRun(first: first, count: 1))
+    try await writeBlock(covering: first, used: 1, at: first)
+    try await file.flush()
+    table[index] = first << clusterBits
+    let sector = index / 64 * 64
+    var bytes: [UInt8] = []
+    for entry in table[sector..<min(sector + 64, table.count)] { bytes.appendBigEndian(entry) }
+    try await file.writeTable(bytes.span.bytes, at: tableOffset + UInt64(sector) * 8)
+    usedEnd = max(usedEnd, first + 1)
+  }
+
+  /// Writes a block in which the first `used` clusters count 1, into the cluster `place`.
+  nonisolated(nonsending)
+    private func writeBlock(covering first: UInt64, used: UInt64, at place: UInt64) async throws(BlockError)
+  {
+    try await file.grow(toHold: (place + 1) << clusterBits)
+    cache.forget(ByteRange(offset: place << clusterBits, length: clusterByteCount))
+    var buffer = file.pool.take(Int(clusterByteCount))
+    var all = buffer.mutableBytes
+    all.zero()
+    for index in 0..<Int(used) { width.store(1, in: &all, at: index) }
+    try await file.writeTable(buffer.bytes.extracting(0..<Int(clusterByteCount)), at: place << clusterBits)
+  }
+
+  /// Moves the refcount table behind all that it covers, at least half as large again, with blocks for itself.
+  nonisolated(nonsending)
+    private func growTable(for block: UInt64) async throws(BlockError)
+  {
+    let perCluster = clusterByteCount / 8
+    let maximum = UInt64(Qcow2Header.maximumRefcountTableByteCount) >> clusterBits
+    let wanted = max(block + 1, UInt64(table.count) * 3 / 2)
+    var tableClusters = min((wanted + perCluster - 1) / perCluster, maximum)
+    // The new clusters lie behind the old table's coverage; so many blocks cover them.
+    let first = UInt64(table.count) * entriesPerBlock
+    var blockCount: UInt64 = 1
+    while true {
+      if blockCount * entriesPerBlock < tableClusters + blockCount {
+        blockCount += 1
+      } else if tableClusters * perCluster < max(UInt64(table.count) + blockCount, block + 1) {
+        tableClusters += 1
+      } else {
+        break
+      }
+    }
+    guard tableClusters <= maximum else {
+      throw BlockError(.noSpace, .write, cause: "the refcount table has reached its limit of 8 MiB")
+    }
+    let used = ClusterRun(first: first, count: blockCount + tableClusters)
+    try checkFree(used)
+    try await file.grow(toHold: used.end << clusterBits)
+    try await replaceTable(used, blockCount: blockCount)
+  }
+
+  /// Writes new blocks, then the table behind them, then the header; then the old table is free.
+  nonisolated(nonsending)
+    private func replaceTable(_ used: ClusterRun, blockCount: UInt64) async throws(BlockError)
+  {
+    let tableCluster = used.first + blockCount
+    let oldRun = ClusterRun(first: tableOffset >> clusterBits, count: UInt64(table.count) * 8 >> clusterBits)
+    var larger = table
+    for number in 0..<blockCount {
+      let covered = used.first + number * entriesPerBlock
+      let inUse = min(used.end - min(covered, used.end), entriesPerBlock)
+      try await writeBlock(covering: covered, used: inUse, at: used.first + number)
+      larger.append((used.first + number) << clusterBits)
+    }
+    let entryCount = Int((used.end - tableCluster) << clusterBits) / 8
+    larger += [UInt64](repeating: 0, count: entryCount - larger.count)
+    var bytes = file.pool.take(entryCount * 8)
+    var all = bytes.mutableBytes
+    for (index, entry) in larger.enumerated() { all.storeBigEndian(entry, at: index * 8) }
+    try await file.writeTable(bytes.bytes.extracting(0..<entryCount * 8), at: tableCluster << clusterBits)
+    try await file.flush()
+    try await header.moveRefcountTable(to: tableCluster << clusterBits, clusterCount: Int(used.end - tableCluster))
+    table = larger
+    tableOffset = tableCluster << clusterBits
+    usedEnd = max(usedEnd, used.end)
+    for cluster in oldRun.first..<oldRun.end {
+      guard let place = try await slice(of: cluster) else { continue }
+      let count = width.count(in: place.slice, at: place.index)
+      if count > 0 { width.store(count - 1, in: place.slice, of: cache, at: place.index) }
+      if count == 1 { searchStart = min(searchStart, cluster) }
+    }
+  }
+}
