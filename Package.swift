@@ -8,6 +8,9 @@ let settings: [SwiftSetting] = [
   .enableExperimentalFeature("Lifetimes"),
 ]
 
+let grdb: Target.Dependency = .product(name: "GRDB", package: "GRDB.swift")
+let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
+
 /// A room of the program: its dependencies are exactly what it may import.
 func room(_ name: String, _ dependencies: [Target.Dependency], plugins: [Target.PluginUsage]? = nil) -> Target {
   .target(name: name, dependencies: dependencies, swiftSettings: settings, plugins: plugins)
@@ -28,7 +31,10 @@ func library(_ name: String, apt package: String) -> Target {
 
 let package = Package(
   name: "cobweb",
-  dependencies: [],
+  dependencies: [
+    .package(url: "https://github.com/groue/GRDB.swift", from: "7.0.0"),
+    .package(url: "https://github.com/jpsim/Yams", from: "6.0.0"),
+  ],
   targets: [
     library("CLiburing", apt: "liburing-dev"),
     library("CMicrohttpd", apt: "libmicrohttpd-dev"),
@@ -44,11 +50,23 @@ let package = Package(
     room("RawFile", ["Buffers", "BlockCore", "EventLoops"]),
     room("Qcow2", ["Buffers", "BlockCore", "CZstd", "CZlib"]),
     // The domain and what serves it.
+    room("Model", []),
+    room("Catalog", ["Model", "Assets", grdb]),
+    room("Configuration", ["Model", yams]),
+    room("Assets", [], plugins: ["EmbedFiles"]),
+    .executableTarget(name: "embed-files", path: "Sources/Plugins/embed-files", swiftSettings: settings),
+    .plugin(
+      name: "EmbedFiles", capability: .buildTool(), dependencies: ["embed-files"], path: "Sources/Plugins/EmbedFiles"),
+
     testParts("BlockTesting", ["Buffers", "BlockCore"]),
+    testParts("ModelTesting", ["Model", "Locks"]),
     tests("BuffersTests", ["Buffers", "Locks"]),
     tests("BlockCoreTests", ["BlockCore", "Buffers", "BlockTesting"]),
     tests("EventLoopsTests", ["EventLoops", "Buffers", "Locks"]),
     tests("RawFileTests", ["RawFile", "EventLoops", "BlockCore", "Buffers", "BlockTesting"]),
     tests("Qcow2Tests", ["Qcow2", "BlockCore", "Buffers", "BlockTesting", "CZlib"]),
+    tests("ModelTests", ["Model", "ModelTesting"]),
+    tests("CatalogTests", ["Catalog", "Model", "ModelTesting", "Assets", grdb]),
+    tests("ConfigurationTests", ["Configuration", "Model", "ModelTesting"]),
   ]
 )

@@ -1,0 +1,131 @@
+/// One key of the configuration file, as a person is told of it. The reader takes its known keys and its defaults
+/// from here, and a test holds the README to it.
+package struct ConfigurationKey: Hashable, Sendable {
+  package let name: String
+  /// What may stand there, in words.
+  package let form: String
+  /// What holds if the key is left out, as YAML; nil if it must be given, or if nothing is the default.
+  package let standard: String?
+  package let meaning: String
+  /// The keys within, of a section or of each item of a list.
+  package let fields: [ConfigurationKey]
+
+  private init(
+    _ name: String, _ form: String, standard: String?, _ meaning: String, fields: [ConfigurationKey] = []
+  ) {
+    self.name = name
+    self.form = form
+    self.standard = standard
+    self.meaning = meaning
+    self.fields = fields
+  }
+
+  /// Every key of the file's top level, in the order in which they are shown.
+  package static let all: [ConfigurationKey] = [
+    listen, tls, hosts, socketMode, tokens, stateFolder, imageFolders, imageDevices, repositoryFolders,
+    socketFolder, repositories, images, nbdPeers, ioBackend, compressionLevel, jobsAtOnce, eventStreams, eventsKept,
+    logLevel,
+  ]
+
+  // MARK: The API
+
+  static let listen = ConfigurationKey(
+    "listen", "an address or a list of them: IP:PORT, localhost:PORT, [IPv6]:PORT or unix:PATH",
+    standard: "127.0.0.1:8480",
+    "Where the API is served. Only loopback addresses and unix sockets: there are no tokens yet that would keep "
+      + "others out. Port 0 takes a free one.")
+  static let tls = ConfigurationKey(
+    "tls", "a section", standard: nil, "Serves TLS on the TCP addresses.",
+    fields: [
+      ConfigurationKey("certificate", "a path", standard: nil, "The certificate chain, in PEM."),
+      ConfigurationKey("key", "a path", standard: nil, "The certificate's private key, in PEM."),
+    ])
+  static let hosts = ConfigurationKey(
+    "hosts", "a list of host names", standard: "[]",
+    "Names in the Host header that are answered, beside the loopback names with the port that is served.")
+  static let socketMode = ConfigurationKey(
+    "socketMode", "an octal mode, 0 to 0777", standard: "0600", "Who may connect to the API's unix sockets.")
+  static let tokens = ConfigurationKey(
+    "tokens", "off", standard: "off",
+    "Whether requests need a token. They can't have one yet: whoever reaches the API is administrator.")
+
+  // MARK: Folders
+
+  static let stateFolder = ConfigurationKey(
+    "stateFolder", "a path", standard: "./state", "The catalog, and what else the server remembers.")
+  static let imageFolders = ConfigurationKey(
+    "imageFolders", "a list of paths", standard: "[./images]",
+    "Images, the files they are built on, and files that backups are restored to lie beneath these.")
+  static let imageDevices = ConfigurationKey(
+    "imageDevices", "a list of absolute paths, with * and ? within a name", standard: "[]",
+    "Block devices that may be images, e.g. /dev/vg0/*; compared after links are resolved.")
+  static let repositoryFolders = ConfigurationKey(
+    "repositoryFolders", "a list of paths", standard: "[./backup]",
+    "Repositories lie beneath these, or are these.")
+  static let socketFolder = ConfigurationKey(
+    "socketFolder", "a path", standard: "./run", "Sockets that the server makes for exports.")
+
+  // MARK: What is looked after
+
+  static let repositories = ConfigurationKey(
+    "repositories", "a list of sections", standard: "[]",
+    "Repositories that are there from the start, and can't be changed over the API.",
+    fields: [
+      ConfigurationKey("name", "a name", standard: nil, "Unique among the repositories."),
+      ConfigurationKey("kind", "directory", standard: "directory", "How backups are kept."),
+      ConfigurationKey("path", "a path", standard: nil, "Its folder, within repositoryFolders."),
+    ])
+  static let images = ConfigurationKey(
+    "images", "a list of sections", standard: "[]",
+    "Images that are there from the start, and can't be changed over the API.",
+    fields: [
+      ConfigurationKey("name", "a name", standard: nil, "Unique among the images."),
+      ConfigurationKey(
+        "source", "a section", standard: nil, "Where its bytes are.",
+        fields: [
+          ConfigurationKey("kind", "file or device", standard: nil, "What is at the path."),
+          ConfigurationKey("path", "a path", standard: nil, "A file beneath imageFolders, or one of imageDevices."),
+        ]),
+      ConfigurationKey(
+        "format", "raw or qcow2", standard: nil, "Stated, never guessed: a guest can write any header into a raw disk."),
+      ConfigurationKey("labels", "text by text", standard: "{}", "To find the image by."),
+    ])
+  static let nbdPeers = ConfigurationKey(
+    "nbdPeers", "a list of HOST, HOST:PORT or unix:PATH", standard: "[]",
+    "Hosts and sockets that NBD sources and targets may name.")
+
+  // MARK: How it works
+
+  static let ioBackend = ConfigurationKey(
+    "ioBackend", "auto, io_uring or epoll", standard: "auto",
+    "What drives the I/O; auto takes io_uring where the kernel allows it.")
+  static let compressionLevel = ConfigurationKey(
+    "compressionLevel", "1 to 19", standard: "3", "The zstd level of compressed backups.")
+  static let jobsAtOnce = ConfigurationKey(
+    "jobsAtOnce", "1 to 64", standard: "2", "Jobs that run at one time; the others wait.")
+  static let eventStreams = ConfigurationKey(
+    "eventStreams", "1 to 4096", standard: "512", "Event streams that are served at one time.")
+  static let eventsKept = ConfigurationKey(
+    "eventsKept", "100 to 10000000", standard: "10000", "Past events that a client can catch up with.")
+  static let logLevel = ConfigurationKey(
+    "logLevel", "trace, debug, info, notice, warning, error or critical", standard: "info",
+    "The least weight of what is logged.")
+}
+
+extension ConfigurationKey {
+  /// A file that says what holds without a file: each key with its meaning above it.
+  package static var explanation: String {
+    all.map { key in
+      let value = key.standard.map { "\(key.name): \($0)" } ?? "# \(key.name): (\(key.form))"
+      return "# \(key.meaning)\n# \(key.form)\n" + key.fieldLines(indent: "#   ") + value + "\n"
+    }.joined(separator: "\n")
+  }
+
+  private func fieldLines(indent: String) -> String {
+    fields.map { field in
+      let fallback = field.standard.map { " (\($0) if left out)" } ?? ""
+      return "\(indent)\(field.name): \(field.form)\(fallback). \(field.meaning)\n"
+        + field.fieldLines(indent: indent + "  ")
+    }.joined()
+  }
+}

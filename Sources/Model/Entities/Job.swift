@@ -1,0 +1,164 @@
+import Foundation
+
+/// Work that takes time, from its request to its end. The catalog's row is the one record of truth.
+package struct Job: Hashable, Sendable, Codable {
+  package let id: JobID
+  package var request: JobRequest
+  package var state: JobState
+  package var progress: JobProgress
+  package var createdAt: Date
+  package var startedAt: Date?
+  package var finishedAt: Date?
+  /// What a queued job waits for, in words.
+  package var waitingFor: String?
+  package var retryOf: JobID?
+  package var result: JSONValue?
+  package var error: ProblemDetails?
+  /// Ids of what the job works on and makes, from the start: "image", "backup", "backups", …
+  package var links: [String: JSONValue]
+  package var revision: Int
+
+  package init(
+    id: JobID = JobID(), request: JobRequest, state: JobState = .queued, progress: JobProgress = JobProgress(),
+    createdAt: Date, startedAt: Date? = nil, finishedAt: Date? = nil, waitingFor: String? = nil,
+    retryOf: JobID? = nil, result: JSONValue? = nil, error: ProblemDetails? = nil,
+    links: [String: JSONValue] = [:], revision: Int = 1
+  ) {
+    self.id = id
+    self.request = request
+    self.state = state
+    self.progress = progress
+    self.createdAt = createdAt
+    self.startedAt = startedAt
+    self.finishedAt = finishedAt
+    self.waitingFor = waitingFor
+    self.retryOf = retryOf
+    self.result = result
+    self.error = error
+    self.links = links
+    self.revision = revision
+  }
+}
+
+/// The life of a job:
+///
+///     queued ──► running ◄──► paused
+///       │           │            │
+///       │           ├► cancelling ◄┘ ──► cancelled
+///       │           ├► succeeded, failed
+///       └► cancelled         (from any that isn't ended, when the server dies:) ► interrupted
+package enum JobState: String, Sendable, Codable, CaseIterable {
+  case queued, running, paused, cancelling
+  case succeeded, failed, cancelled, interrupted
+
+  package var isEnded: Bool {
+    switch self {
+    case .queued, .running, .paused, .cancelling: false
+    case .succeeded, .failed, .cancelled, .interrupted: true
+    }
+  }
+
+  /// Whether the one step from here to `next` is part of a job's life.
+  package func allows(_ next: JobState) -> Bool {
+    switch (self, next) {
+    case (.queued, .running), (.queued, .cancelled), (.queued, .failed): true
+    case (.running, .paused), (.paused, .running): true
+    case (.running, .cancelling), (.paused, .cancelling): true
+    case (.running, .succeeded), (.running, .failed), (.paused, .failed), (.paused, .succeeded): true
+    case (.cancelling, .cancelled), (.cancelling, .succeeded), (.cancelling, .failed): true
+    case (_, .interrupted): !isEnded
+    default: false
+    }
+  }
+}
+
+package struct JobProgress: Hashable, Sendable, Codable {
+  /// Bytes of guest data gone through, zeroes included.
+  package var done: UInt64
+  package var total: UInt64
+  /// Bytes per second, of late.
+  package var rate: UInt64
+  /// Seconds to go at that rate, if it can be told.
+  package var eta: Int?
+
+  package init(done: UInt64 = 0, total: UInt64 = 0, rate: UInt64 = 0, eta: Int? = nil) {
+    self.done = done
+    self.total = total
+    self.rate = rate
+    self.eta = eta
+  }
+}
+
+package enum JobKind: String, Sendable, Codable, CaseIterable {
+  case backup, verify, restore
+  case deleteBackup = "delete-backup"
+  case rescan
+}
+
+/// What a job was asked to do, with every name resolved to an id. Stored with the job.
+package enum JobRequest: Hashable, Sendable, Codable {
+  case backup(BackupJobRequest)
+  case verify(backup: BackupID, level: VerifyLevel)
+  case restore(backup: BackupID, target: RestoreTarget)
+  case deleteBackup(backup: BackupID)
+  case rescan(repository: RepositoryID)
+
+  package var kind: JobKind {
+    switch self {
+    case .backup: .backup
+    case .verify: .verify
+    case .restore: .restore
+    case .deleteBackup: .deleteBackup
+    case .rescan: .rescan
+    }
+  }
+}
+
+package struct BackupJobRequest: Hashable, Sendable, Codable {
+  /// In the order of the request; each gets the backup id at the same place.
+  package var images: [ImageID]
+  package var backups: [BackupID]
+  package var group: ULID
+  package var repository: RepositoryID
+  package var kind: BackupKind
+  package var compression: Compression
+  /// Bytes per second over all images; 0 = unlimited.
+  package var speedLimit: UInt64
+
+  package init(
+    images: [ImageID], backups: [BackupID], group: ULID, repository: RepositoryID, kind: BackupKind,
+    compression: Compression, speedLimit: UInt64
+  ) {
+    self.images = images
+    self.backups = backups
+    self.group = group
+    self.repository = repository
+    self.kind = kind
+    self.compression = compression
+    self.speedLimit = speedLimit
+  }
+}
+
+package enum RestoreTarget: Hashable, Sendable, Codable {
+  /// A file that must not exist yet, at an absolute path.
+  case newFile(path: String, format: DiskFormat)
+  /// Over a registered, detached image; its size must be the backup's.
+  case image(ImageID)
+}
+
+package struct JobLogEntry: Hashable, Sendable, Codable {
+  package enum Level: String, Sendable, Codable, CaseIterable { case info, warning, error }
+
+  /// Grows within the job, from 1.
+  package var sequence: Int
+  package var at: Date
+  package var level: Level
+  package var message: String
+
+  package init(sequence: Int, at: Date, level: Level, message: String) {
+    self.sequence = sequence
+    self.at = at
+    self.level = level
+    self.message = message
+  }
+}

@@ -1,0 +1,178 @@
+import Foundation
+
+/// What a repository keeps of an image beside its backups: enough to register it again.
+package struct ImageRecord: Hashable, Sendable, Codable {
+  package var id: ImageID
+  package var name: ResourceName
+  package var source: ImageSource
+  package var format: DiskFormat
+  package var labels: [String: String]
+
+  package init(
+    id: ImageID, name: ResourceName, source: ImageSource, format: DiskFormat, labels: [String: String]
+  ) {
+    self.id = id
+    self.name = name
+    self.source = source
+    self.format = format
+    self.labels = labels
+  }
+
+  package init(_ image: Image) {
+    self.init(id: image.id, name: image.name, source: image.source, format: image.format, labels: image.labels)
+  }
+}
+
+/// Back up one image in full.
+package struct BackupOrder: Hashable, Sendable, Codable {
+  package var backup: BackupID
+  package var chain: ChainID
+  package var group: ULID
+  package var kind: BackupKind
+  package var reason: String
+  package var image: ImageRecord
+  package var repository: RepositoryLocation
+  package var compression: Compression
+
+  package init(
+    backup: BackupID, chain: ChainID, group: ULID, kind: BackupKind, reason: String, image: ImageRecord,
+    repository: RepositoryLocation, compression: Compression
+  ) {
+    self.backup = backup
+    self.chain = chain
+    self.group = group
+    self.kind = kind
+    self.reason = reason
+    self.image = image
+    self.repository = repository
+    self.compression = compression
+  }
+}
+
+/// A backup that is complete: its manifest is durable.
+package struct BackupReceipt: Hashable, Sendable, Codable {
+  package var pointInTime: Date
+  package var finishedAt: Date
+  package var virtualSize: UInt64
+  package var dirtyBytes: UInt64
+  package var storedSize: UInt64
+  package var merkleRoot: String
+  package var consistency: Consistency
+
+  package init(
+    pointInTime: Date, finishedAt: Date, virtualSize: UInt64, dirtyBytes: UInt64, storedSize: UInt64,
+    merkleRoot: String, consistency: Consistency
+  ) {
+    self.pointInTime = pointInTime
+    self.finishedAt = finishedAt
+    self.virtualSize = virtualSize
+    self.dirtyBytes = dirtyBytes
+    self.storedSize = storedSize
+    self.merkleRoot = merkleRoot
+    self.consistency = consistency
+  }
+}
+
+/// Where one stored backup lies: repository, image's and chain's folder, place in the chain.
+package struct StoredBackupLocation: Hashable, Sendable, Codable {
+  package var repository: RepositoryLocation
+  package var image: ImageID
+  package var chain: ChainID
+  package var sequence: Int
+  package var backup: BackupID
+
+  package init(
+    repository: RepositoryLocation, image: ImageID, chain: ChainID, sequence: Int, backup: BackupID
+  ) {
+    self.repository = repository
+    self.image = image
+    self.chain = chain
+    self.sequence = sequence
+    self.backup = backup
+  }
+}
+
+package struct VerifyOrder: Hashable, Sendable, Codable {
+  package var backup: StoredBackupLocation
+  package var level: VerifyLevel
+
+  package init(backup: StoredBackupLocation, level: VerifyLevel) {
+    self.backup = backup
+    self.level = level
+  }
+}
+
+/// What verification found. An error of the storage is thrown instead: it says nothing about the backup.
+package struct VerifyReport: Hashable, Sendable, Codable {
+  /// Each a sentence that names the file and the place; empty if the backup is sound. At most
+  /// ``maximumFindingCount``.
+  package var findings: [String]
+  /// How many there were in all.
+  package var findingCount: Int
+  package var verifiedBytes: UInt64
+
+  package static let maximumFindingCount = 100
+
+  package init(findings: [String], findingCount: Int, verifiedBytes: UInt64) {
+    self.findings = findings
+    self.findingCount = findingCount
+    self.verifiedBytes = verifiedBytes
+  }
+}
+
+package struct RestoreOrder: Hashable, Sendable, Codable {
+  package enum Target: Hashable, Sendable, Codable {
+    /// A file that must not exist; it appears under its name only when it is whole.
+    case newFile(path: String, format: DiskFormat)
+    /// An existing image, overwritten in place.
+    case image(ImageLocation)
+  }
+
+  package var backup: StoredBackupLocation
+  package var target: Target
+
+  package init(backup: StoredBackupLocation, target: Target) {
+    self.backup = backup
+    self.target = target
+  }
+}
+
+package struct RestoreReport: Hashable, Sendable, Codable {
+  package var virtualSize: UInt64
+  /// Bytes that were written because they aren't zero.
+  package var writtenBytes: UInt64
+
+  package init(virtualSize: UInt64, writtenBytes: UInt64) {
+    self.virtualSize = virtualSize
+    self.writtenBytes = writtenBytes
+  }
+}
+
+/// What a repository holds, read from its files alone.
+package struct RepositoryScan: Hashable, Sendable, Codable {
+  package var images: [ImageRecord]
+  package var chains: [Chain]
+  /// The fields that only a catalog knows (job, verification) are nil.
+  package var backups: [Backup]
+  /// Sentences on files that couldn't be read or belong to nothing; nothing was changed.
+  package var findings: [String]
+
+  package init(images: [ImageRecord], chains: [Chain], backups: [Backup], findings: [String]) {
+    self.images = images
+    self.chains = chains
+    self.backups = backups
+    self.findings = findings
+  }
+}
+
+package struct RecoveryReport: Hashable, Sendable, Codable {
+  /// Paths within the repository of the work files that were removed.
+  package var removed: [String]
+  /// Finished files without a manifest, moved aside.
+  package var quarantined: [String]
+
+  package init(removed: [String], quarantined: [String]) {
+    self.removed = removed
+    self.quarantined = quarantined
+  }
+}

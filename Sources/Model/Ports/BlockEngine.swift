@@ -1,0 +1,59 @@
+import Foundation
+
+/// The port to the block engine: everything that touches the bytes of images and repositories.
+///
+/// It carries only plain values, so that the engine could run as a process of its own. Failures are `DomainError`s
+/// that name the file and the remedy; a cancelled job ends in `CancellationError`.
+package protocol BlockEngine: Sendable {
+  /// "io_uring" or "epoll": what drives its I/O.
+  var ioBackend: String { get }
+
+  // MARK: Images
+
+  /// What the source's header looks like, as a suggestion to a person; it is never acted on.
+  func suggestFormat(of source: ImageSource) async throws -> FormatSuggestion
+  /// Opens the image for reading, with every file it names, and tells what it is.
+  func inspect(_ image: ImageLocation) async throws -> ImageInspection
+  /// The extents from `offset` on, at most `limit`, within `length` bytes (nil: to the end).
+  func extents(
+    of image: ImageLocation, offset: UInt64, length: UInt64?, limit: Int
+  ) async throws -> ExtentPage
+
+  // MARK: Repositories
+
+  /// Makes the folder a repository, or takes over the one that it already is; any other content is refused.
+  /// Returns the id that stands in its repository.json, `id` if it was made.
+  func openRepository(at path: String, id: RepositoryID) async throws -> RepositoryID
+  /// Reads every manifest: what a catalog needs to know all of it again.
+  func scan(_ repository: RepositoryLocation) async throws -> RepositoryScan
+  /// Removes work files of this server whose job isn't in `liveJobs`, and reports what is finished but nobody's.
+  func recover(_ repository: RepositoryLocation, liveJobs: Set<JobID>) async throws -> RecoveryReport
+  /// Removes work files that restores of this server left beside their targets, unless their job is in `liveJobs`.
+  /// Returns their paths.
+  func removeRestoreLeftovers(liveJobs: Set<JobID>) async throws -> [String]
+  /// Writes image.json anew, e.g. after a rename. Does nothing if the image has no folder there.
+  func record(_ image: ImageRecord, in repository: RepositoryLocation) async throws
+
+  // MARK: Jobs
+
+  func backUp(_ order: BackupOrder, control: any JobControl) async throws -> BackupReceipt
+  func verify(_ order: VerifyOrder, control: any JobControl) async throws -> VerifyReport
+  func restore(_ order: RestoreOrder, control: any JobControl) async throws -> RestoreReport
+  /// Deletes a stored backup's files: a tombstone first, so that a cut leaves nothing that claims to be whole.
+  func delete(_ backup: StoredBackupLocation, control: any JobControl) async throws
+
+  /// Ends what is open after the jobs in flight have ended. Nothing may be called afterwards.
+  func shutDown() async
+}
+
+/// The engine's line to the job it works for. Any thread may call.
+package protocol JobControl: Sendable {
+  var job: JobID { get }
+  /// Bytes per second, 0 = unlimited; may change while the job runs.
+  var speedLimit: UInt64 { get }
+  /// Bytes gone through so far, of how many. Cheap: may be called for each chunk.
+  func report(done: UInt64, total: UInt64)
+  func log(_ level: JobLogEntry.Level, _ message: String)
+  /// Called between chunks: waits while the job is paused; throws `CancellationError` once it is cancelled.
+  func checkpoint() async throws
+}

@@ -1,0 +1,168 @@
+import Catalog
+import Foundation
+import GRDB
+import Model
+import ModelTesting
+import Testing
+
+struct CatalogFileTests {
+  private let folder: TemporaryFolder
+
+  init() throws { folder = try TemporaryFolder() }
+
+  @Test func itsFilesAreTheOwnersAlone() async throws {
+    let state = folder.path("new/state")
+    let catalog = try SQLiteCatalog(stateFolder: state)
+    try await catalog.write { try $0.insert(Image.sample()) }
+    #expect(try mode(state) == 0o700)
+    let names = try FileManager.default.contentsOfDirectory(atPath: state).sorted()
+    #expect(names == ["catalog.sqlite", "catalog.sqlite-shm", "catalog.sqlite-wal", "cobweb.lock"])
+    for name in names { #expect(try mode("\(state)/\(name)") == 0o600, "\(name)") }
+    try catalog.close()
+  }
+
+  @Test func whatWasWrittenIsOnTheDiskBeforeTheAnswer() async throws {
+    let catalog = try SQLiteCatalog(stateFolder: folder.path)
+    let settings = try await catalog.write { transaction in
+      let session = try #require(transaction as? CatalogSession)
+      return try ["synchronous", "journal_mode", "foreign_keys"].map { try session.text("PRAGMA \($0)") }
+    }
+    #expect(settings == ["2", "wal", "1"])
+    try catalog.close()
+  }
+
+  @Test func aSecondProcessOnTheSameFolderIsRefusedUntilTheFirstOneEnds() throws {
+    let first = try SQLiteCatalog(stateFolder: folder.path)
+    let refusal = #expect(throws: CatalogOpenError.self) { try SQLiteCatalog(stateFolder: folder.path) }
+    let processID = Int(ProcessInfo.processInfo.processIdentifier)
+    #expect(refusal == .inUse(folder: folder.path, processID: processID))
+    #expect("\(try #require(refusal))".contains("process \(processID)"))
+    try first.close()
+    try SQLiteCatalog(stateFolder: folder.path).close()
+  }
+
+  @Test func aFolderThatCannotBeMadeIsNamed() throws {
+    let file = try folder.write("", to: "file")
+    let refusal = #expect(throws: CatalogOpenError.self) { try SQLiteCatalog(stateFolder: file + "/state") }
+    #expect("\(try #require(refusal))".contains(file + "/state"))
+  }
+
+  @Test func aLockedCatalogIsNotCalledDamaged() throws {
+    var configuration = GRDB.Configuration()
+    configuration.allowsUnsafeTransactions = true
+    let other = try DatabaseQueue(path: folder.path(SQLiteCatalog.fileName), configuration: configuration)
+    try other.writeWithoutTransaction { try $0.execute(sql: "BEGIN EXCLUSIVE") }
+    let refusal = #expect(throws: CatalogOpenError.self) {
+      try SQLiteCatalog(stateFolder: folder.path, busyTimeout: 0.05)
+    }
+    guard case .unusable = refusal else {
+      Issue.record("\(String(describing: refusal))")
+      return
+    }
+    try other.writeWithoutTransaction { try $0.execute(sql: "ROLLBACK") }
+    try other.close()
+    try SQLiteCatalog(stateFolder: folder.path).close()
+  }
+
+  @Test func aFileThatIsNoDatabaseIsRefusedAndLeftAlone() throws {
+    let text = String(repeating: "this is somebody's diary\n", count: 1000)
+    try folder.write(text, to: SQLiteCatalog.fileName)
+    let refusal = #expect(throws: CatalogOpenError.self) { try SQLiteCatalog(stateFolder: folder.path) }
+    #expect("\(try #require(refusal))".contains("is no catalog"))
+    #expect(try String(contentsOfFile: folder.path(SQLiteCatalog.fileName), encoding: .utf8) == text)
+  }
+
+  @Test func anotherProgramsDatabaseIsRefused() throws {
+    try DatabaseQueue(path: folder.path(SQLiteCatalog.fileName)).write {
+      try $0.execute(sql: "CREATE TABLE songs (id)")
+    }
+    let refusal = #expect(throws: CatalogOpenError.self) { try SQLiteCatalog(stateFolder: folder.path) }
+    #expect("\(try #require(refusal))".contains("not those of a catalog"))
+  }
+
+  @Test func damageIsToldAsDamage() async throws {
+    let first = try SQLiteCatalog(stateFolder: folder.path)
+    try await first.write { transaction in
+      for index in 0..<500 {
+        try transaction.insert(Image.sample(try #require(ResourceName("vm-\(index)")), labels: ["a": "b"]))
+      }
+    }
+    try first.close()
+    let place = folder.path(SQLiteCatalog.fileName)
+    var bytes = try Data(contentsOf: URL(fileURLWithPath: place))
+    for index in 8192..<bytes.count { bytes[index] = 0xA5 }
+    try bytes.write(to: URL(fileURLWithPath: place))
+    do {
+      let second = try SQLiteCatalog(stateFolder: folder.path)
+      let error = #expect(throws: DomainError.self) { try second.read { try $0.images(PageRequest()) } }
+      #expect(error?.code == .ioError)
+      #expect(error?.detail.contains("damaged") == true)
+      #expect(error?.remedy?.contains("rescan") == true)
+      try second.close()
+    } catch let error as CatalogOpenError {
+      #expect("\(error)".contains("damaged"))
+    }
+  }
+
+  @Test func aRowThatNobodyCouldHaveWrittenIsNamed() async throws {
+    let catalog = try SQLiteCatalog(stateFolder: folder.path)
+    let image = Image.sample()
+    try await catalog.write { transaction in
+      try transaction.insert(image)
+      try (transaction as? CatalogSession)?.execute("UPDATE images SET labels = '{\"a\":1}'")
+    }
+    let error = #expect(throws: DomainError.self) { try catalog.read { try $0.image(image.id) } }
+    #expect(error?.code == .ioError)
+    #expect(error?.detail.contains(image.id.description) == true)
+    try catalog.close()
+  }
+
+  @Test func aFullDiskFailsTheWriteAndLeavesTheCatalogAsItWas() async throws {
+    let catalog = try SQLiteCatalog(stateFolder: folder.path)
+    let kept = Image.sample("kept")
+    try await catalog.write { try $0.insert(kept) }
+    try await catalog.write { try ($0 as? CatalogSession)?.execute("PRAGMA max_page_count = 1") }
+    let error = await #expect(throws: DomainError.self) {
+      try await catalog.write { transaction in
+        for index in 0..<1000 { try transaction.insert(Image.sample(try #require(ResourceName("vm-\(index)")))) }
+      }
+    }
+    #expect(error?.code == .storageFull)
+    #expect(try catalog.read { try $0.images(PageRequest()).items } == [kept])
+    try await catalog.write { try ($0 as? CatalogSession)?.execute("PRAGMA max_page_count = 1000000") }
+    try await catalog.write { try $0.insert(Image.sample("next")) }
+    try catalog.close()
+  }
+
+  @Test func aForeignLockIsToldAfterTheTimeout() async throws {
+    let catalog = try SQLiteCatalog(stateFolder: folder.path, busyTimeout: 0.05)
+    var configuration = GRDB.Configuration()
+    configuration.allowsUnsafeTransactions = true
+    let other = try DatabaseQueue(path: folder.path(SQLiteCatalog.fileName), configuration: configuration)
+    try await other.writeWithoutTransaction { try $0.execute(sql: "BEGIN IMMEDIATE") }
+    let error = await #expect(throws: DomainError.self) { try await catalog.write { try $0.insert(Image.sample()) } }
+    #expect(error?.code == .ioError)
+    #expect(error?.detail.contains("locked") == true)
+    #expect(try catalog.read { try $0.images(PageRequest()).items } == [], "readers go on")
+    try await other.writeWithoutTransaction { try $0.execute(sql: "ROLLBACK") }
+    try await catalog.write { try $0.insert(Image.sample()) }
+    try other.close()
+    try catalog.close()
+  }
+
+  @Test(arguments: [
+    (ResultCode.SQLITE_FULL, ProblemCode.storageFull), (.SQLITE_IOERR, .ioError), (.SQLITE_CORRUPT, .ioError),
+    (.SQLITE_READONLY, .ioError), (.SQLITE_CANTOPEN, .ioError), (.SQLITE_BUSY, .ioError), (.SQLITE_NOTADB, .ioError),
+    (.SQLITE_CONSTRAINT, .internalError),
+  ])
+  func everyFailureOfTheStoreHasItsProblem(_ code: ResultCode, _ problem: ProblemCode) {
+    let error = DomainError(DatabaseError(resultCode: code), at: "/state/catalog.sqlite")
+    #expect(error.code == problem)
+    #expect(problem == .internalError || error.detail.contains("/state/catalog.sqlite"))
+  }
+
+  private func mode(_ path: String) throws -> Int {
+    let attributes = try FileManager.default.attributesOfItem(atPath: path)
+    return try #require(attributes[.posixPermissions] as? NSNumber).intValue
+  }
+}

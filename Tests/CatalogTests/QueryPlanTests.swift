@@ -1,0 +1,116 @@
+import Catalog
+import Foundation
+import GRDB
+import Model
+import ModelTesting
+import Testing
+
+/// Every list and look-up, on a catalog that is large enough for a scan to hurt.
+struct QueryPlanTests {
+  private let folder: TemporaryFolder
+
+  init() throws { folder = try TemporaryFolder() }
+
+  private static let reads: [@Sendable (any CatalogReading, Backup, JobID) throws -> Void] = [
+    { view, backup, _ in
+      let cursor = PageCursor.text(.backups, after: backup.id)
+      for after in [nil, cursor] {
+        for bits in 0..<16 {
+          let filter = BackupFilter(
+            image: bits & 1 == 0 ? nil : backup.image, repository: bits & 2 == 0 ? nil : backup.repository,
+            chain: bits & 4 == 0 ? nil : backup.chain, state: bits & 8 == 0 ? nil : .complete)
+          _ = try view.backups(filter, PageRequest(after: after, limit: 10))
+        }
+      }
+      _ = try view.backup(backup.id)
+      _ = try view.dependents(of: backup.id)
+    },
+    { view, backup, _ in
+      for (image, repository) in [
+        (nil, nil), (backup.image, nil), (nil, backup.repository), (backup.image, backup.repository),
+      ] {
+        _ = try view.chains(image: image, repository: repository, PageRequest(limit: 10))
+      }
+      _ = try view.chain(backup.chain)
+    },
+    { view, backup, _ in
+      _ = try view.images(PageRequest())
+      _ = try view.image(backup.image)
+      _ = try view.image(named: "vm1")
+      _ = try view.repositories(PageRequest())
+      _ = try view.repository(backup.repository)
+      _ = try view.repository(named: "local")
+    },
+    { view, _, job in
+      for states in [nil, [JobState.queued, .running]] as [Set<JobState>?] {
+        for kind in [nil, JobKind.backup] { _ = try view.jobs(JobFilter(states: states, kind: kind), PageRequest()) }
+      }
+      _ = try view.job(job)
+      _ = try view.jobLog(job, PageRequest())
+    },
+    { view, _, job in
+      _ = try view.events(after: 5, job: nil, limit: 10)
+      _ = try view.events(after: 5, job: job, limit: 10)
+      _ = try view.eventSpan()
+      _ = try view.idempotencyRecord(IdempotencyKey(who: "a", route: "b", key: "c"))
+    },
+  ]
+
+  @Test func everyReadGoesByAnIndex() async throws {
+    let catalog = try SQLiteCatalog(stateFolder: folder.path)
+    let (backup, job) = try await fill(catalog, backups: 10_000)
+    try catalog.close()
+
+    let statements = StatementLog()
+    var configuration = GRDB.Configuration()
+    configuration.prepareDatabase { database in
+      database.trace(options: .statement) { event in
+        if case .statement(let statement) = event { statements.append(statement.expandedSQL) }
+      }
+    }
+    configuration.publicStatementArguments = true
+    let queue = try DatabaseQueue(path: folder.path(SQLiteCatalog.fileName), configuration: configuration)
+    try await queue.read { database in
+      for read in Self.reads { try read(CatalogSession(database), backup, job) }
+    }
+    let selects = Set(statements.all.filter { $0.hasPrefix("SELECT") && !$0.contains("sqlite_") })
+    #expect(selects.count > 50)
+    for sql in selects {
+      let plan = try await queue.read { database in
+        try Row.fetchAll(database, sql: "EXPLAIN QUERY PLAN \(sql)").map { $0["detail"] as String }
+      }
+      let isFiltered = sql.contains(" = '")
+      #expect(!isFiltered || plan.contains { $0.contains("=?") }, "the filter of \(sql) has no index: \(plan)")
+      #expect(!plan.contains { $0.contains("SCAN") || $0.contains("TEMP B-TREE") }, "\(sql): \(plan)")
+    }
+    try queue.close()
+  }
+
+  private func fill(_ catalog: SQLiteCatalog, backups count: Int) async throws -> (Backup, JobID) {
+    let image = Image.sample("vm1")
+    let repository = Repository.sample("local")
+    let chain = Chain.sample(of: image, in: repository)
+    let backup = Backup.sample(in: chain)
+    let job = Job.sample(state: .running)
+    try await catalog.write { transaction in
+      try transaction.insert(image)
+      try transaction.insert(repository)
+      try transaction.insert(chain)
+      try transaction.insert(job)
+      try transaction.insert(backup)
+      for _ in 1..<count { try transaction.insert(Backup.sample(in: chain)) }
+    }
+    return (backup, job.id)
+  }
+}
+
+/// What a connection ran. Its lock is the standard library's of Foundation, as traces come on the queue's thread.
+private final class StatementLog: @unchecked Sendable {
+  // Safe to share: `statements` is touched only while `lock` is held.
+  private let lock = NSLock()
+  private var statements: [String] = []
+
+  func append(_ sql: String) { lock.withLock { statements.append(sql) } }
+
+  var all: [String] { lock.withLock { statements } }
+}

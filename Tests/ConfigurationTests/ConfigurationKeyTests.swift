@@ -1,0 +1,93 @@
+import Configuration
+import Foundation
+import Model
+import ModelTesting
+import Testing
+
+struct ConfigurationKeyTests {
+  @Test func everyKeyArrivesInTheValue() throws {
+    let yaml = """
+      listen: [localhost:8480, "[::1]:0", 127.9.9.9:1, unix:run/api.sock, unix:/run/cobweb/api.sock]
+      tls: {certificate: tls/cert.pem, key: /etc/key.pem}
+      hosts: [Backup.Example.com, other]
+      socketMode: 0660
+      tokens: off
+      stateFolder: /var/lib/cobweb
+      imageFolders: [/images, more/images]
+      imageDevices: [/dev/vg0/*]
+      repositoryFolders: [/backup]
+      socketFolder: /run/cobweb
+      repositories:
+        - {name: local, kind: directory, path: /backup/local}
+        - {name: other, path: /backup/other}
+      images:
+        - {name: vm1, source: {kind: file, path: /images/vm1.qcow2}, format: qcow2, labels: {tier: gold, "7": "8"}}
+        - {name: vm2, source: {kind: file, path: more/images/vm2.raw}, format: raw}
+        - {name: lv, source: {kind: device, path: /dev/vg0/lv}, format: raw}
+      nbdPeers: [nbd.example.com, nbd.example.com:10809, unix:/run/x.sock]
+      ioBackend: io_uring
+      compressionLevel: 19
+      jobsAtOnce: 64
+      eventStreams: 1
+      eventsKept: 100
+      logLevel: debug
+      """
+    let read = try ServerConfiguration.read(yaml)
+    #expect(
+      read.listen == [
+        .tcp(host: "localhost", port: 8480), .tcp(host: "::1", port: 0), .tcp(host: "127.9.9.9", port: 1),
+        .unix(path: "/srv/cobweb/run/api.sock"), .unix(path: "/run/cobweb/api.sock"),
+      ])
+    #expect(read.tls?.certificate == "/srv/cobweb/tls/cert.pem")
+    #expect(read.tls?.key == "/etc/key.pem")
+    #expect(read.hosts == ["backup.example.com", "other"])
+    #expect(read.socketMode == 0o660)
+    #expect(read.stateFolder == "/var/lib/cobweb")
+    #expect(read.imageFolders == ["/images", "/srv/cobweb/more/images"])
+    #expect(read.imageDevices == ["/dev/vg0/*"])
+    #expect(read.repositoryFolders == ["/backup"])
+    #expect(read.socketFolder == "/run/cobweb")
+    #expect(read.repositories.map(\.name.text) == ["local", "other"])
+    #expect(read.repositories.map(\.path) == ["/backup/local", "/backup/other"])
+    #expect(read.repositories.map(\.kind) == [.directory, .directory])
+    #expect(read.images.map(\.name.text) == ["vm1", "vm2", "lv"])
+    #expect(
+      read.images.map(\.source) == [
+        .file(path: "/images/vm1.qcow2"), .file(path: "/srv/cobweb/more/images/vm2.raw"), .device(path: "/dev/vg0/lv"),
+      ])
+    #expect(read.images.map(\.format) == [.qcow2, .raw, .raw])
+    #expect(read.images[0].labels == ["tier": "gold", "7": "8"])
+    #expect(read.nbdPeers == ["nbd.example.com", "nbd.example.com:10809", "unix:/run/x.sock"])
+    #expect(read.ioBackend == .ioUring)
+    #expect(read.compressionLevel == 19)
+    #expect(read.jobsAtOnce == 64)
+    #expect(read.eventStreams == 1)
+    #expect(read.eventsKept == 100)
+    #expect(read.logLevel == .debug)
+  }
+
+  @Test(arguments: ["127.0.0.1:8480", "localhost:0", "[::1]:8480", "unix:/run/cobweb/api.sock"])
+  func anAddressIsWrittenAsItIsRead(_ text: String) throws {
+    #expect(try ServerConfiguration.read("listen: \"\(text)\"").listen.map(\.description) == [text])
+  }
+
+  @Test func relativePathsStartAtTheFilesFolder() throws {
+    let folder = try TemporaryFolder()
+    try folder.makeFolder("etc")
+    try folder.write("stateFolder: ../var/./state\nimageFolders: [a//b/]\n", to: "etc/cobweb.yaml")
+    for (file, working) in [("etc/cobweb.yaml", folder.path), (folder.path("etc/cobweb.yaml"), "/")] {
+      let read = try ServerConfiguration(file: file, workingFolder: working)
+      #expect(read.stateFolder == folder.path("var/state"))
+      #expect(read.imageFolders == [folder.path("etc/a/b")])
+      #expect(read.repositoryFolders == [folder.path("etc/backup")])
+    }
+  }
+
+  @Test func theExampleConfigurationIsSound() throws {
+    let example = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appending(
+      path: "../../examples/cobweb.yaml")
+    let read = try ServerConfiguration(file: example.standardized.path)
+    #expect(read.repositories.map(\.name.text) == ["local"])
+    #expect(read.images.map(\.name.text) == ["sample"])
+  }
+}

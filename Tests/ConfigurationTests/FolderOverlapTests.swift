@@ -1,0 +1,79 @@
+import Configuration
+import Foundation
+import ModelTesting
+import Testing
+
+struct FolderOverlapTests {
+  private let folder: TemporaryFolder
+
+  init() throws { folder = try TemporaryFolder() }
+
+  private func link(_ name: String, to target: String) throws {
+    try FileManager.default.createSymbolicLink(atPath: folder.path(name), withDestinationPath: target)
+  }
+
+  @Test(arguments: [
+    ("stateFolder: images", "imageFolders[0]:- ", "is the same folder as stateFolder"),
+    ("stateFolder: ./images/../images/", "imageFolders[0]:- ", "is the same folder as stateFolder"),
+    ("stateFolder: images/state", "imageFolders[0]:- ", "holds the folder of stateFolder"),
+    ("imageFolders: [state/images]", "imageFolders[0]:1 ", "lies in the folder of stateFolder"),
+    ("imageFolders: [a, a]", "imageFolders[1]:1 ", "is the same folder as imageFolders[0]"),
+    ("imageFolders: [a, a/b]", "imageFolders[1]:1 ", "lies in the folder of imageFolders[0]"),
+    ("repositoryFolders: [images/backup]", "repositoryFolders[0]:1 ", "lies in the folder of imageFolders[0]"),
+    ("repositoryFolders: [a, a/b]", "repositoryFolders[1]:1 ", "lies in the folder of repositoryFolders[0]"),
+    ("socketFolder: backup", "socketFolder:1 ", "is the same folder as repositoryFolders[0]"),
+    ("socketFolder: state/run", "socketFolder:1 ", "lies in the folder of stateFolder"),
+  ])
+  func foldersThatOverlapAreRefused(_ yaml: String, _ start: String, _ part: String) {
+    expectOneFault(yaml, start, part, in: folder.path)
+  }
+
+  @Test func oneFolderThatHoldsAllIsRefusedForEach() {
+    #expect(ServerConfiguration.faults("socketFolder: .", in: folder.path).count == 3)
+    #expect(ServerConfiguration.faults("socketFolder: /", in: folder.path).count == 3)
+  }
+
+  @Test func namesThatOnlyLookAlikeAreNoOverlap() throws {
+    _ = try ServerConfiguration.read("stateFolder: image\nimageFolders: [images, images2]", in: folder.path)
+  }
+
+  @Test func aLinkIntoAnotherFolderIsFollowed() throws {
+    try folder.makeFolder("images/inner")
+    try link("backup", to: "images/inner")
+    expectOneFault("", "repositoryFolders[0]:- ", "lies in the folder of imageFolders[0]", in: folder.path)
+    expectOneFault("", "repositoryFolders[0]:- ", "once links are followed", in: folder.path)
+  }
+
+  @Test func aLinkAboveAFolderThatIsNotThereYetIsFollowed() throws {
+    try folder.makeFolder("images")
+    try link("other", to: "images")
+    expectOneFault(
+      "repositoryFolders: [other/new/backup]", "repositoryFolders[0]:1 ", "lies in the folder of imageFolders[0]",
+      in: folder.path)
+  }
+
+  @Test func linksToTheSamePlaceAreTheSameFolder() throws {
+    try folder.makeFolder("real")
+    try link("state", to: "real")
+    try link("run", to: "real")
+    expectOneFault("", "socketFolder:- ", "is the same folder as stateFolder", in: folder.path)
+  }
+
+  @Test func aLinkElsewhereIsFineAndThePathStaysAsWritten() throws {
+    try folder.makeFolder("disks")
+    try link("images", to: "disks")
+    #expect(try ServerConfiguration.read("", in: folder.path).imageFolders == [folder.path("images")])
+  }
+
+  @Test func aLinkToNowhereIsRefused() throws {
+    try link("state", to: "nowhere")
+    expectOneFault("", "stateFolder:- a link on the way to \(folder.path("state")) leads nowhere", in: folder.path)
+  }
+
+  @Test func aFileInAFoldersPlaceIsRefused() throws {
+    try folder.write("", to: "state")
+    expectOneFault(
+      "", "stateFolder:- \(folder.path("state")), or what it lies in, is there and is no folder", in: folder.path)
+    expectOneFault("stateFolder: state/deeper", "stateFolder:1 ", "is there and is no folder", in: folder.path)
+  }
+}

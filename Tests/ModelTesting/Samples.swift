@@ -1,0 +1,62 @@
+import Foundation
+import Model
+
+// Entities for tests, valid in every field; give what the test is about.
+
+extension ResourceName: ExpressibleByStringLiteral {
+  package init(stringLiteral value: String) {
+    guard let name = ResourceName(value) else { preconditionFailure("'\(value)': \(Self.rule)") }
+    self = name
+  }
+}
+
+extension Image {
+  package static func sample(
+    _ name: ResourceName = "vm1", id: ImageID = ImageID(), path: String? = nil, format: DiskFormat = .raw,
+    labels: [String: String] = [:], managedBy: ManagedBy = .api
+  ) -> Image {
+    Image(
+      id: id, name: name, source: .file(path: path ?? "/images/\(name)"), format: format, virtualSize: 1 << 20,
+      labels: labels, managedBy: managedBy, createdAt: ManualClock.epoch)
+  }
+}
+
+extension Repository {
+  package static func sample(
+    _ name: ResourceName = "local", id: RepositoryID = RepositoryID(), path: String? = nil,
+    managedBy: ManagedBy = .api
+  ) -> Repository {
+    Repository(
+      id: id, name: name, path: path ?? "/backup/\(name)", managedBy: managedBy, createdAt: ManualClock.epoch)
+  }
+}
+
+extension Chain {
+  package static func sample(
+    of image: Image, in repository: Repository, id: ChainID = ChainID()
+  ) -> Chain {
+    Chain(id: id, image: image.id, imageName: image.name, repository: repository.id, createdAt: ManualClock.epoch)
+  }
+}
+
+extension Backup {
+  package static func sample(
+    in chain: Chain, id: BackupID = BackupID(), sequence: Int = 0, parent: BackupID? = nil,
+    state: State = .complete, job: JobID? = nil
+  ) -> Backup {
+    Backup(
+      id: id, image: chain.image, repository: chain.repository, chain: chain.id, sequence: sequence, group: id.ulid,
+      kind: .full, requestedKind: .full, reason: "a full backup was asked for", parent: parent, state: state,
+      compression: .zstd, pointInTime: ManualClock.epoch, createdAt: ManualClock.epoch,
+      finishedAt: state == .running ? nil : ManualClock.epoch, virtualSize: 1 << 20, dirtyBytes: 1 << 16,
+      storedSize: 1 << 15, merkleRoot: state == .complete ? String(repeating: "5a", count: 32) : nil, job: job)
+  }
+}
+
+extension Job {
+  package static func sample(
+    _ request: JobRequest = .rescan(repository: RepositoryID()), id: JobID = JobID(), state: JobState = .queued
+  ) -> Job {
+    Job(id: id, request: request, state: state, createdAt: ManualClock.epoch)
+  }
+}

@@ -1,0 +1,188 @@
+import Foundation
+import Locks
+import Model
+
+/// A block engine without blocks: it answers by its script, remembers every order, and keeps what was backed up in
+/// repositories of its own that can be scanned.
+package final class ScriptedEngine: BlockEngine {
+  /// What it was asked to do, in the order of the calls.
+  package enum Order: Hashable, Sendable {
+    case suggestFormat(ImageSource)
+    case inspect(ImageLocation)
+    case extents(ImageLocation, offset: UInt64, length: UInt64?, limit: Int)
+    case openRepository(path: String, id: RepositoryID)
+    case scan(RepositoryLocation)
+    case recover(RepositoryLocation, liveJobs: Set<JobID>)
+    case removeRestoreLeftovers(liveJobs: Set<JobID>)
+    case record(ImageRecord, RepositoryLocation)
+    case backUp(BackupOrder, job: JobID)
+    case verify(VerifyOrder, job: JobID)
+    case restore(RestoreOrder, job: JobID)
+    case delete(StoredBackupLocation, job: JobID)
+    case shutDown
+  }
+
+  /// The answers. Each may be replaced; what throws, fails the call.
+  package struct Script: Sendable {
+    package var suggestFormat: @Sendable (ImageSource) throws -> FormatSuggestion = { _ in
+      FormatSuggestion(format: .raw, why: "it starts with no header that is known")
+    }
+    package var inspect: @Sendable (ImageLocation) throws -> ImageInspection = { location in
+      ImageInspection(format: location.format, virtualSize: 1 << 20, storedSize: 1 << 16)
+    }
+    package var extents: @Sendable (ImageLocation, UInt64, UInt64?, Int) throws -> ExtentPage = {
+      _, offset, length, _ in
+      let end = offset + (length ?? (1 << 20) - offset)
+      let item = ExtentPage.Item(offset: offset, length: end - offset, data: true, zero: false)
+      return ExtentPage(items: [item], nextOffset: nil, generation: "1")
+    }
+    /// The id that a folder's repository.json has; by default the one that it was opened with first.
+    package var repositoryID: @Sendable (_ path: String) throws -> RepositoryID? = { _ in nil }
+    package var recover: @Sendable (RepositoryLocation) throws -> RecoveryReport = { _ in
+      RecoveryReport(removed: [], quarantined: [])
+    }
+    /// Findings of a scan, beside what was backed up.
+    package var scanFindings: @Sendable (RepositoryLocation) throws -> [String] = { _ in [] }
+    /// What every job goes through before its answer: by default half the progress, a checkpoint, the other half.
+    package var work: @Sendable (Order, any JobControl) async throws -> Void = { _, control in
+      control.report(done: 1 << 19, total: 1 << 20)
+      try await control.checkpoint()
+      control.report(done: 1 << 20, total: 1 << 20)
+    }
+    package var receipt: @Sendable (BackupOrder) throws -> BackupReceipt = { _ in
+      BackupReceipt(
+        pointInTime: ManualClock.epoch, finishedAt: ManualClock.epoch, virtualSize: 1 << 20, dirtyBytes: 1 << 16,
+        storedSize: 1 << 15, merkleRoot: String(repeating: "5a", count: 32), consistency: .offline)
+    }
+    package var verify: @Sendable (VerifyOrder) throws -> VerifyReport = { _ in
+      VerifyReport(findings: [], findingCount: 0, verifiedBytes: 1 << 20)
+    }
+    package var restore: @Sendable (RestoreOrder) throws -> RestoreReport = { _ in
+      RestoreReport(virtualSize: 1 << 20, writtenBytes: 1 << 16)
+    }
+
+    package init() {}
+
+    /// Lets every job wait at `gate`, honouring pause and cancel, before it goes on.
+    package mutating func hold(at gate: Gate) {
+      let work = work
+      self.work = { order, control in
+        try await gate.pass(control)
+        try await work(order, control)
+      }
+    }
+  }
+
+  private struct State {
+    var script: Script
+    var orders: [Order] = []
+    var repositories: [String: ScriptedRepository] = [:]
+  }
+
+  package let ioBackend: String
+  private let state: Lock<State>
+
+  package init(ioBackend: String = "epoll", script: Script = Script()) {
+    self.ioBackend = ioBackend
+    state = Lock(State(script: script))
+  }
+
+  /// Changes the script of the calls to come.
+  package func script(_ change: (inout Script) -> Void) {
+    var script = state.withLock { $0.script }
+    change(&script)
+    state.withLock { [script] in $0.script = script }
+  }
+
+  package var orders: [Order] { state.withLock { $0.orders } }
+
+  package func suggestFormat(of source: ImageSource) async throws -> FormatSuggestion {
+    try note(.suggestFormat(source)).suggestFormat(source)
+  }
+
+  package func inspect(_ image: ImageLocation) async throws -> ImageInspection {
+    try note(.inspect(image)).inspect(image)
+  }
+
+  package func extents(
+    of image: ImageLocation, offset: UInt64, length: UInt64?, limit: Int
+  ) async throws -> ExtentPage {
+    try note(.extents(image, offset: offset, length: length, limit: limit)).extents(image, offset, length, limit)
+  }
+
+  package func openRepository(at path: String, id: RepositoryID) async throws -> RepositoryID {
+    let scripted = try note(.openRepository(path: path, id: id)).repositoryID(path)
+    return state.withLock { state in
+      let repository = state.repositories[path] ?? ScriptedRepository(id: scripted ?? id)
+      state.repositories[path] = repository
+      return repository.id
+    }
+  }
+
+  package func scan(_ repository: RepositoryLocation) async throws -> RepositoryScan {
+    let findings = try note(.scan(repository)).scanFindings(repository)
+    return try state.withLock { state in
+      guard let stored = state.repositories[repository.path] else {
+        throw DomainError(.repositoryUnavailable, "there is no repository at \(repository.path)")
+      }
+      guard stored.id == repository.id else {
+        throw DomainError(.repositoryMismatch, "\(repository.path) is repository \(stored.id), not \(repository.id)")
+      }
+      return stored.scan(findings: findings)
+    }
+  }
+
+  package func recover(_ repository: RepositoryLocation, liveJobs: Set<JobID>) async throws -> RecoveryReport {
+    try note(.recover(repository, liveJobs: liveJobs)).recover(repository)
+  }
+
+  package func removeRestoreLeftovers(liveJobs: Set<JobID>) async throws -> [String] {
+    _ = note(.removeRestoreLeftovers(liveJobs: liveJobs))
+    return []
+  }
+
+  package func record(_ image: ImageRecord, in repository: RepositoryLocation) async throws {
+    _ = note(.record(image, repository))
+    state.withLock { $0.repositories[repository.path]?.record(image) }
+  }
+
+  package func backUp(_ order: BackupOrder, control: any JobControl) async throws -> BackupReceipt {
+    let script = note(.backUp(order, job: control.job))
+    try await script.work(.backUp(order, job: control.job), control)
+    let receipt = try script.receipt(order)
+    state.withLock { state in
+      var repository = state.repositories[order.repository.path] ?? ScriptedRepository(id: order.repository.id)
+      repository.store(order, receipt)
+      state.repositories[order.repository.path] = repository
+    }
+    return receipt
+  }
+
+  package func verify(_ order: VerifyOrder, control: any JobControl) async throws -> VerifyReport {
+    let script = note(.verify(order, job: control.job))
+    try await script.work(.verify(order, job: control.job), control)
+    return try script.verify(order)
+  }
+
+  package func restore(_ order: RestoreOrder, control: any JobControl) async throws -> RestoreReport {
+    let script = note(.restore(order, job: control.job))
+    try await script.work(.restore(order, job: control.job), control)
+    return try script.restore(order)
+  }
+
+  package func delete(_ backup: StoredBackupLocation, control: any JobControl) async throws {
+    let script = note(.delete(backup, job: control.job))
+    try await script.work(.delete(backup, job: control.job), control)
+    state.withLock { $0.repositories[backup.repository.path]?.delete(backup.backup) }
+  }
+
+  package func shutDown() async { _ = note(.shutDown) }
+
+  /// Remembers the order; returns the script that it runs by.
+  private func note(_ order: Order) -> Script {
+    state.withLock { state in
+      state.orders.append(order)
+      return state.script
+    }
+  }
+}

@@ -1,0 +1,145 @@
+-- What the migrations make together; kept so by a test. UPDATE_SCHEMA=1 swift test --filter SchemaTests
+
+CREATE TABLE backups (
+  id             TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
+  image          TEXT    NOT NULL CHECK (length(image) = 26),
+  repository     TEXT    NOT NULL REFERENCES repositories (id),
+  chain          TEXT    NOT NULL REFERENCES chains (id),
+  sequence       INTEGER NOT NULL CHECK (sequence >= 0),
+  group_id       TEXT    NOT NULL CHECK (length(group_id) = 26),
+  kind           TEXT    NOT NULL CHECK (kind IN ('full', 'copy')),
+  requested_kind TEXT    NOT NULL CHECK (requested_kind IN ('full', 'copy')),
+  reason         TEXT    NOT NULL,
+  parent         TEXT             CHECK (length(parent) = 26),
+  state          TEXT    NOT NULL CHECK (state IN ('running', 'complete', 'failed', 'corrupt', 'expired')),
+  compression    TEXT    NOT NULL CHECK (compression IN ('zstd', 'none')),
+  consistency    TEXT    NOT NULL CHECK (consistency IN ('offline', 'crash', 'filesystem')),
+  point_in_time  INTEGER NOT NULL,
+  created_at     INTEGER NOT NULL,
+  finished_at    INTEGER,
+  virtual_size   INTEGER NOT NULL CHECK (virtual_size >= 0),
+  dirty_bytes    INTEGER NOT NULL CHECK (dirty_bytes >= 0),
+  stored_size    INTEGER NOT NULL CHECK (stored_size >= 0),
+  merkle_root    TEXT,
+  verified_at    INTEGER,
+  verify_level   TEXT             CHECK (verify_level IN ('metadata', 'checksum')),
+  job            TEXT             CHECK (length(job) = 26),
+  failure        TEXT,
+  revision       INTEGER NOT NULL CHECK (revision > 0)
+) STRICT;
+
+CREATE INDEX backups_by_chain ON backups (chain, id);
+
+CREATE INDEX backups_by_image ON backups (image, id);
+
+CREATE INDEX backups_by_parent ON backups (parent, id) WHERE parent IS NOT NULL;
+
+CREATE INDEX backups_by_repository ON backups (repository, id);
+
+CREATE INDEX backups_by_state ON backups (state, id);
+
+CREATE TABLE chains (
+  id         TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
+  image      TEXT    NOT NULL CHECK (length(image) = 26),
+  image_name TEXT    NOT NULL,
+  repository TEXT    NOT NULL REFERENCES repositories (id),
+  created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX chains_by_image ON chains (image, id);
+
+CREATE INDEX chains_by_repository ON chains (repository, id);
+
+CREATE TABLE events (
+  id      INTEGER PRIMARY KEY AUTOINCREMENT,
+  at      INTEGER NOT NULL,
+  kind    TEXT    NOT NULL CHECK (kind IN ('image.created', 'image.changed', 'image.deleted',
+                                           'repository.created', 'repository.changed', 'repository.deleted',
+                                           'backup.created', 'backup.changed', 'backup.deleted',
+                                           'job.created', 'job.changed')),
+  subject TEXT    NOT NULL CHECK (length(subject) = 26),
+  job     TEXT             CHECK (length(job) = 26),
+  payload TEXT    NOT NULL CHECK (json_valid(payload))
+) STRICT;
+
+CREATE INDEX events_by_job ON events (job, id) WHERE job IS NOT NULL;
+
+CREATE TABLE idempotency_keys (
+  who        TEXT    NOT NULL,
+  route      TEXT    NOT NULL,
+  key        TEXT    NOT NULL,
+  body_hash  TEXT    NOT NULL,
+  status     INTEGER NOT NULL,
+  headers    TEXT    NOT NULL CHECK (json_type(headers) = 'object'),
+  body       TEXT    NOT NULL,
+  created_at INTEGER NOT NULL,
+  PRIMARY KEY (who, route, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+
+CREATE TABLE images (
+  id           TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
+  name         TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 63),
+  source_kind  TEXT    NOT NULL CHECK (source_kind IN ('file', 'device')),
+  source_path  TEXT    NOT NULL,
+  format       TEXT    NOT NULL CHECK (format IN ('raw', 'qcow2')),
+  virtual_size INTEGER NOT NULL CHECK (virtual_size >= 0),
+  state        TEXT    NOT NULL CHECK (state IN ('detached', 'attached', 'unavailable')),
+  labels       TEXT    NOT NULL CHECK (json_type(labels) = 'object'),
+  managed_by   TEXT    NOT NULL CHECK (managed_by IN ('api', 'config')),
+  created_at   INTEGER NOT NULL,
+  revision     INTEGER NOT NULL CHECK (revision > 0)
+) STRICT;
+
+CREATE TABLE job_log (
+  job      TEXT    NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+  sequence INTEGER NOT NULL,
+  at       INTEGER NOT NULL,
+  level    TEXT    NOT NULL CHECK (level IN ('info', 'warning', 'error')),
+  message  TEXT    NOT NULL,
+  PRIMARY KEY (job, sequence)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE jobs (
+  id             TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
+  kind           TEXT    NOT NULL CHECK (kind IN ('backup', 'verify', 'restore', 'delete-backup', 'rescan')),
+  request        TEXT    NOT NULL CHECK (json_type(request) = 'object'),
+  state          TEXT    NOT NULL CHECK (state IN ('queued', 'running', 'paused', 'cancelling',
+                                                   'succeeded', 'failed', 'cancelled', 'interrupted')),
+  progress_done  INTEGER NOT NULL CHECK (progress_done >= 0),
+  progress_total INTEGER NOT NULL CHECK (progress_total >= 0),
+  progress_rate  INTEGER NOT NULL CHECK (progress_rate >= 0),
+  progress_eta   INTEGER,
+  created_at     INTEGER NOT NULL,
+  started_at     INTEGER,
+  finished_at    INTEGER,
+  waiting_for    TEXT,
+  retry_of       TEXT             CHECK (length(retry_of) = 26),
+  result         TEXT             CHECK (result IS NULL OR json_valid(result)),
+  error          TEXT             CHECK (json_type(error) = 'object'),
+  links          TEXT    NOT NULL CHECK (json_type(links) = 'object'),
+  revision       INTEGER NOT NULL CHECK (revision > 0)
+) STRICT;
+
+CREATE INDEX jobs_by_kind ON jobs (kind, id);
+
+CREATE INDEX jobs_by_state ON jobs (state, id);
+
+CREATE TABLE migrations (
+  version    INTEGER NOT NULL PRIMARY KEY,
+  name       TEXT    NOT NULL UNIQUE,
+  sha256     TEXT    NOT NULL,
+  applied_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE repositories (
+  id         TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
+  name       TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 63),
+  kind       TEXT    NOT NULL CHECK (kind IN ('directory')),
+  path       TEXT    NOT NULL,
+  state      TEXT    NOT NULL CHECK (state IN ('ready', 'unavailable')),
+  managed_by TEXT    NOT NULL CHECK (managed_by IN ('api', 'config')),
+  created_at INTEGER NOT NULL,
+  revision   INTEGER NOT NULL CHECK (revision > 0)
+) STRICT;
