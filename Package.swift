@@ -9,6 +9,7 @@ let settings: [SwiftSetting] = [
 ]
 
 let grdb: Target.Dependency = .product(name: "GRDB", package: "GRDB.swift")
+let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
 
 /// A room of the program: its dependencies are exactly what it may import.
@@ -32,6 +33,7 @@ func library(_ name: String, apt package: String) -> Target {
 let package = Package(
   name: "cobweb",
   dependencies: [
+    .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
     .package(url: "https://github.com/groue/GRDB.swift", from: "7.0.0"),
     .package(url: "https://github.com/jpsim/Yams", from: "6.0.0"),
   ],
@@ -52,6 +54,7 @@ let package = Package(
     // The domain and what serves it.
     room("Model", []),
     room("Catalog", ["Model", "Assets", grdb]),
+    room("HTTPServer", ["CMicrohttpd", "Locks", logging]),
     room("Configuration", ["Model", yams]),
     room("Assets", [], plugins: ["EmbedFiles"]),
     .executableTarget(name: "embed-files", path: "Sources/Plugins/embed-files", swiftSettings: settings),
@@ -67,6 +70,7 @@ let package = Package(
     tests("Qcow2Tests", ["Qcow2", "BlockCore", "Buffers", "BlockTesting", "CZlib"]),
     tests("ModelTests", ["Model", "ModelTesting"]),
     tests("CatalogTests", ["Catalog", "Model", "ModelTesting", "Assets", grdb]),
+    tests("HTTPServerTests", ["HTTPServer", "Locks"]),
     tests("ConfigurationTests", ["Configuration", "Model", "ModelTesting"]),
   ]
 )

@@ -1,0 +1,58 @@
+/// The bounds and times of a server.
+package struct WebServerOptions: Sendable {
+  /// Threads of libmicrohttpd per address.
+  package var threads = 2
+  /// Connections open at a time over all addresses; more wait in the kernel's backlog.
+  package var connectionLimit = 1024
+  /// A connection on which nothing moves for so long is closed, unless a handler or an event stream has it.
+  package var connectionTimeout: Duration = .seconds(60)
+  /// Memory of a connection for request line, header fields and what is read at a time; a larger head is
+  /// answered 414 or 431 by libmicrohttpd.
+  package var headerMemoryBytes = 32 << 10
+  /// With this much of a body unread by its handler, the client isn't read from.
+  package var uploadBufferBytes = 256 << 10
+  /// How much of a body nobody wants is read so that the client gets its answer; beyond it the connection breaks.
+  package var unreadBodyLimit = 8 << 20
+  /// Event streams open at a time.
+  package var eventStreamLimit = 512
+  /// Every event stream that has nothing else to send gets a comment this often.
+  package var heartbeat: Duration = .seconds(15)
+  /// How long a stopping server lets the last answers flow out after the grace.
+  package var flushTime: Duration = .seconds(1)
+
+  package init() {}
+}
+
+/// A certificate chain and its key, both PEM.
+package struct TLSIdentity: Sendable {
+  package let certificatePEM: String
+  package let keyPEM: String
+
+  package init(certificatePEM: String, keyPEM: String) {
+    self.certificatePEM = certificatePEM
+    self.keyPEM = keyPEM
+  }
+}
+
+/// Where a server listens.
+package enum HTTPListenAddress: Sendable, Equatable, CustomStringConvertible {
+  /// A numeric address, IPv4 or IPv6; port 0 takes any that is free.
+  case tcp(host: String, port: UInt16)
+  /// A socket file with this mode.
+  case unix(path: String, mode: UInt32 = 0o600)
+
+  package var description: String {
+    switch self {
+    case .tcp(let host, let port): host.utf8.contains(UInt8(ascii: ":")) ? "[\(host)]:\(port)" : "\(host):\(port)"
+    case .unix(let path, _): "unix:\(path)"
+    }
+  }
+}
+
+/// Why a server can't listen at an address, and what to do about it.
+package struct HTTPListenError: Error, Sendable, CustomStringConvertible {
+  package let address: HTTPListenAddress
+  package let reason: String
+
+  package var description: String { "can't listen at \(address): \(reason)" }
+}
