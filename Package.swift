@@ -53,6 +53,7 @@ let package = Package(
     room("Qcow2", ["Buffers", "BlockCore", "CZstd", "CZlib"]),
     // The domain and what serves it.
     room("Model", []),
+    room("Orchestrator", ["Model", "Locks", logging]),
     room("Catalog", ["Model", "Assets", grdb]),
     room("HTTPServer", ["CMicrohttpd", "Locks", logging]),
     room("Configuration", ["Model", yams]),
@@ -70,6 +71,7 @@ let package = Package(
     tests("Qcow2Tests", ["Qcow2", "BlockCore", "Buffers", "BlockTesting", "CZlib"]),
     tests("ModelTests", ["Model", "ModelTesting"]),
     tests("CatalogTests", ["Catalog", "Model", "ModelTesting", "Assets", grdb]),
+    tests("OrchestratorTests", ["Orchestrator", "Model", "ModelTesting", "Locks", logging]),
     tests("HTTPServerTests", ["HTTPServer", "Locks"]),
     tests("ConfigurationTests", ["Configuration", "Model", "ModelTesting"]),
   ]

@@ -1,0 +1,67 @@
+import Foundation
+import Logging
+import Model
+
+/// Everything that Cobweb can be asked to do, in the domain's words. The API above it only translates.
+///
+/// Reads are synchronous and short. Changes are made as `BackupService+Change.swift` says; work that takes time is a
+/// job, which `JobQueue` starts and `JobRunner` carries to its end.
+package final class BackupService: Sendable {
+  package let limits: ServiceLimits
+  package let startedAt: Date
+
+  let engine: any BlockEngine
+  let ledger: Ledger
+  let queue: JobQueue
+  let keys = KeysInFlight()
+  let logger: Logger
+
+  /// Nothing happens before ``start(_:)``.
+  package init(
+    catalog: any BackupCatalog, engine: any BlockEngine, clock: any WallClock, logger: Logger,
+    limits: ServiceLimits = ServiceLimits()
+  ) {
+    self.limits = limits
+    self.engine = engine
+    self.logger = logger
+    startedAt = clock.now()
+    ledger = Ledger(catalog: catalog, clock: clock, limits: limits, logger: logger)
+    let runner = JobRunner(ledger: ledger, engine: engine, limits: limits, logger: logger)
+    queue = JobQueue(runner: runner, ledger: ledger, limits: limits)
+  }
+
+  /// "io_uring" or "epoll".
+  package var ioBackend: String { engine.ioBackend }
+
+  /// Throws if the catalog can't be read.
+  package func isReady() throws { _ = try ledger.read { try $0.eventSpan() } }
+
+  /// Brings the catalog in line with what happened while nobody looked, and with the config. To be called once,
+  /// before anything else.
+  ///
+  /// Throws a `DomainError` if the config contradicts what was made over REST, or declares a repository that can't be
+  /// opened; and what the catalog throws.
+  package func start(_ declarations: Declarations = Declarations()) async throws {
+    try ledger.feed.start()
+    try await StartUp(self, declarations).run()
+  }
+
+  /// Takes no more jobs, interrupts those that wait, and gives those that run `grace` to come to a halt. Then streams
+  /// and waits end. The engine and the catalog are still the composer's to close.
+  package func stop(grace: Duration) async {
+    await queue.stop(grace: grace)
+    ledger.close()
+  }
+}
+
+/// What the config file declares. Taking it out of there unregisters it, and deletes no data.
+package struct Declarations: Sendable {
+  package var repositories: [RepositoryDraft]
+  /// Each with its format.
+  package var images: [ImageDraft]
+
+  package init(repositories: [RepositoryDraft] = [], images: [ImageDraft] = []) {
+    self.repositories = repositories
+    self.images = images
+  }
+}

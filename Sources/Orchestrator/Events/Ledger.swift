@@ -1,0 +1,95 @@
+import Foundation
+import Logging
+import Model
+
+/// The one way to the catalog: what commits here reaches the listeners.
+final class Ledger: Sendable {
+  let catalog: any BackupCatalog
+  let clock: any WallClock
+  let feed: EventFeed
+  /// Raised after each commit.
+  let commits = ChangeSignal()
+
+  init(catalog: any BackupCatalog, clock: any WallClock, limits: ServiceLimits, logger: Logger) {
+    self.catalog = catalog
+    self.clock = clock
+    feed = EventFeed(catalog: catalog, limits: limits, logger: logger)
+  }
+
+  /// Runs `body` on one unchanging view. Blocks the thread: by key or for few pages only.
+  func read<Result>(_ body: (any CatalogReading) throws -> Result) throws -> Result { try catalog.read(body) }
+
+  /// Runs `body` as one transaction, with the time that it happens at, and tells its events.
+  func write<Result: Sendable>(
+    _ body: @Sendable @escaping (any CatalogWriting, Date) throws -> Result
+  ) async throws -> Result {
+    let now = clock.now()
+    let kept = feed.eventsKeptIfPruningIsDue()
+    // Also when the write throws: it may be committed, and only its answer lost.
+    defer {
+      feed.advance()
+      commits.raise()
+    }
+    return try await catalog.write { catalog in
+      let result = try body(catalog, now)
+      if let kept { try catalog.pruneEvents(keeping: kept) }
+      return result
+    }
+  }
+
+  func close() {
+    feed.close()
+    commits.close()
+  }
+}
+
+extension CatalogWriting {
+  func announce(_ kind: Event.Kind, _ image: Image, at now: Date, job: JobID? = nil) throws {
+    let payload: [String: JSONValue] = ["name": .string(image.name.text), "state": .string(image.state.rawValue)]
+    try append(Event(at: now, kind: kind, subject: image.id.ulid, job: job, payload: .object(payload)))
+  }
+
+  func announce(_ kind: Event.Kind, _ repository: Repository, at now: Date, job: JobID? = nil) throws {
+    let payload: [String: JSONValue] = [
+      "name": .string(repository.name.text), "state": .string(repository.state.rawValue),
+    ]
+    try append(Event(at: now, kind: kind, subject: repository.id.ulid, job: job, payload: .object(payload)))
+  }
+
+  func announce(_ kind: Event.Kind, _ backup: Backup, at now: Date, job: JobID? = nil) throws {
+    let payload: [String: JSONValue] = [
+      "state": .string(backup.state.rawValue), "image": .string(backup.image.description),
+      "repository": .string(backup.repository.description),
+    ]
+    try append(
+      Event(at: now, kind: kind, subject: backup.id.ulid, job: job ?? backup.job, payload: .object(payload)))
+  }
+
+  func announce(_ kind: Event.Kind, _ job: Job, at now: Date) throws {
+    var payload: [String: JSONValue] = [
+      "state": .string(job.state.rawValue), "kind": .string(job.request.kind.rawValue),
+    ]
+    payload["waitingFor"] = job.waitingFor.map { .string($0) }
+    try append(Event(at: now, kind: kind, subject: job.id.ulid, job: job.id, payload: .object(payload)))
+  }
+}
+
+extension Event {
+  /// Whether it tells that its job has ended.
+  var endsJob: Bool {
+    guard kind == .jobChanged, case .string(let text)? = payload["state"] else { return false }
+    return JobState(rawValue: text)?.isEnded ?? false
+  }
+}
+
+/// All items of a list, page by page. Only for lists that something bounds.
+func allPages<Item>(_ page: (PageRequest) throws -> Page<Item>) throws -> [Item] {
+  var request = PageRequest(limit: PageRequest.maximumLimit)
+  var items: [Item] = []
+  while true {
+    let page = try page(request)
+    items += page.items
+    guard let next = page.next else { return items }
+    request.after = next
+  }
+}

@@ -1,0 +1,206 @@
+import Foundation
+import Logging
+import Model
+
+/// Carries a job from its start to its end.
+///
+/// Who writes which step of `JobState.allows`, each with its event in one transaction:
+///
+///     queued → running                                    begin
+///     queued → cancelled; running, paused → cancelling    BackupService.cancelJob
+///     running ↔ paused                                    BackupService.pauseJob, resumeJob
+///     running, paused, cancelling → succeeded, failed     settle
+///     queued → failed                                     settle, when the start itself failed
+///     cancelling → cancelled                              settle
+///     any that isn't ended → interrupted                  settle and interrupt at a stop, recovery at the start
+///
+/// R1. The rows that a job makes end with it: none stays `running` behind a job whose end was committed here.
+/// R2. A commit that fails is tried again a bounded number of times; the end of the work isn't forgotten in between.
+struct JobRunner: Sendable {
+  let ledger: Ledger
+  let engine: any BlockEngine
+  let limits: ServiceLimits
+  let logger: Logger
+
+  /// Runs the job. Returns its end if the catalog didn't take it.
+  func run(_ id: JobID, _ live: LiveJob) async -> JobEnd? {
+    let end: JobEnd
+    do {
+      guard let job = try await persistently({ try await begin(id) }) else { return nil }
+      end = await whileTelling(live) { await work(job, live) }
+    } catch {
+      logger.error("a job can't be started", metadata: ["job": "\(id)", "error": "\(error)"])
+      end = JobEnd(.failed(ProblemDetails(error))) { catalog, now in
+        try BackupRun.failUnended(of: id, why: ProblemDetails(error).detail, in: catalog, at: now)
+      }
+    }
+    return await settle(id, end, live)
+  }
+
+  // MARK: Start
+
+  /// Nil if it was cancelled while it waited.
+  private func begin(_ id: JobID) async throws -> Job? {
+    try await ledger.write { catalog, now in
+      guard var job = try catalog.job(id) else { return nil }
+      // Begun already: the answer to the attempt before this one was lost.
+      if job.state == .running { return job }
+      guard job.state.allows(.running) else { return nil }
+      job.state = .running
+      job.startedAt = now
+      job.waitingFor = nil
+      job = try catalog.update(job)
+      try catalog.announce(.jobChanged, job, at: now)
+      return job
+    }
+  }
+
+  private func work(_ job: Job, _ live: LiveJob) async -> JobEnd {
+    switch job.request {
+    case .backup(let request): await BackupRun(self, job, request, live).run()
+    case .verify(let backup, let level): await VerifyRun(self, job, backup, level, live).run()
+    case .restore(let backup, let target): await RestoreRun(self, job, backup, target, live).run()
+    case .deleteBackup(let backup): await DeletionRun(self, job, backup, live).run()
+    case .rescan(let repository): await RescanRun(self, job, repository, live).run()
+    }
+  }
+
+  // MARK: Meanwhile
+
+  /// Shows and stores progress and log while `work` goes on; has stopped doing so when it returns.
+  private func whileTelling(_ live: LiveJob, _ work: () async -> JobEnd) async -> JobEnd {
+    let teller = Task { await tell(live) }
+    let end = await work()
+    teller.cancel()
+    await teller.value
+    ledger.feed.endTicks(of: live.job)
+    return end
+  }
+
+  private func tell(_ live: LiveJob) async {
+    var storedAt = ContinuousClock.now
+    var isUnstored = false
+    while true {
+      do { try await Task.sleep(for: limits.tickInterval) } catch { return }
+      let now = ContinuousClock.now
+      if let progress = live.sample(at: now) {
+        ledger.feed.tick(live.job, progress)
+        isUnstored = true
+      }
+      guard now - storedAt >= limits.storeInterval else { continue }
+      if await store(live, progress: isUnstored) { isUnstored = false }
+      storedAt = now
+    }
+  }
+
+  /// A failure is made up for by the next time, at the latest by the end.
+  private func store(_ live: LiveJob, progress isChanged: Bool) async -> Bool {
+    let lines = live.takeLines()
+    guard isChanged || !lines.isEmpty else { return true }
+    let progress = live.progress
+    do {
+      try await ledger.write { catalog, _ in
+        if isChanged { try catalog.setProgress(progress, of: live.job) }
+        Self.append(lines, to: live.job, in: catalog)
+      }
+      return true
+    } catch {
+      live.giveBack(lines)
+      return false
+    }
+  }
+
+  /// A line that is stored already is refused, and that is as it should be: the answer to its commit was lost.
+  private static func append(_ lines: [JobLogEntry], to job: JobID, in catalog: any CatalogWriting) {
+    for line in lines { try? catalog.append(line, to: job) }
+  }
+
+  // MARK: End
+
+  private func settle(_ id: JobID, _ end: JobEnd, _ live: LiveJob) async -> JobEnd? {
+    let progress = live.progress
+    let lines = live.takeLines()
+    do {
+      try await persistently { try await commit(end, of: id, progress: progress, lines: lines) }
+      return nil
+    } catch {
+      logger.critical(
+        "the catalog doesn't take how a job ended; it is tried again later, and found out at the next start",
+        metadata: ["job": "\(id)", "error": "\(error)"])
+      return end
+    }
+  }
+
+  /// One more attempt at an end that wasn't taken; returns whether it is now.
+  func settleOnce(_ id: JobID, _ end: JobEnd) async -> Bool {
+    do {
+      try await commit(end, of: id, progress: nil, lines: [])
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  private func commit(_ end: JobEnd, of id: JobID, progress: JobProgress?, lines: [JobLogEntry]) async throws {
+    try await ledger.write { catalog, now in
+      try end.changes(catalog, now)
+      guard var job = try catalog.job(id), !job.state.isEnded else { return }
+      (job.state, job.error) = Self.final(job.state, end.verdict)
+      job.result = end.result
+      job.finishedAt = now
+      job.waitingFor = nil
+      job.progress = progress ?? job.progress
+      // What is over goes at no rate.
+      (job.progress.rate, job.progress.eta) = (0, nil)
+      Self.append(lines, to: id, in: catalog)
+      try catalog.announce(.jobChanged, catalog.update(job), at: now)
+    }
+  }
+
+  private static func final(_ state: JobState, _ verdict: JobEnd.Verdict) -> (JobState, ProblemDetails?) {
+    switch verdict {
+    case .succeeded: (.succeeded, nil)
+    case .failed(let problem): (.failed, problem)
+    case .stopped(.stopping): (.interrupted, .interrupted)
+    case .stopped(.cancelled):
+      state.allows(.cancelled)
+        ? (.cancelled, nil) : (.failed, ProblemDetails(DomainError(.cancelled, "it was cancelled")))
+    }
+  }
+
+  /// Ends a job from outside, because the server stops.
+  func interrupt(_ id: JobID, leavingBackups: Bool = false) async {
+    do {
+      try await persistently {
+        try await ledger.write { catalog, now in
+          guard var job = try catalog.job(id), job.state.allows(.interrupted) else { return }
+          if !leavingBackups {
+            try BackupRun.failUnended(of: id, why: "the server stopped before it began", in: catalog, at: now)
+          }
+          job.state = .interrupted
+          job.error = .interrupted
+          job.finishedAt = now
+          job.waitingFor = nil
+          try catalog.announce(.jobChanged, catalog.update(job), at: now)
+        }
+      }
+    } catch {
+      logger.error(
+        "a job can't be marked as interrupted; the next start does it",
+        metadata: ["job": "\(id)", "error": "\(error)"])
+    }
+  }
+
+  /// Tries until it succeeds, a bounded number of times, with growing delays.
+  func persistently<Result: Sendable>(_ body: () async throws -> Result) async throws -> Result {
+    var delay = limits.commitRetryDelay
+    for _ in 1..<max(1, limits.commitAttempts) {
+      do { return try await body() } catch {
+        logger.warning("the catalog failed; trying again", metadata: ["error": "\(error)"])
+      }
+      try? await Task.sleep(for: delay)
+      delay *= 2
+    }
+    return try await body()
+  }
+}

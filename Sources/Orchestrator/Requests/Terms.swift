@@ -1,0 +1,76 @@
+import Model
+
+/// The conditions under which a change is asked for.
+package struct Terms<Value: Sendable>: Sendable {
+  /// Only tell what would be done.
+  package var dryRun: Bool
+  /// The revision that the resource must still have; nil takes any.
+  package var expectedRevision: Int?
+  /// Makes a repeat of the request harmless.
+  package var idempotency: IdempotencyGuard<Value>?
+
+  package init(
+    dryRun: Bool = false, expectedRevision: Int? = nil, idempotency: IdempotencyGuard<Value>? = nil
+  ) {
+    self.dryRun = dryRun
+    self.expectedRevision = expectedRevision
+    self.idempotency = idempotency
+  }
+}
+
+/// What a change came to.
+package enum Answer<Value: Sendable>: Sendable {
+  case done(Value)
+  /// What the same request was answered before, under the same idempotency key.
+  case repeated(StoredAnswer)
+  /// What would be done; nothing was written.
+  case planned(Plan)
+}
+
+extension Answer: Equatable where Value: Equatable {}
+
+/// What a change would do, in words and as the resource that it would make, without the ids it would get.
+package struct Plan: Hashable, Sendable, Codable {
+  /// E.g. "register-image".
+  package var action: String
+  package var steps: [String]
+  /// What the person should know before doing it.
+  package var warnings: [String]
+  package var resource: JSONValue
+
+  package init(action: String, steps: [String], warnings: [String] = [], resource: JSONValue = .object([:])) {
+    self.action = action
+    self.steps = steps
+    self.warnings = warnings
+    self.resource = resource
+  }
+}
+
+/// A whole answer, as it was sent.
+package struct StoredAnswer: Hashable, Sendable {
+  package var status: Int
+  package var headers: [String: String]
+  package var body: String
+
+  package init(status: Int, headers: [String: String], body: String) {
+    self.status = status
+    self.headers = headers
+    self.body = body
+  }
+}
+
+/// The idempotency key of a request, and how its answer will read.
+package struct IdempotencyGuard<Value: Sendable>: Sendable {
+  package var key: IdempotencyKey
+  package var bodyHash: String
+  /// Called within the transaction of the change, so that the answer is stored with it.
+  package var answer: @Sendable (Value) throws -> StoredAnswer
+
+  package init(
+    key: IdempotencyKey, bodyHash: String, answer: @Sendable @escaping (Value) throws -> StoredAnswer
+  ) {
+    self.key = key
+    self.bodyHash = bodyHash
+    self.answer = answer
+  }
+}

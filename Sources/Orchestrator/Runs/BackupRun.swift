@@ -1,0 +1,181 @@
+import Foundation
+import Model
+
+/// A backup job: its images one after the other, each with an outcome of its own.
+///
+/// B1. A backup is called complete only after the engine gave its receipt: its manifest is durable by then.
+/// B2. Each outcome commits when it is known, the last one with the end of the job, which takes up any that the
+///     catalog didn't take before.
+struct BackupRun: Sendable {
+  private let runner: JobRunner
+  private let job: Job
+  private let request: BackupJobRequest
+  private let live: LiveJob
+
+  init(_ runner: JobRunner, _ job: Job, _ request: BackupJobRequest, _ live: LiveJob) {
+    self.runner = runner
+    self.job = job
+    self.request = request
+    self.live = live
+  }
+
+  private struct Outcome: Sendable {
+    enum End: Sendable {
+      case complete(BackupReceipt)
+      case failed(ProblemDetails)
+      case stopped(LiveJob.StopReason)
+    }
+
+    var image: ImageID
+    var imageName: String
+    var backup: BackupID
+    var end: End
+  }
+
+  func run() async -> JobEnd {
+    var outcomes: [Outcome] = []
+    for (image, backup) in zip(request.images, request.backups) {
+      let outcome = await outcome(of: image, backup)
+      live.finishLeg()
+      outcomes.append(outcome)
+      if outcomes.count < request.images.count { await commitEarly(outcome) }
+    }
+    return end(outcomes)
+  }
+
+  private func outcome(of image: ImageID, _ backup: BackupID) async -> Outcome {
+    var name = image.description
+    do {
+      let (image, row, repository) = try runner.ledger.read { catalog in
+        (try find(image, in: catalog), try find(backup, in: catalog), try find(request.repository, in: catalog))
+      }
+      name = image.name.text
+      if let reason = live.stopReason {
+        return Outcome(image: image.id, imageName: name, backup: backup, end: .stopped(reason))
+      }
+      live.log(.info, "backing up image '\(name)' as \(backup) into repository '\(repository.name)'")
+      let order = BackupOrder(
+        backup: backup, chain: row.chain, group: request.group, kind: row.kind, reason: row.reason,
+        image: ImageRecord(image), repository: repository.location, compression: request.compression)
+      let receipt = try await runner.engine.backUp(order, control: live)
+      live.log(
+        .info, "backup \(backup) is complete: \(receipt.dirtyBytes) bytes copied, \(receipt.storedSize) stored")
+      return Outcome(image: image.id, imageName: name, backup: backup, end: .complete(receipt))
+    } catch {
+      if error is CancellationError, let reason = live.stopReason {
+        return Outcome(image: image, imageName: name, backup: backup, end: .stopped(reason))
+      }
+      let problem = ProblemDetails(error)
+      live.log(.error, "backing up image '\(name)' failed: \(problem.detail)")
+      return Outcome(image: image, imageName: name, backup: backup, end: .failed(problem))
+    }
+  }
+
+  /// What fails here is made up for at the end.
+  private func commitEarly(_ outcome: Outcome) async {
+    let id = job.id
+    try? await runner.ledger.write { catalog, now in try Self.apply(outcome, of: id, in: catalog, at: now) }
+  }
+
+  private func end(_ outcomes: [Outcome]) -> JobEnd {
+    let result: JSONValue = .object(["backups": .array(outcomes.map(Self.json))])
+    let id = job.id
+    let changes: @Sendable (any CatalogWriting, Date) throws -> Void = { catalog, now in
+      for outcome in outcomes { try Self.apply(outcome, of: id, in: catalog, at: now) }
+    }
+    return JobEnd(Self.verdict(outcomes), result: result, changes: changes)
+  }
+
+  private static func verdict(_ outcomes: [Outcome]) -> JobEnd.Verdict {
+    var failures: [(name: String, problem: ProblemDetails)] = []
+    for outcome in outcomes {
+      switch outcome.end {
+      case .complete: continue
+      case .stopped(let reason): return .stopped(reason)
+      case .failed(let problem): failures.append((outcome.imageName, problem))
+      }
+    }
+    guard let first = failures.first else { return .succeeded }
+    var problem = first.problem
+    if outcomes.count > 1 {
+      problem.detail = "\(failures.count) of \(outcomes.count) images failed; '\(first.name)': \(problem.detail)"
+    }
+    return .failed(problem)
+  }
+
+  private static func json(_ outcome: Outcome) -> JSONValue {
+    var members: [String: JSONValue] = [
+      "image": .string(outcome.image.description), "imageName": .string(outcome.imageName),
+      "backup": .string(outcome.backup.description),
+    ]
+    switch outcome.end {
+    case .complete: members["outcome"] = "complete"
+    case .stopped(.cancelled): members["outcome"] = "cancelled"
+    case .stopped(.stopping): members["outcome"] = "interrupted"
+    case .failed(let problem):
+      members["outcome"] = "failed"
+      members["error"] = problem.json
+    }
+    return .object(members)
+  }
+
+  // MARK: Rows
+
+  /// Only a backup that is still `running` changes, so that this may be repeated.
+  private static func apply(
+    _ outcome: Outcome, of job: JobID, in catalog: any CatalogWriting, at now: Date
+  ) throws {
+    guard var backup = try catalog.backup(outcome.backup), backup.state == .running else { return }
+    switch outcome.end {
+    case .complete(let receipt):
+      backup.complete(with: receipt)
+      try note(receipt, of: outcome.image, job: job, in: catalog, at: now)
+    case .failed(let problem): backup.fail(problem.detail, at: now)
+    case .stopped(.cancelled): backup.fail("the job was cancelled", at: now)
+    case .stopped(.stopping): backup.fail("the server stopped while the backup was made", at: now)
+    }
+    try catalog.announce(.backupChanged, catalog.update(backup), at: now, job: job)
+  }
+
+  /// Who could be backed up is there, and as large as the backup.
+  private static func note(
+    _ receipt: BackupReceipt, of id: ImageID, job: JobID, in catalog: any CatalogWriting, at now: Date
+  ) throws {
+    guard var image = try catalog.image(id) else { return }
+    let before = image
+    image.virtualSize = receipt.virtualSize
+    if image.state == .unavailable { image.state = .detached }
+    guard image != before else { return }
+    try catalog.announce(.imageChanged, catalog.update(image), at: now, job: job)
+  }
+
+  /// Fails what `job` was to make and isn't ended.
+  static func failUnended(of job: JobID, why: String, in catalog: any CatalogWriting, at now: Date) throws {
+    guard case .backup(let request)? = try catalog.job(job)?.request else { return }
+    for id in request.backups {
+      guard var backup = try catalog.backup(id), backup.state == .running else { continue }
+      backup.fail(why, at: now)
+      try catalog.announce(.backupChanged, catalog.update(backup), at: now, job: job)
+    }
+  }
+}
+
+extension Backup {
+  mutating func complete(with receipt: BackupReceipt) {
+    state = .complete
+    failure = nil
+    pointInTime = receipt.pointInTime
+    finishedAt = receipt.finishedAt
+    virtualSize = receipt.virtualSize
+    dirtyBytes = receipt.dirtyBytes
+    storedSize = receipt.storedSize
+    merkleRoot = receipt.merkleRoot
+    consistency = receipt.consistency
+  }
+
+  mutating func fail(_ why: String, at now: Date) {
+    state = .failed
+    failure = why
+    finishedAt = finishedAt ?? now
+  }
+}

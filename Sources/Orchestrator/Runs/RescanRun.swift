@@ -1,0 +1,74 @@
+import Foundation
+import Model
+
+/// A rescan job: merges what a repository holds into the catalog. It has the repository to itself.
+struct RescanRun: Sendable {
+  private let runner: JobRunner
+  private let job: Job
+  private let repository: RepositoryID
+  private let live: LiveJob
+
+  init(_ runner: JobRunner, _ job: Job, _ repository: RepositoryID, _ live: LiveJob) {
+    self.runner = runner
+    self.job = job
+    self.repository = repository
+    self.live = live
+  }
+
+  func run() async -> JobEnd {
+    do {
+      let repository = try runner.ledger.read { try find(self.repository, in: $0) }
+      live.log(.info, "reading the manifests of repository '\(repository.name)'")
+      let scan = try await runner.engine.scan(repository.location)
+      try await live.checkpoint()
+      let inspections = await looks(at: scan.images)
+      var merge = ScanMerge(scan, repository: repository.id, job: job.id, inspections: inspections)
+      while let step = merge.nextStep(upTo: runner.limits.mergeBatch) {
+        try await live.checkpoint()
+        let part = try await runner.persistently { try await commit(step) }
+        merge.tally.add(part)
+      }
+      for finding in merge.tally.findings { live.log(.warning, finding) }
+      let tally = merge.tally
+      return JobEnd(.succeeded, result: result(tally, of: repository)) { catalog, now in
+        try Self.noteReachable(repository.id, job: job.id, in: catalog, at: now)
+      }
+    } catch {
+      return JobEnd(error, of: live)
+    }
+  }
+
+  private func commit(_ step: ScanMerge.Step) async throws -> ScanMerge.Tally {
+    try await runner.ledger.write { catalog, now in try step.apply(in: catalog, at: now) }
+  }
+
+  /// What the images that the catalog doesn't know look like now, as far as they can be opened.
+  private func looks(at records: [ImageRecord]) async -> [ImageID: ImageInspection] {
+    var inspections: [ImageID: ImageInspection] = [:]
+    for record in records where (try? runner.ledger.read { try $0.image(record.id) }) == nil {
+      let location = ImageLocation(source: record.source, format: record.format)
+      inspections[record.id] = try? await runner.engine.inspect(location)
+    }
+    return inspections
+  }
+
+  private func result(_ tally: ScanMerge.Tally, of repository: Repository) -> JSONValue {
+    .object([
+      "repository": .string(repository.id.description), "repositoryName": .string(repository.name.text),
+      "imagesAdded": .integer(Int64(tally.imagesAdded)), "chainsAdded": .integer(Int64(tally.chainsAdded)),
+      "backupsAdded": .integer(Int64(tally.backupsAdded)),
+      "backupsChanged": .integer(Int64(tally.backupsChanged)),
+      "backupsMissing": .integer(Int64(tally.backupsMissing)),
+      "findings": .array(tally.findings.prefix(runner.limits.findingsPerResult).map { .string($0) }),
+      "findingCount": .integer(Int64(tally.findings.count)),
+    ])
+  }
+
+  private static func noteReachable(
+    _ id: RepositoryID, job: JobID, in catalog: any CatalogWriting, at now: Date
+  ) throws {
+    guard var repository = try catalog.repository(id), repository.state != .ready else { return }
+    repository.state = .ready
+    try catalog.announce(.repositoryChanged, catalog.update(repository), at: now, job: job)
+  }
+}

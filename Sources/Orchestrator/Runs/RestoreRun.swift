@@ -1,0 +1,55 @@
+import Foundation
+import Model
+
+/// A restore job. What was checked when it was asked for may have changed since: it is checked again.
+struct RestoreRun: Sendable {
+  private let runner: JobRunner
+  private let job: Job
+  private let backup: BackupID
+  private let target: RestoreTarget
+  private let live: LiveJob
+
+  init(_ runner: JobRunner, _ job: Job, _ backup: BackupID, _ target: RestoreTarget, _ live: LiveJob) {
+    self.runner = runner
+    self.job = job
+    self.backup = backup
+    self.target = target
+    self.live = live
+  }
+
+  func run() async -> JobEnd {
+    do {
+      let (stored, order, targetJSON) = try runner.ledger.read { try self.order(in: $0) }
+      live.log(.info, "restoring backup \(backup) of '\(stored.imageName)'")
+      let report = try await runner.engine.restore(order, control: live)
+      live.log(.info, "restored \(report.virtualSize) bytes, of which \(report.writtenBytes) were written")
+      let result: JSONValue = .object([
+        "backup": .string(backup.description), "image": .string(stored.backup.image.description),
+        "imageName": .string(stored.imageName.text), "target": targetJSON,
+        "virtualSize": .integer(Int64(clamping: report.virtualSize)),
+        "writtenBytes": .integer(Int64(clamping: report.writtenBytes)),
+      ])
+      return JobEnd(.succeeded, result: result)
+    } catch {
+      return JobEnd(error, of: live)
+    }
+  }
+
+  private func order(in catalog: any CatalogReading) throws -> (StoredBackup, RestoreOrder, JSONValue) {
+    let stored = try storedBackup(backup, in: catalog)
+    switch target {
+    case .newFile(let path, let format):
+      let json: JSONValue = .object([
+        "kind": "file", "path": .string(path), "format": .string(format.rawValue),
+      ])
+      return (stored, RestoreOrder(backup: stored.location, target: .newFile(path: path, format: format)), json)
+    case .image(let id):
+      let image = try find(id, in: catalog)
+      try requireRestorable(stored.backup, over: image)
+      let json: JSONValue = .object([
+        "kind": "image", "image": .string(id.description), "imageName": .string(image.name.text),
+      ])
+      return (stored, RestoreOrder(backup: stored.location, target: .image(image.location)), json)
+    }
+  }
+}

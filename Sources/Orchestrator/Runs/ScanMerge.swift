@@ -1,0 +1,225 @@
+import Foundation
+import Model
+
+/// The way from what a repository holds to what the catalog says of it, in steps of bounded size.
+///
+/// S1. What the repository holds complete becomes complete in the catalog; what it doesn't hold isn't called complete
+///     there. What a verification found stays.
+/// S2. Backups whose job isn't ended are left to it.
+/// S3. Each step may be repeated, and a merge that was cut short may be done again from the start.
+struct ScanMerge: Sendable {
+  struct Tally: Sendable {
+    var imagesAdded = 0
+    var chainsAdded = 0
+    var backupsAdded = 0
+    var backupsChanged = 0
+    var backupsMissing = 0
+    var findings: [String] = []
+
+    mutating func add(_ other: Tally) {
+      imagesAdded += other.imagesAdded
+      chainsAdded += other.chainsAdded
+      backupsAdded += other.backupsAdded
+      backupsChanged += other.backupsChanged
+      backupsMissing += other.backupsMissing
+      findings += other.findings
+    }
+  }
+
+  /// One transaction's part.
+  struct Step: Sendable {
+    fileprivate enum Part: Sendable {
+      case images([ImageRecord], sizes: [ImageID: UInt64], opened: Set<ImageID>)
+      case chains([Chain])
+      case backups([Backup])
+      /// Looks for rows among the next ones that the repository no longer bears out.
+      case missing(held: Set<BackupID>)
+    }
+
+    fileprivate var part: Part
+    fileprivate var repository: RepositoryID
+    fileprivate var job: JobID?
+  }
+
+  private let repository: RepositoryID
+  private let job: JobID?
+  private let held: Set<BackupID>
+  private let sizes: [ImageID: UInt64]
+  private let opened: Set<ImageID>
+  private var images: ArraySlice<ImageRecord>
+  private var chains: ArraySlice<Chain>
+  private var backups: ArraySlice<Backup>
+  private var isLastPending = true
+  var tally: Tally
+
+  /// `inspections`: of those images that could be opened.
+  init(
+    _ scan: RepositoryScan, repository: RepositoryID, job: JobID?, inspections: [ImageID: ImageInspection]
+  ) {
+    self.repository = repository
+    self.job = job
+    held = Set(scan.backups.map(\.id))
+    let newest = scan.backups.sorted { $0.pointInTime < $1.pointInTime }
+    let stored = Dictionary(newest.map { ($0.image, $0.virtualSize) }) { _, last in last }
+    sizes = stored.merging(inspections.mapValues(\.virtualSize)) { _, inspected in inspected }
+    opened = Set(inspections.keys)
+    images = scan.images[...]
+    chains = scan.chains[...]
+    backups = scan.backups[...]
+    tally = Tally(findings: scan.findings)
+  }
+
+  /// Images before their chains, chains before their backups.
+  mutating func nextStep(upTo count: Int) -> Step? {
+    if let part = Self.take(count, of: &images) {
+      return step(.images(part, sizes: sizes, opened: opened))
+    }
+    if let part = Self.take(count, of: &chains) { return step(.chains(part)) }
+    if let part = Self.take(count, of: &backups) { return step(.backups(part)) }
+    guard isLastPending else { return nil }
+    isLastPending = false
+    return step(.missing(held: held))
+  }
+
+  private func step(_ part: Step.Part) -> Step { Step(part: part, repository: repository, job: job) }
+
+  private static func take<Item>(_ count: Int, of items: inout ArraySlice<Item>) -> [Item]? {
+    guard !items.isEmpty else { return nil }
+    defer { items = items.dropFirst(count) }
+    return Array(items.prefix(count))
+  }
+}
+
+extension ScanMerge.Step {
+  func apply(in catalog: any CatalogWriting, at now: Date) throws -> ScanMerge.Tally {
+    var tally = ScanMerge.Tally()
+    switch part {
+    case .images(let records, let sizes, let opened):
+      let sources = try registeredSources(in: catalog)
+      for record in records where try catalog.image(record.id) == nil {
+        let image = Image(
+          id: record.id, name: try Self.freeName(record.name, in: catalog), source: record.source,
+          format: record.format, virtualSize: sizes[record.id] ?? 0,
+          state: opened.contains(record.id) ? .detached : .unavailable, labels: record.labels, createdAt: now)
+        try catalog.insert(image)
+        try catalog.announce(.imageCreated, image, at: now, job: job)
+        tally.imagesAdded += 1
+        tally.findings += Self.remarks(on: image, record, sources)
+      }
+    case .chains(let chains):
+      for chain in chains where try catalog.chain(chain.id) == nil {
+        try catalog.insert(try adopted(chain, in: catalog))
+        tally.chainsAdded += 1
+      }
+    case .backups(let backups):
+      for backup in backups { try merge(backup, in: catalog, at: now, &tally) }
+    case .missing(let held):
+      try failMissing(held, in: catalog, at: now, &tally)
+    }
+    return tally
+  }
+
+  /// With the name that the image has here.
+  private func adopted(_ chain: Chain, in catalog: any CatalogWriting) throws -> Chain {
+    var chain = chain
+    chain.repository = repository
+    if let image = try catalog.image(chain.image) { chain.imageName = image.name }
+    return chain
+  }
+
+  private func merge(
+    _ held: Backup, in catalog: any CatalogWriting, at now: Date, _ tally: inout ScanMerge.Tally
+  ) throws {
+    guard var row = try catalog.backup(held.id) else {
+      var held = held
+      held.repository = repository
+      held.revision = 1
+      try catalog.insert(held)
+      try catalog.announce(.backupCreated, held, at: now, job: job)
+      tally.backupsAdded += 1
+      return
+    }
+    guard row.state == .failed || row.state == .running, held.state == .complete,
+      try !row.isBeingMade(in: catalog)
+    else { return }
+    row.complete(as: held)
+    try catalog.announce(.backupChanged, catalog.update(row), at: now, job: job)
+    tally.backupsChanged += 1
+  }
+
+  private func failMissing(
+    _ held: Set<BackupID>, in catalog: any CatalogWriting, at now: Date, _ tally: inout ScanMerge.Tally
+  ) throws {
+    let rows = try allPages { try catalog.backups(BackupFilter(repository: repository), $0) }
+    for var row in rows where !held.contains(row.id) && row.state != .failed {
+      guard try !row.isBeingMade(in: catalog) else { continue }
+      row.fail("it is missing from the repository", at: now)
+      try catalog.announce(.backupChanged, catalog.update(row), at: now, job: job)
+      tally.backupsMissing += 1
+      tally.findings.append("backup \(row.id) is missing from the repository")
+    }
+  }
+
+  private static func remarks(
+    on image: Image, _ record: ImageRecord, _ sources: [ComparableSource: ResourceName]
+  ) -> [String] {
+    var remarks: [String] = []
+    if image.name != record.name {
+      remarks.append("image \(image.id) is registered as '\(image.name)': the name '\(record.name)' is taken")
+    }
+    if let other = sources[ComparableSource(image.source)] {
+      remarks.append("images '\(image.name)' and '\(other)' have the same source \(image.source.path)")
+    }
+    return remarks
+  }
+
+  /// The name itself, or with "-recovered", "-recovered-2", … where it is taken.
+  private static func freeName(
+    _ name: ResourceName, in catalog: any CatalogReading
+  ) throws -> ResourceName {
+    var candidate = name
+    var number = 1
+    while try catalog.image(named: candidate) != nil {
+      let suffix = number == 1 ? "-recovered" : "-recovered-\(number)"
+      let stem = name.text.prefix(ResourceName.maximumLength - suffix.utf8.count)
+      guard let next = ResourceName(stem + suffix) else { break }
+      candidate = next
+      number += 1
+    }
+    return candidate
+  }
+}
+
+extension Backup {
+  /// Takes over what the repository says of it.
+  mutating func complete(as held: Backup) {
+    state = .complete
+    failure = nil
+    pointInTime = held.pointInTime
+    finishedAt = held.finishedAt
+    virtualSize = held.virtualSize
+    dirtyBytes = held.dirtyBytes
+    storedSize = held.storedSize
+    merkleRoot = held.merkleRoot
+    consistency = held.consistency
+  }
+
+  /// Whether a job that isn't ended makes it.
+  func isBeingMade(in catalog: any CatalogReading) throws -> Bool {
+    guard state == .running, let job, let row = try catalog.job(job) else { return false }
+    return !row.state.isEnded
+  }
+}
+
+/// A source as it is compared with others: by its path's spelling.
+struct ComparableSource: Hashable, Sendable {
+  let path: String
+
+  init(_ source: ImageSource) { path = comparablePath(source.path) }
+}
+
+/// All registered images' sources, with the names of their images.
+func registeredSources(in catalog: any CatalogReading) throws -> [ComparableSource: ResourceName] {
+  let images = try allPages { try catalog.images($0) }
+  return Dictionary(images.map { (ComparableSource($0.source), $0.name) }) { first, _ in first }
+}

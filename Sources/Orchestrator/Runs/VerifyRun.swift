@@ -1,0 +1,71 @@
+import Foundation
+import Model
+
+/// A verify job. A damaged backup fails it, as does anything that keeps it from telling; only damage marks the backup.
+struct VerifyRun: Sendable {
+  private let runner: JobRunner
+  private let job: Job
+  private let backup: BackupID
+  private let level: VerifyLevel
+  private let live: LiveJob
+
+  init(_ runner: JobRunner, _ job: Job, _ backup: BackupID, _ level: VerifyLevel, _ live: LiveJob) {
+    self.runner = runner
+    self.job = job
+    self.backup = backup
+    self.level = level
+    self.live = live
+  }
+
+  func run() async -> JobEnd {
+    do {
+      let stored = try runner.ledger.read { try storedBackup(backup, in: $0) }
+      live.log(.info, "verifying backup \(backup) of '\(stored.imageName)' at level \(level.rawValue)")
+      let report = try await runner.engine.verify(
+        VerifyOrder(backup: stored.location, level: level), control: live)
+      for finding in report.findings { live.log(.error, finding) }
+      return end(report)
+    } catch {
+      return JobEnd(error, of: live)
+    }
+  }
+
+  private func end(_ report: VerifyReport) -> JobEnd {
+    let isSound = report.findingCount == 0
+    let result: JSONValue = .object([
+      "backup": .string(backup.description), "level": .string(level.rawValue), "sound": .bool(isSound),
+      "findings": .array(report.findings.prefix(runner.limits.findingsPerResult).map { .string($0) }),
+      "findingCount": .integer(Int64(report.findingCount)),
+      "verifiedBytes": .integer(Int64(clamping: report.verifiedBytes)),
+    ])
+    let (id, level, job) = (backup, level, job.id)
+    let damage = isSound ? nil : Self.damage(report)
+    let verdict: JobEnd.Verdict =
+      damage.map {
+        .failed(
+          ProblemDetails(
+            DomainError(
+              .backupCorrupt, "backup \(id) is damaged: \($0)",
+              remedy: "make a new full backup of the image, and look after the repository's storage")))
+      } ?? .succeeded
+    return JobEnd(verdict, result: result) { catalog, now in
+      guard var backup = try catalog.backup(id) else { return }
+      backup.verifiedAt = now
+      backup.verifyLevel = level
+      if let damage {
+        backup.state = .corrupt
+        backup.failure = damage
+      } else if backup.state == .corrupt, level == .checksum {
+        // Every byte was compared: whatever was found before is gone.
+        backup.state = .complete
+        backup.failure = nil
+      }
+      try catalog.announce(.backupChanged, catalog.update(backup), at: now, job: job)
+    }
+  }
+
+  private static func damage(_ report: VerifyReport) -> String {
+    let first = report.findings.first ?? "verification found damage"
+    return report.findingCount > 1 ? "\(first) (and \(report.findingCount - 1) more)" : first
+  }
+}

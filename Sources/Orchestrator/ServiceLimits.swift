@@ -1,0 +1,47 @@
+/// Every bound of the service, by name.
+package struct ServiceLimits: Sendable {
+  /// Jobs that run at the same time.
+  package var concurrentJobs = 2
+  /// Jobs that may wait for their turn; one more is refused with `queueFull`.
+  package var queuedJobs = 256
+  /// Images in one backup request.
+  package var imagesPerBackup = 64
+  /// Labels on one image.
+  package var labelsPerImage = 64
+  /// Bytes of one label's key or value.
+  package var labelLength = 256
+  /// Lines that are kept of one job's log.
+  package var logLinesPerJob = 1000
+  /// Bytes that are kept of one such line.
+  package var logLineLength = 4096
+  /// Findings that are kept in one job's result.
+  package var findingsPerResult = 100
+  /// Events that are kept for listeners who come back; at most `pruneInterval` more for a while.
+  package var eventsKept = 10_000
+  /// Events between two prunings.
+  package var pruneInterval = 256
+  /// The newest events, held in memory for live listeners; who is further behind reads the catalog.
+  package var recentEvents = 1024
+  /// The longest that a request may wait for a job.
+  package var longestWait = Duration.seconds(60)
+  /// How long an answer is kept under its idempotency key, in seconds.
+  package var idempotencyLifetime: Double = 24 * 60 * 60
+  /// Between two looks at a running job's progress for live listeners.
+  package var tickInterval = Duration.milliseconds(200)
+  /// Between two writes of a running job's progress and log to the catalog.
+  package var storeInterval = Duration.seconds(1)
+  /// How often a job's step is written before it is put off: a failing catalog must not lose how a job ended.
+  package var commitAttempts = 6
+  /// Before the second of those attempts; doubled before each further one.
+  package var commitRetryDelay = Duration.milliseconds(50)
+  /// How often a job's end that was put off is tried again, and how long apart. After that it is found out at the
+  /// next start.
+  package var lateAttempts = 720
+  package var lateInterval = Duration.seconds(5)
+  /// Rows that a rescan or recovery changes in one transaction.
+  package var mergeBatch = 200
+  /// Images that are opened at the same time at start-up, to see whether they are there.
+  package var concurrentLooks = 8
+
+  package init() {}
+}

@@ -1,0 +1,131 @@
+import Foundation
+import Logging
+import Model
+
+/// Brings the catalog's images in line with the declared ones.
+///
+///     declared, and in the catalog by name              kept, with the declared source, format and labels
+///     declared, and in the catalog by its source        renamed, if the config declared it
+///     declared, and in a declared repository by both    registered with the id that its backups know it by
+///     declared, and nowhere                             registered
+///     in the catalog by an earlier config only          retired: its row goes, its file and backups stay
+///     declared, but made over REST                      refused
+struct ImageReconciliation {
+  private let service: BackupService
+  private let drafts: [ImageDraft]
+  private let repositories: [RepositoryDraft]
+
+  init(_ service: BackupService, _ declarations: Declarations) {
+    self.service = service
+    drafts = declarations.images
+    repositories = declarations.repositories
+  }
+
+  private var ledger: Ledger { service.ledger }
+
+  func run() async throws {
+    var newcomers: [ImageDraft] = []
+    var changed: [Image] = []
+    var kept: Set<ImageID> = []
+    // Who only lost its name to nobody is retired last, so that a renamed image is found by its source.
+    for draft in drafts {
+      guard let image = try known(draft) else {
+        newcomers.append(draft)
+        continue
+      }
+      kept.insert(image.id)
+      if let image = try await update(image, to: draft) { changed.append(image) }
+    }
+    try await retire(allBut: kept)
+    try await register(newcomers)
+    for image in changed { await service.recordInRepositories(image) }
+  }
+
+  /// The image that the declaration means, as the catalog has it.
+  private func known(_ draft: ImageDraft) throws -> Image? {
+    try ledger.read { catalog in
+      let image =
+        try catalog.image(named: draft.name)
+        ?? registeredSources(in: catalog)[ComparableSource(draft.source)].flatMap { try catalog.image(named: $0) }
+      guard let image else { return nil }
+      if image.managedBy == .config {
+        // Its source's row may be declared itself, under its own name: then this one is another image.
+        let isOther = image.name != draft.name && drafts.contains { $0.name == image.name }
+        return isOther ? nil : image
+      }
+      throw DomainError(
+        image.name == draft.name ? .nameTaken : .sourceTaken,
+        "the config declares image '\(draft.name)' at \(draft.source.path), but image '\(image.name)' at "
+          + "\(image.source.path) was made over REST",
+        remedy: "rename or unregister that one, or take the declaration out of the config")
+    }
+  }
+
+  /// Returns the image if it changed.
+  private func update(_ image: Image, to draft: ImageDraft) async throws -> Image? {
+    let location = try await service.statedLocation(of: draft)
+    return try await ledger.write { catalog, now in
+      guard var image = try catalog.image(image.id) else { return nil }
+      let before = image
+      (image.name, image.labels) = (draft.name, draft.labels)
+      (image.source, image.format) = (location.source, location.format)
+      guard image != before else { return nil }
+      image = try catalog.update(image)
+      try catalog.setImageName(image.name, onChainsOf: image.id)
+      try catalog.announce(.imageChanged, image, at: now)
+      return image
+    }
+  }
+
+  private func retire(allBut kept: Set<ImageID>) async throws {
+    let logger = service.logger
+    try await ledger.write { catalog, now in
+      for image in try allPages({ try catalog.images($0) })
+      where image.managedBy == .config && !kept.contains(image.id) {
+        try catalog.delete(image.id)
+        try catalog.announce(.imageDeleted, image, at: now)
+        logger.notice(
+          "an image is no longer declared: it is unregistered, its file and backups stay as they are",
+          metadata: ["image": "\(image.name)", "path": "\(image.source.path)"])
+      }
+    }
+  }
+
+  private func register(_ drafts: [ImageDraft]) async throws {
+    guard !drafts.isEmpty else { return }
+    let records = await recordedImages()
+    for draft in drafts {
+      let location = try await service.statedLocation(of: draft)
+      let inspection = try? await service.engine.inspect(location)
+      let recorded = records.filter {
+        $0.name == draft.name && ComparableSource($0.source) == ComparableSource(draft.source)
+      }
+      try await ledger.write { catalog, now in
+        try BackupService.requireFree(draft.name, draft.source, in: catalog)
+        let free = try recorded.map(\.id).first { try catalog.image($0) == nil }
+        let image = Image(
+          id: free ?? ImageID(ULID(at: now)), name: draft.name, source: draft.source, format: location.format,
+          virtualSize: inspection?.virtualSize ?? 0, state: inspection == nil ? .unavailable : .detached,
+          labels: draft.labels, managedBy: .config, createdAt: now)
+        try catalog.insert(image)
+        try catalog.announce(.imageCreated, image, at: now)
+      }
+    }
+  }
+
+  /// What the declared repositories know of images, the latest first: a lost catalog finds its ids again there.
+  private func recordedImages() async -> [ImageRecord] {
+    var records: [ImageRecord] = []
+    for draft in repositories {
+      guard let repository = try? ledger.read({ try $0.repository(named: draft.name) }) else { continue }
+      do {
+        records += try await service.engine.scan(repository.location).images
+      } catch {
+        service.logger.warning(
+          "a repository can't be searched for images that it knows",
+          metadata: ["repository": "\(repository.name)", "error": "\(error)"])
+      }
+    }
+    return records.sorted { $0.id > $1.id }
+  }
+}

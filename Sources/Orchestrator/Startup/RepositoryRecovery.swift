@@ -1,0 +1,109 @@
+import Foundation
+import Logging
+import Model
+
+/// Cleans up each repository, and finds out what became of the backups that were being made or deleted.
+struct RepositoryRecovery {
+  private let service: BackupService
+  private let interrupted: [Job]
+
+  init(_ service: BackupService, _ interrupted: [Job]) {
+    self.service = service
+    self.interrupted = interrupted
+  }
+
+  private var ledger: Ledger { service.ledger }
+
+  func run() async throws {
+    let repositories = try ledger.read { catalog in try allPages { try catalog.repositories($0) } }
+    for repository in repositories { try await recover(repository) }
+  }
+
+  private func recover(_ repository: Repository) async throws {
+    let open = try openEnds(in: repository)
+    do {
+      let report = try await service.engine.recover(repository.location, liveJobs: [])
+      tell(report, of: repository)
+      // Reading every manifest is only worth while if something is to be found out.
+      let held = open.isEmpty ? [] : try await service.engine.scan(repository.location).backups
+      try await settle(open, by: held)
+      try await note(.ready, of: repository)
+    } catch let error as DomainError {
+      service.logger.warning(
+        "a repository can't be opened", metadata: ["repository": "\(repository.name)", "error": "\(error)"])
+      try await giveUp(open, of: repository)
+      try await note(.unavailable, of: repository)
+    }
+  }
+
+  /// Backups whose end nobody wrote down.
+  private struct OpenEnds: Sendable {
+    var beingMade: [BackupID]
+    var beingDeleted: [BackupID]
+
+    var isEmpty: Bool { beingMade.isEmpty && beingDeleted.isEmpty }
+  }
+
+  private func openEnds(in repository: Repository) throws -> OpenEnds {
+    try ledger.read { catalog in
+      let running = BackupFilter(repository: repository.id, state: .running)
+      let deleted = try interrupted.compactMap { job -> BackupID? in
+        guard case .deleteBackup(let id) = job.request else { return nil }
+        return try catalog.backup(id)?.repository == repository.id ? id : nil
+      }
+      return OpenEnds(
+        beingMade: try allPages { try catalog.backups(running, $0) }.map(\.id), beingDeleted: deleted)
+    }
+  }
+
+  private func settle(_ open: OpenEnds, by held: [Backup]) async throws {
+    let held = Dictionary(held.map { ($0.id, $0) }) { first, _ in first }
+    try await ledger.write { catalog, now in
+      for id in open.beingMade {
+        guard var backup = try catalog.backup(id) else { continue }
+        if let whole = held[id], whole.state == .complete {
+          backup.complete(as: whole)
+        } else {
+          backup.fail("the server stopped while the backup was made", at: now)
+        }
+        try catalog.announce(.backupChanged, catalog.update(backup), at: now)
+      }
+      for id in open.beingDeleted where held[id] == nil {
+        try DeletionRun.forget(id, job: nil, in: catalog, at: now)
+      }
+    }
+  }
+
+  private func giveUp(_ open: OpenEnds, of repository: Repository) async throws {
+    guard !open.beingMade.isEmpty else { return }
+    try await ledger.write { catalog, now in
+      for id in open.beingMade {
+        guard var backup = try catalog.backup(id) else { continue }
+        backup.fail(
+          "the server stopped while the backup was made, and its repository can't be opened: rescan it to find out "
+            + "whether the backup is whole", at: now)
+        try catalog.announce(.backupChanged, catalog.update(backup), at: now)
+      }
+    }
+  }
+
+  private func note(_ state: Repository.State, of known: Repository) async throws {
+    guard known.state != state else { return }
+    try await ledger.write { catalog, now in
+      guard var repository = try catalog.repository(known.id) else { return }
+      repository.state = state
+      try catalog.announce(.repositoryChanged, catalog.update(repository), at: now)
+    }
+  }
+
+  private func tell(_ report: RecoveryReport, of repository: Repository) {
+    for path in report.removed {
+      service.logger.notice(
+        "removed what an interrupted job left", metadata: ["repository": "\(repository.name)", "file": "\(path)"])
+    }
+    for path in report.quarantined {
+      service.logger.warning(
+        "moved aside a file without a manifest", metadata: ["repository": "\(repository.name)", "file": "\(path)"])
+    }
+  }
+}

@@ -1,0 +1,237 @@
+import Foundation
+import Model
+
+/// A backup to be made.
+package struct BackupDraft: Hashable, Sendable {
+  package var images: [Reference<Image>]
+  package var repository: Reference<Repository>
+  package var kind: BackupKind
+  package var compression: Compression
+  /// Bytes per second over all images; 0 = unlimited.
+  package var speedLimit: UInt64
+
+  package init(
+    images: [Reference<Image>], repository: Reference<Repository>, kind: BackupKind = .full,
+    compression: Compression = .zstd, speedLimit: UInt64 = 0
+  ) {
+    self.images = images
+    self.repository = repository
+    self.kind = kind
+    self.compression = compression
+    self.speedLimit = speedLimit
+  }
+}
+
+/// Which backups are wanted; nil means any. An image or repository that isn't registered is found by its id only.
+package struct BackupQuery: Hashable, Sendable {
+  package var image: Reference<Image>?
+  package var repository: Reference<Repository>?
+  package var chain: ChainID?
+  package var state: Backup.State?
+
+  package init(
+    image: Reference<Image>? = nil, repository: Reference<Repository>? = nil, chain: ChainID? = nil,
+    state: Backup.State? = nil
+  ) {
+    self.image = image
+    self.repository = repository
+    self.chain = chain
+    self.state = state
+  }
+}
+
+/// A backup with what is derived from other rows.
+package struct BackupView: Hashable, Sendable {
+  package var backup: Backup
+  /// The image's last known name.
+  package var imageName: ResourceName
+  package var repositoryName: ResourceName
+  /// Backups that can't be restored without this one.
+  package var dependents: [BackupID]
+  /// Whether a deletion would be taken: it is ended, and nothing depends on it.
+  package var deletable: Bool
+
+  init(_ backup: Backup, in catalog: any CatalogReading) throws {
+    self.backup = backup
+    let (chain, repository) = (try catalog.chain(backup.chain), try catalog.repository(backup.repository))
+    guard let chain, let repository else {
+      throw DomainError(
+        .internalError, "the catalog holds backup \(backup.id) without its chain or repository",
+        remedy: "rescan the repository")
+    }
+    imageName = chain.imageName
+    repositoryName = repository.name
+    dependents = try catalog.dependents(of: backup.id)
+    deletable = backup.state != .running && dependents.isEmpty
+  }
+}
+
+extension BackupService {
+  package func backup(_ id: BackupID) throws -> BackupView {
+    try ledger.read { try BackupView(find(id, in: $0), in: $0) }
+  }
+
+  package func backups(_ query: BackupQuery, _ page: PageRequest) throws -> Page<BackupView> {
+    try ledger.read { catalog in
+      let filter = BackupFilter(
+        image: try query.image.map { try id(of: $0, in: catalog) },
+        repository: try query.repository.map { try id(of: $0, in: catalog) }, chain: query.chain, state: query.state)
+      return try catalog.backups(filter, page).map { try BackupView($0, in: catalog) }
+    }
+  }
+
+  /// A job that backs up each of the images. Throws `notFound`, `invalidField`, `repositoryUnavailable`.
+  package func createBackup(_ draft: BackupDraft, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
+    let limits = limits
+    return try await submit(terms) { catalog, now in
+      let images = try Self.images(of: draft, limits, in: catalog)
+      let repository = try find(draft.repository, in: catalog)
+      guard repository.state == .ready else {
+        throw DomainError(
+          .repositoryUnavailable, "repository '\(repository.name)' couldn't be opened at \(repository.path)",
+          remedy: "see that its folder is there, and rescan it")
+      }
+      return Self.jobDraft(draft, images, repository, at: now)
+    }
+  }
+
+  /// A job that checks the backup. Throws `backupNotComplete` for one that is being made or failed.
+  package func verifyBackup(
+    _ id: BackupID, level: VerifyLevel, _ terms: Terms<Job> = Terms()
+  ) async throws -> Answer<Job> {
+    try await submit(terms) { catalog, _ in
+      let backup = try find(id, in: catalog)
+      try requireRevision(of: backup, terms)
+      guard backup.state != .running, backup.state != .failed else { throw Self.notComplete(backup) }
+      return JobDraft(
+        request: .verify(backup: id, level: level), links: Self.links(to: backup),
+        plan: Plan(
+          action: "verify-backup", steps: ["verify backup \(id) at level \(level.rawValue)"],
+          resource: .object(["backup": .string(id.description), "level": .string(level.rawValue)])),
+        legs: [backup.virtualSize])
+    }
+  }
+
+  /// A job that deletes the backup's files, then forgets it. Throws `backupHasDependents`, `backupNotComplete` while it
+  /// is being made.
+  package func deleteBackup(_ id: BackupID, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
+    try await submit(terms) { catalog, _ in
+      let backup = try find(id, in: catalog)
+      try requireRevision(of: backup, terms)
+      guard backup.state != .running else {
+        throw DomainError(
+          .backupNotComplete, "backup \(id) is still being made", remedy: "wait for its job, or cancel it")
+      }
+      try requireNoDependents(of: id, in: catalog)
+      return JobDraft(
+        request: .deleteBackup(backup: id), links: Self.links(to: backup),
+        plan: Plan(
+          action: "delete-backup", steps: ["delete the files of backup \(id), \(backup.storedSize) bytes"],
+          resource: .object(["backup": .string(id.description)])))
+    }
+  }
+
+  // MARK: Parts
+
+  private func id(of reference: Reference<Image>, in catalog: any CatalogReading) throws -> ImageID {
+    if case .id(let id) = reference { id } else { try find(reference, in: catalog).id }
+  }
+
+  private func id(of reference: Reference<Repository>, in catalog: any CatalogReading) throws -> RepositoryID {
+    if case .id(let id) = reference { id } else { try find(reference, in: catalog).id }
+  }
+
+  private static func images(
+    of draft: BackupDraft, _ limits: ServiceLimits, in catalog: any CatalogReading
+  ) throws -> [Image] {
+    guard (1...limits.imagesPerBackup).contains(draft.images.count) else {
+      throw DomainError(
+        .invalidField, "a backup is of 1 to \(limits.imagesPerBackup) images",
+        faults: [DomainError.Fault(pointer: "/images", detail: "has \(draft.images.count) items")])
+    }
+    var images: [Image] = []
+    for (index, reference) in draft.images.enumerated() {
+      let image = try find(reference, in: catalog)
+      guard !images.contains(where: { $0.id == image.id }) else {
+        throw DomainError(
+          .invalidField, "image '\(image.name)' is named twice",
+          faults: [DomainError.Fault(pointer: "/images/\(index)", detail: "is the same image as one before")])
+      }
+      images.append(image)
+    }
+    return images
+  }
+
+  private static func jobDraft(
+    _ draft: BackupDraft, _ images: [Image], _ repository: Repository, at now: Date
+  ) -> JobDraft {
+    let group = ULID(at: now)
+    let chains = images.map {
+      Chain(
+        id: ChainID(ULID(at: now)), image: $0.id, imageName: $0.name, repository: repository.id, createdAt: now)
+    }
+    let backups = zip(images, chains).map { image, chain in
+      Backup(
+        id: BackupID(ULID(at: now)), image: image.id, repository: repository.id, chain: chain.id, group: group,
+        kind: draft.kind, requestedKind: draft.kind, reason: reason(for: draft.kind), compression: draft.compression,
+        pointInTime: now, createdAt: now, virtualSize: image.virtualSize)
+    }
+    let request = BackupJobRequest(
+      images: images.map(\.id), backups: backups.map(\.id), group: group, repository: repository.id, kind: draft.kind,
+      compression: draft.compression, speedLimit: draft.speedLimit)
+    var links: [String: JSONValue] = [
+      "images": .array(images.map { .string($0.id.description) }),
+      "backups": .array(backups.map { .string($0.id.description) }),
+      "chains": .array(chains.map { .string($0.id.description) }),
+      "repository": .string(repository.id.description),
+    ]
+    if images.count == 1 {
+      links["image"] = .string(images[0].id.description)
+      links["backup"] = .string(backups[0].id.description)
+    }
+    return JobDraft(
+      request: .backup(request), links: links, plan: plan(draft, images, repository), chains: chains,
+      backups: backups, legs: images.map(\.virtualSize))
+  }
+
+  private static func plan(_ draft: BackupDraft, _ images: [Image], _ repository: Repository) -> Plan {
+    Plan(
+      action: "create-backup",
+      steps: images.map {
+        "back up image '\($0.name)' (\($0.virtualSize) bytes), \(draft.kind.rawValue), into '\(repository.name)'"
+      },
+      warnings: images.filter { $0.state == .unavailable }.map {
+        "image '\($0.name)' couldn't be opened the last time"
+      },
+      resource: .object([
+        "images": .array(images.map { .string($0.id.description) }),
+        "repository": .string(repository.id.description), "kind": .string(draft.kind.rawValue),
+        "compression": .string(draft.compression.rawValue),
+        "speedLimit": .integer(Int64(clamping: draft.speedLimit)),
+      ]))
+  }
+
+  private static func reason(for kind: BackupKind) -> String {
+    switch kind {
+    case .full: "a full backup was asked for"
+    case .copy: "a copy was asked for: everything, as a chain of its own"
+    }
+  }
+
+  static func links(to backup: Backup) -> [String: JSONValue] {
+    [
+      "backup": .string(backup.id.description), "image": .string(backup.image.description),
+      "repository": .string(backup.repository.description),
+    ]
+  }
+
+  static func notComplete(_ backup: Backup) -> DomainError {
+    let why = backup.state == .running ? "it is still being made" : backup.failure ?? "it failed"
+    return DomainError(
+      .backupNotComplete, "backup \(backup.id) isn't complete: \(why)", remedy: "take one in state complete")
+  }
+}
+
+func requireRevision(of backup: Backup, _ terms: Terms<Job>) throws(DomainError) {
+  try require(terms.expectedRevision, is: backup.revision, of: "backup \(backup.id)")
+}

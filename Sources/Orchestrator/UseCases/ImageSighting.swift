@@ -1,0 +1,58 @@
+import Foundation
+import Logging
+import Model
+
+/// What came of a look at an image.
+enum ImageSighting: Sendable {
+  case found(virtualSize: UInt64)
+  case unavailable
+  /// It is there, but somebody has it open: nothing to learn.
+  case busy
+
+  init(_ error: any Error) {
+    switch error {
+    case let error as DomainError where error.code == .imageLocked: self = .busy
+    case is DomainError: self = .unavailable
+    default: self = .busy
+    }
+  }
+}
+
+extension BackupService {
+  /// Keeps what was seen of the image. Failing to is no matter: the next look tells it again.
+  func note(_ sighting: ImageSighting, of id: ImageID) async {
+    let seen: @Sendable (Image) -> Image? = { image in
+      var seen = image
+      switch sighting {
+      case .found(let virtualSize):
+        seen.virtualSize = virtualSize
+        if seen.state == .unavailable { seen.state = .detached }
+      case .unavailable: if seen.state == .detached { seen.state = .unavailable }
+      case .busy: break
+      }
+      return seen == image ? nil : seen
+    }
+    guard let known = try? ledger.read({ try $0.image(id) }), seen(known) != nil else { return }
+    try? await ledger.write { catalog, now in
+      guard let image = try catalog.image(id), let seen = seen(image) else { return }
+      try catalog.announce(.imageChanged, catalog.update(seen), at: now)
+    }
+  }
+
+  /// Writes image.json anew wherever the image has chains. What fails is caught up with by the image's next backup.
+  func recordInRepositories(_ image: Image) async {
+    do {
+      let repositories = try ledger.read { catalog in
+        let chains = try allPages { try catalog.chains(image: image.id, repository: nil, $0) }
+        return try Set(chains.map(\.repository)).compactMap { try catalog.repository($0) }
+      }
+      for repository in repositories {
+        try await engine.record(ImageRecord(image), in: repository.location)
+      }
+    } catch {
+      logger.warning(
+        "a repository keeps an image's old name until the next backup",
+        metadata: ["image": "\(image.name)", "error": "\(error)"])
+    }
+  }
+}

@@ -1,0 +1,92 @@
+import Foundation
+import Model
+
+// What an image must be, and must not be yet, to be registered or changed.
+
+extension BackupService {
+  /// The source with its stated format.
+  func statedLocation(of draft: ImageDraft) async throws -> ImageLocation {
+    if let format = draft.format { return ImageLocation(source: draft.source, format: format) }
+    let suggestion = try await engine.suggestFormat(of: draft.source)
+    let format = suggestion.format.rawValue
+    throw DomainError(
+      .formatRequired,
+      "the format must be stated, for a guest can write any header into a raw disk; \(draft.source.path) looks like "
+        + "\(format): \(suggestion.why)",
+      remedy: "if you know that it is so, send \"format\": \"\(format)\"",
+      faults: [DomainError.Fault(pointer: "/format", detail: "is required; the header suggests \"\(format)\"")])
+  }
+
+  func openable(_ location: ImageLocation) async throws -> ImageInspection {
+    do {
+      return try await engine.inspect(location)
+    } catch let error as DomainError where [.imageCorrupt, .formatUnsupported].contains(error.code) {
+      // Is it a bad qcow2, or none at all?
+      guard location.format == .qcow2, let suggestion = try? await engine.suggestFormat(of: location.source),
+        suggestion.format != .qcow2
+      else { throw error }
+      throw DomainError(
+        .formatMismatch, "\(location.source.path) is no qcow2 image: \(suggestion.why)",
+        remedy: "if it is a raw disk, send \"format\": \"\(suggestion.format.rawValue)\"",
+        faults: [DomainError.Fault(pointer: "/format", detail: "the source has no qcow2 header")])
+    }
+  }
+
+  static func requireFree(
+    _ name: ResourceName, _ source: ImageSource, in catalog: any CatalogReading
+  ) throws {
+    try requireFree(name, in: catalog)
+    if let other = try registeredSources(in: catalog)[ComparableSource(source)] {
+      throw DomainError(
+        .sourceTaken, "\(source.path) is registered already, as image '\(other)'", remedy: "use that image")
+    }
+  }
+
+  static func requireFree(_ name: ResourceName, in catalog: any CatalogReading) throws {
+    guard let other = try catalog.image(named: name) else { return }
+    throw DomainError(.nameTaken, "image \(other.id) has the name '\(name)' already", remedy: "choose another name")
+  }
+
+  func checkLabels(_ labels: [String: String]) throws(DomainError) {
+    guard labels.count <= limits.labelsPerImage else {
+      throw DomainError(
+        .invalidField, "an image has at most \(limits.labelsPerImage) labels",
+        faults: [DomainError.Fault(pointer: "/labels", detail: "has \(labels.count) members")])
+    }
+    for (key, value) in labels
+    where key.isEmpty || key.utf8.count > limits.labelLength || value.utf8.count > limits.labelLength {
+      throw DomainError(
+        .invalidField, "a label has a key of 1 to \(limits.labelLength) bytes, and a value of at most as many",
+        faults: [DomainError.Fault(pointer: "/labels", detail: "'\(key.prefix(64))' breaks that rule")])
+    }
+  }
+
+  static func plan(
+    _ draft: ImageDraft, _ location: ImageLocation, _ inspection: ImageInspection
+  ) -> Plan {
+    let image = Image(
+      name: draft.name, source: draft.source, format: location.format, virtualSize: inspection.virtualSize,
+      labels: draft.labels, createdAt: .distantPast)
+    let locked = inspection.locks.contains { $0.held }
+    return Plan(
+      action: "register-image",
+      steps: ["register \(draft.source.path) as image '\(draft.name)', read as \(location.format.rawValue)"],
+      warnings: locked ? ["another process has it open: a backup would be refused while it may write"] : [],
+      resource: json(image))
+  }
+
+  static func json(_ image: Image) -> JSONValue {
+    .object([
+      "name": .string(image.name.text), "path": .string(image.source.path), "format": .string(image.format.rawValue),
+      "virtualSize": .integer(Int64(clamping: image.virtualSize)),
+      "labels": .object(image.labels.mapValues { .string($0) }),
+    ])
+  }
+}
+
+/// Throws `managedByConfig` for what the config file declares.
+func requireManagedHere(_ managedBy: ManagedBy, _ what: String) throws(DomainError) {
+  guard managedBy == .config else { return }
+  throw DomainError(
+    .managedByConfig, "\(what) is declared in the config file", remedy: "change it there, and start the server again")
+}

@@ -1,0 +1,174 @@
+import Foundation
+import Model
+
+/// An image to be registered.
+package struct ImageDraft: Hashable, Sendable {
+  package var name: ResourceName
+  package var source: ImageSource
+  /// Must be stated; without it the registration is refused, with a suggestion.
+  package var format: DiskFormat?
+  package var labels: [String: String]
+
+  package init(name: ResourceName, source: ImageSource, format: DiskFormat?, labels: [String: String] = [:]) {
+    self.name = name
+    self.source = source
+    self.format = format
+    self.labels = labels
+  }
+}
+
+/// What to change of an image; nil and `keep` leave it as it is.
+package struct ImageChange: Hashable, Sendable {
+  package var name: ResourceName?
+  package var labels: LabelChange
+
+  package init(name: ResourceName? = nil, labels: LabelChange = .keep) {
+    self.name = name
+    self.labels = labels
+  }
+}
+
+/// The labels' part of a JSON merge patch.
+package enum LabelChange: Hashable, Sendable {
+  case keep
+  case clear
+  /// Sets each key to its value; nil removes it.
+  case merge([String: String?])
+
+  func applied(to labels: [String: String]) -> [String: String] {
+    switch self {
+    case .keep: labels
+    case .clear: [:]
+    case .merge(let changes):
+      changes.reduce(into: labels) { labels, change in labels[change.key] = change.value }
+    }
+  }
+}
+
+extension BackupService {
+  package func image(_ reference: Reference<Image>) throws -> Image {
+    try ledger.read { try find(reference, in: $0) }
+  }
+
+  package func images(_ page: PageRequest) throws -> Page<Image> { try ledger.read { try $0.images(page) } }
+
+  /// Opens the image, and keeps it under its name. Throws `formatRequired` without a format, `formatMismatch` if it
+  /// isn't of it, `sourceTaken` and `nameTaken`, and what the engine says of the source.
+  package func registerImage(
+    _ draft: ImageDraft, _ terms: Terms<Image> = Terms()
+  ) async throws -> Answer<Image> {
+    try await answering(terms) {
+      try checkLabels(draft.labels)
+      let location = try await statedLocation(of: draft)
+      let inspection = try await openable(location)
+      let check: @Sendable (any CatalogReading) throws -> Void = { catalog in
+        try Self.requireFree(draft.name, draft.source, in: catalog)
+      }
+      return try await change(terms) { catalog in
+        try check(catalog)
+        return Self.plan(draft, location, inspection)
+      } apply: { catalog, now in
+        try check(catalog)
+        let image = Image(
+          id: ImageID(ULID(at: now)), name: draft.name, source: draft.source, format: location.format,
+          virtualSize: inspection.virtualSize, labels: draft.labels, createdAt: now)
+        try catalog.insert(image)
+        try catalog.announce(.imageCreated, image, at: now)
+        return image
+      }
+    }
+  }
+
+  /// Changes name and labels. Throws `managedByConfig`, `nameTaken`, `preconditionFailed`.
+  package func changeImage(
+    _ reference: Reference<Image>, _ change: ImageChange, _ terms: Terms<Image> = Terms()
+  ) async throws -> Answer<Image> {
+    let changed: @Sendable (any CatalogReading) throws -> Image = { catalog in
+      var image = try find(reference, in: catalog)
+      try require(terms.expectedRevision, is: image.revision, of: "image '\(image.name)'")
+      try requireManagedHere(image.managedBy, "image '\(image.name)'")
+      if let name = change.name, name != image.name {
+        try Self.requireFree(name, in: catalog)
+        image.name = name
+      }
+      image.labels = change.labels.applied(to: image.labels)
+      try self.checkLabels(image.labels)
+      return image
+    }
+    return try await answering(terms) {
+      let answer = try await self.change(terms) { catalog in
+        Plan(action: "change-image", steps: ["change the image"], resource: Self.json(try changed(catalog)))
+      } apply: { catalog, now in
+        let image = try changed(catalog)
+        guard try catalog.image(image.id) != image else { return image }
+        let stored = try catalog.update(image)
+        try catalog.setImageName(stored.name, onChainsOf: stored.id)
+        try catalog.announce(.imageChanged, stored, at: now)
+        return stored
+      }
+      if case .done(let image) = answer { await recordInRepositories(image) }
+      return answer
+    }
+  }
+
+  /// Forgets the image; its file and its backups stay. Throws `imageInUse` while a job uses it.
+  package func unregisterImage(
+    _ reference: Reference<Image>, _ terms: Terms<Image> = Terms()
+  ) async throws -> Answer<Image> {
+    let doomed: @Sendable (any CatalogReading) throws -> Image = { catalog in
+      let image = try find(reference, in: catalog)
+      try require(terms.expectedRevision, is: image.revision, of: "image '\(image.name)'")
+      try requireManagedHere(image.managedBy, "image '\(image.name)'")
+      guard image.state != .attached else {
+        throw DomainError(.imageInUse, "image '\(image.name)' is attached", remedy: "detach it first")
+      }
+      if let job = try liveJobs(in: catalog).first(where: { $0.request.images.contains(image.id) }) {
+        throw DomainError(
+          .imageInUse, "the \(job.request.kind.rawValue) job \(job.id) uses image '\(image.name)'",
+          remedy: "wait for it, or cancel it")
+      }
+      return image
+    }
+    return try await answering(terms) {
+      try await change(terms) { catalog in
+        let image = try doomed(catalog)
+        return Plan(
+          action: "unregister-image", steps: ["forget image '\(image.name)'; its file and backups stay"],
+          resource: Self.json(image))
+      } apply: { catalog, now in
+        let image = try doomed(catalog)
+        try catalog.delete(image.id)
+        try catalog.announce(.imageDeleted, image, at: now)
+        return image
+      }
+    }
+  }
+
+  /// What the image's own metadata tells. Takes note of whether it could be opened, and of its size.
+  package func inspectImage(_ reference: Reference<Image>) async throws -> ImageInspection {
+    let image = try image(reference)
+    do {
+      let inspection = try await engine.inspect(image.location)
+      await note(.found(virtualSize: inspection.virtualSize), of: image.id)
+      return inspection
+    } catch {
+      await note(ImageSighting(error), of: image.id)
+      throw error
+    }
+  }
+
+  /// A page of the image's extents. `generation` is the one of the page before: throws `extentsChanged` if the image's
+  /// map may have changed since.
+  package func extents(
+    ofImage reference: Reference<Image>, offset: UInt64, length: UInt64?, limit: Int, generation: String?
+  ) async throws -> ExtentPage {
+    let image = try image(reference)
+    let page = try await engine.extents(of: image.location, offset: offset, length: length, limit: limit)
+    guard generation == nil || generation == page.generation else {
+      throw DomainError(
+        .extentsChanged, "image '\(image.name)' changed since the page before",
+        remedy: "start again from the first page")
+    }
+    return page
+  }
+}

@@ -1,0 +1,149 @@
+import Foundation
+import Model
+
+/// A repository to be registered: a new folder, an empty one, or one that is a repository already.
+package struct RepositoryDraft: Hashable, Sendable {
+  package var name: ResourceName
+  package var kind: Repository.Kind
+  package var path: String
+
+  package init(name: ResourceName, kind: Repository.Kind = .directory, path: String) {
+    self.name = name
+    self.kind = kind
+    self.path = path
+  }
+}
+
+extension BackupService {
+  package func repository(_ reference: Reference<Repository>) throws -> Repository {
+    try ledger.read { try find(reference, in: $0) }
+  }
+
+  package func repositories(_ page: PageRequest) throws -> Page<Repository> {
+    try ledger.read { try $0.repositories(page) }
+  }
+
+  /// Makes the folder a repository, or takes over the one that it is, with its id; a rescan then finds its backups.
+  /// Throws `nameTaken` if the name, the folder or the repository in it is registered already.
+  package func createRepository(
+    _ draft: RepositoryDraft, _ terms: Terms<Repository> = Terms()
+  ) async throws -> Answer<Repository> {
+    try await answering(terms) {
+      // Before the folder is touched, and again with the row.
+      try ledger.read { try Self.requireFree(draft, in: $0) }
+      let new = RepositoryID(ULID(at: ledger.clock.now()))
+      let id = terms.dryRun ? new : try await engine.openRepository(at: draft.path, id: new)
+      return try await change(terms) { _ in
+        Plan(
+          action: "create-repository",
+          steps: ["make \(draft.path) a repository, or take over the one in it, as '\(draft.name)'"],
+          warnings: ["the folder is only looked at when it is done"],
+          resource: .object([
+            "name": .string(draft.name.text), "kind": .string(draft.kind.rawValue), "path": .string(draft.path),
+          ]))
+      } apply: { catalog, now in
+        try Self.requireFree(draft, in: catalog)
+        if let other = try catalog.repository(id) {
+          throw DomainError(
+            .nameTaken, "\(draft.path) holds the repository that is registered as '\(other.name)'",
+            remedy: "use that one, or unregister it first")
+        }
+        let repository = Repository(id: id, name: draft.name, kind: draft.kind, path: draft.path, createdAt: now)
+        try catalog.insert(repository)
+        try catalog.announce(.repositoryCreated, repository, at: now)
+        return repository
+      }
+    }
+  }
+
+  /// Throws `managedByConfig`, `nameTaken`, `preconditionFailed`.
+  package func renameRepository(
+    _ reference: Reference<Repository>, to name: ResourceName, _ terms: Terms<Repository> = Terms()
+  ) async throws -> Answer<Repository> {
+    let renamed: @Sendable (any CatalogReading) throws -> Repository = { catalog in
+      var repository = try find(reference, in: catalog)
+      try require(terms.expectedRevision, is: repository.revision, of: "repository '\(repository.name)'")
+      try requireManagedHere(repository.managedBy, "repository '\(repository.name)'")
+      if let other = try catalog.repository(named: name), other.id != repository.id {
+        throw DomainError(
+          .nameTaken, "repository \(other.id) has the name '\(name)' already", remedy: "choose another name")
+      }
+      repository.name = name
+      return repository
+    }
+    return try await answering(terms) {
+      try await change(terms) { catalog in
+        let repository = try renamed(catalog)
+        return Plan(
+          action: "change-repository", steps: ["rename repository \(repository.id) to '\(name)'"],
+          resource: .object(["name": .string(name.text), "path": .string(repository.path)]))
+      } apply: { catalog, now in
+        let repository = try renamed(catalog)
+        guard try catalog.repository(repository.id) != repository else { return repository }
+        let stored = try catalog.update(repository)
+        try catalog.announce(.repositoryChanged, stored, at: now)
+        return stored
+      }
+    }
+  }
+
+  /// Forgets the repository and its backups; its folder keeps them all. Throws `repositoryInUse` while a job uses it.
+  package func unregisterRepository(
+    _ reference: Reference<Repository>, _ terms: Terms<Repository> = Terms()
+  ) async throws -> Answer<Repository> {
+    let doomed: @Sendable (any CatalogReading) throws -> Repository = { catalog in
+      let repository = try find(reference, in: catalog)
+      try require(terms.expectedRevision, is: repository.revision, of: "repository '\(repository.name)'")
+      try requireManagedHere(repository.managedBy, "repository '\(repository.name)'")
+      for job in try liveJobs(in: catalog) where try job.request.repository(in: catalog) == repository.id {
+        throw DomainError(
+          .repositoryInUse, "the \(job.request.kind.rawValue) job \(job.id) uses repository '\(repository.name)'",
+          remedy: "wait for it, or cancel it")
+      }
+      return repository
+    }
+    return try await answering(terms) {
+      try await change(terms) { catalog in
+        let repository = try doomed(catalog)
+        return Plan(
+          action: "unregister-repository",
+          steps: ["forget repository '\(repository.name)' and its backups; \(repository.path) keeps them all"],
+          resource: .object(["name": .string(repository.name.text), "path": .string(repository.path)]))
+      } apply: { catalog, now in
+        let repository = try doomed(catalog)
+        try catalog.delete(repository.id)
+        try catalog.announce(.repositoryDeleted, repository, at: now)
+        return repository
+      }
+    }
+  }
+
+  /// A job that finds what the repository holds, and brings the catalog in line with it.
+  package func rescanRepository(
+    _ reference: Reference<Repository>, _ terms: Terms<Job> = Terms()
+  ) async throws -> Answer<Job> {
+    try await submit(terms) { catalog, _ in
+      let repository = try find(reference, in: catalog)
+      try require(terms.expectedRevision, is: repository.revision, of: "repository '\(repository.name)'")
+      return JobDraft(
+        request: .rescan(repository: repository.id), links: ["repository": .string(repository.id.description)],
+        plan: Plan(
+          action: "rescan-repository",
+          steps: ["read the manifests in \(repository.path) and add what the catalog lacks"],
+          resource: .object(["repository": .string(repository.id.description)])))
+    }
+  }
+
+  private static func requireFree(_ draft: RepositoryDraft, in catalog: any CatalogReading) throws {
+    if let other = try catalog.repository(named: draft.name) {
+      throw DomainError(
+        .nameTaken, "repository \(other.id) has the name '\(draft.name)' already", remedy: "choose another name")
+    }
+    let all = try allPages { try catalog.repositories($0) }
+    if let other = all.first(where: { comparablePath($0.path) == comparablePath(draft.path) }) {
+      throw DomainError(
+        .nameTaken, "\(draft.path) is registered already, as repository '\(other.name)'",
+        remedy: "use that repository")
+    }
+  }
+}

@@ -1,0 +1,101 @@
+import Foundation
+import Model
+
+/// Where a backup is to be restored to.
+package enum RestoreDraft: Hashable, Sendable {
+  /// A file that must not exist yet, at an absolute path.
+  case newFile(path: String, format: DiskFormat)
+  /// Over a registered, detached image of the same size; `confirm` must be its name.
+  case image(Reference<Image>, confirm: String?)
+}
+
+extension BackupService {
+  /// A job that writes what the backup holds. Throws `backupNotComplete`, `backupCorrupt`, `targetExists`,
+  /// `confirmationRequired`, `imageInUse`, `targetMismatch`.
+  package func restoreBackup(
+    _ id: BackupID, to target: RestoreDraft, _ terms: Terms<Job> = Terms()
+  ) async throws -> Answer<Job> {
+    try await answering(terms) {
+      // What the rows tell first, then what the engine tells, then the rows again with the job.
+      _ = try ledger.read { try Self.resolve(id, target, terms, in: $0) }
+      try await look(at: target)
+      return try await submitNew(terms) { catalog, _ in
+        let (backup, resolved) = try Self.resolve(id, target, terms, in: catalog)
+        var links = Self.links(to: backup)
+        if case .image(let image) = resolved { links["target"] = .string(image.description) }
+        return JobDraft(
+          request: .restore(backup: id, target: resolved), links: links,
+          plan: try Self.plan(backup, resolved, in: catalog), legs: [backup.virtualSize])
+      }
+    }
+  }
+
+  private static func resolve(
+    _ id: BackupID, _ target: RestoreDraft, _ terms: Terms<Job>, in catalog: any CatalogReading
+  ) throws -> (Backup, RestoreTarget) {
+    let backup = try find(id, in: catalog)
+    try requireRevision(of: backup, terms)
+    switch backup.state {
+    case .running, .failed: throw notComplete(backup)
+    case .corrupt:
+      throw DomainError(
+        .backupCorrupt, "backup \(id) is damaged: \(backup.failure ?? "verification said so")",
+        remedy: "restore another backup of the image, or verify this one again at level checksum")
+    case .complete, .expired: break
+    }
+    switch target {
+    case .newFile(let path, let format): return (backup, .newFile(path: path, format: format))
+    case .image(let reference, let confirm):
+      let image = try find(reference, in: catalog)
+      guard confirm == image.name.text else {
+        throw DomainError(
+          .confirmationRequired, "this overwrites image '\(image.name)'",
+          remedy: "send \"confirm\": \"\(image.name)\" if that is meant",
+          faults: [DomainError.Fault(pointer: "/confirm", detail: "must be the image's name")])
+      }
+      try requireRestorable(backup, over: image)
+      return (backup, .image(image.id))
+    }
+  }
+
+  /// What only the storage knows: whether there is a file already, and whether the image can be opened.
+  private func look(at target: RestoreDraft) async throws {
+    switch target {
+    case .newFile(let path, _):
+      do {
+        _ = try await engine.suggestFormat(of: .file(path: path))
+      } catch let error as DomainError where error.code == .sourceNotFound {
+        return
+      } catch let error as DomainError where error.code == .sourceNotAFile {
+        throw Self.exists(path)
+      }
+      throw Self.exists(path)
+    case .image(let reference, _):
+      _ = try await inspectImage(reference)
+    }
+  }
+
+  private static func exists(_ path: String) -> DomainError {
+    DomainError(
+      .targetExists, "there is something at \(path) already",
+      remedy: "choose another path, or register it as an image and restore over that")
+  }
+
+  private static func plan(
+    _ backup: Backup, _ target: RestoreTarget, in catalog: any CatalogReading
+  ) throws -> Plan {
+    var warnings: [String] = []
+    let step: String
+    switch target {
+    case .newFile(let path, let format): step = "restore backup \(backup.id) to \(path) as \(format.rawValue)"
+    case .image(let id):
+      let name = try find(id, in: catalog).name
+      step = "restore backup \(backup.id) over image '\(name)'"
+      warnings.append("what image '\(name)' holds now is lost")
+    }
+    if backup.verifiedAt == nil { warnings.append("the backup was never verified") }
+    return Plan(
+      action: "restore-backup", steps: [step], warnings: warnings,
+      resource: .object(["backup": .string(backup.id.description)]))
+  }
+}

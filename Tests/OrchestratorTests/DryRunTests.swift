@@ -1,0 +1,85 @@
+import Foundation
+import Model
+import ModelTesting
+import Orchestrator
+import Testing
+
+@Suite struct DryRunTests {
+  /// Each change as a dry run: it tells a plan, and neither the catalog nor a repository is touched.
+  @Test func dryRunsTellAPlanAndWriteNothing() async throws {
+    let bench = try await ServiceBench()
+    let backup = try await bench.completeBackup()
+    let gate = Gate()
+    bench.engine.script { script in
+      script.hold(at: gate)
+      script.suggestFormat = { _ in throw DomainError(.sourceNotFound, "nothing there") }
+    }
+    let job = try await bench.backUp("vm1")
+    try await gate.reached()
+    try await Task.sleep(for: .milliseconds(30))
+    let service = bench.service
+    let events = try bench.events()
+    let orders = bench.engine.orders.filter { !Self.isRead($0) }
+    bench.catalog.writeFault = FaultyCatalog.Fault(atCall: 1, fromThenOn: true)
+
+    let image = Terms<Image>(dryRun: true)
+    let draft = ImageDraft(name: "vm2", source: .file(path: "/images/b"), format: .raw)
+    var plans = [
+      try await service.registerImage(draft, image).planned(),
+      try await service.changeImage(.name("vm1"), ImageChange(name: "x"), image).planned(),
+    ]
+    await expectRefusal(.imageInUse) { try await service.unregisterImage(.name("vm1"), image) }
+    let repository = Terms<Repository>(dryRun: true)
+    plans.append(
+      try await service.createRepository(RepositoryDraft(name: "r", path: "/backup/r"), repository).planned())
+    plans.append(try await service.renameRepository(.name("local"), to: "y", repository).planned())
+    await expectRefusal(.repositoryInUse) { try await service.unregisterRepository(.name("local"), repository) }
+    let terms = Terms<Job>(dryRun: true)
+    plans.append(try await service.rescanRepository(.name("local"), terms).planned())
+    plans.append(
+      try await service.createBackup(
+        BackupDraft(images: [.name("vm1")], repository: .name("local")), terms
+      ).planned())
+    plans.append(try await service.verifyBackup(backup.id, level: .metadata, terms).planned())
+    plans.append(
+      try await service.restoreBackup(backup.id, to: .newFile(path: "/images/x", format: .raw), terms).planned())
+    let over = try await service.restoreBackup(backup.id, to: .image(.name("vm1"), confirm: "vm1"), terms).planned()
+    #expect(over.warnings.contains { $0.contains("is lost") })
+    plans.append(try await service.deleteBackup(backup.id, terms).planned())
+    plans.append(try await service.pauseJob(job.id, terms).planned())
+    plans.append(try await service.cancelJob(job.id, terms).planned())
+    #expect(plans.allSatisfy { !$0.steps.isEmpty })
+    #expect(Set(plans.map(\.action)).count == plans.count)
+
+    #expect(try bench.events() == events)
+    #expect(bench.engine.orders.filter { !Self.isRead($0) } == orders)
+    #expect(try service.job(job.id).state == .running)
+    bench.catalog.writeFault = nil
+    gate.open()
+    #expect(try await bench.end(of: job).state == .succeeded)
+  }
+
+  @Test func dryRunIsRefusedWhereTheChangeWouldBe() async throws {
+    let bench = try await ServiceBench()
+    try await bench.image("vm1")
+    await expectRefusal(.nameTaken) {
+      try await bench.service.registerImage(
+        ImageDraft(name: "vm1", source: .file(path: "/images/b"), format: .raw), Terms(dryRun: true))
+    }
+    await expectRefusal(.notFound) {
+      try await bench.service.createBackup(
+        BackupDraft(images: [.name("vm1")], repository: .name("nowhere")), Terms(dryRun: true))
+    }
+    await expectRefusal(.preconditionFailed) {
+      try await bench.service.unregisterImage(.name("vm1"), Terms(dryRun: true, expectedRevision: 9))
+    }
+  }
+
+  /// Orders that change nothing in the world.
+  private static func isRead(_ order: ScriptedEngine.Order) -> Bool {
+    switch order {
+    case .suggestFormat, .inspect, .extents, .scan: true
+    default: false
+    }
+  }
+}
