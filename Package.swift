@@ -53,6 +53,7 @@ let package = Package(
     room("Qcow2", ["Buffers", "BlockCore", "CZstd", "CZlib"]),
     // The domain and what serves it.
     room("Model", []),
+    room("Engine", ["Model", "Locks", "Buffers", "BlockCore", "EventLoops", "RawFile", "Qcow2", "CGnuTLS", logging]),
     room("Orchestrator", ["Model", "Locks", logging]),
     room("Catalog", ["Model", "Assets", grdb]),
     room("HTTPServer", ["CMicrohttpd", "Locks", logging]),
@@ -72,6 +73,12 @@ let package = Package(
     tests("ModelTests", ["Model", "ModelTesting"]),
     tests("CatalogTests", ["Catalog", "Model", "ModelTesting", "Assets", grdb]),
     tests("OrchestratorTests", ["Orchestrator", "Model", "ModelTesting", "Locks", logging]),
+    tests(
+      "EngineTests",
+      [
+        "Engine", "Model", "ModelTesting", "Locks", "BlockCore", "Buffers", "EventLoops", "RawFile", "Qcow2",
+        "BlockTesting",
+      ]),
     tests("HTTPServerTests", ["HTTPServer", "Locks"]),
     tests("ConfigurationTests", ["Configuration", "Model", "ModelTesting"]),
   ]

@@ -1,0 +1,47 @@
+import BlockCore
+import EventLoops
+import Model
+
+/// What the engine may touch, and how it works.
+package struct EngineConfiguration: Sendable {
+  /// Images, their backing files, and new files that backups are restored to lie beneath these. Absolute, existing.
+  package var imageFolders: [String]
+  /// Block devices that may be images: patterns as in the shell.
+  package var imageDevices: [String]
+  /// Repositories lie beneath these, or are these. Absolute, existing.
+  package var repositoryFolders: [String]
+  /// This server's id, the same after each start: its work files and leases carry it.
+  package var writer: ULID
+  /// Of zstd, 1–19.
+  package var compressionLevel: Int
+  package var lease: LeaseTiming
+  /// How the files beneath a repository's folder, or a folder that is restored to, are reached.
+  package var openFiles: @Sendable (Folder) -> any FolderFiles
+
+  package static let defaultCompressionLevel = 3
+
+  package init(
+    imageFolders: [String], imageDevices: [String] = [], repositoryFolders: [String], writer: ULID,
+    compressionLevel: Int = EngineConfiguration.defaultCompressionLevel, lease: LeaseTiming = LeaseTiming(),
+    openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) }
+  ) {
+    self.imageFolders = imageFolders
+    self.imageDevices = imageDevices
+    self.repositoryFolders = repositoryFolders
+    self.writer = writer
+    self.compressionLevel = compressionLevel
+    self.lease = lease
+    self.openFiles = openFiles
+  }
+}
+
+/// The event loops' worker pool as the block modules ask for it.
+struct PooledWork: BackgroundWork {
+  let workers: WorkerPool
+
+  nonisolated(nonsending)
+    func run<Result: Sendable>(_ work: @Sendable @escaping () -> Result) async -> Result
+  {
+    await workers.run(work)
+  }
+}

@@ -1,0 +1,148 @@
+import BlockCore
+import EventLoops
+import Foundation
+import Glibc
+import Model
+import Qcow2
+
+// The table that turns what went wrong underneath into what a person reads. Each names the file.
+
+extension DomainError {
+  /// - Parameters:
+  ///   - file: what the person knows it by.
+  ///   - damage: the code for contents that contradict their format.
+  package init(_ error: BlockError, of file: String, damage: ProblemCode = .imageCorrupt) {
+    let place = error.range.map { " at bytes \($0)" } ?? ""
+    let cause = error.cause.map { " (\($0))" } ?? ""
+    switch error.kind {
+    case .noSpace:
+      self.init(
+        .storageFull, "\(file): no space is left on its storage\(cause)",
+        remedy: "free space on the storage that holds it, then try again")
+    case .locked(let text):
+      self.init(.imageLocked, "\(file) is in use: \(text)", remedy: "shut down whoever has it open, then try again")
+    case .corrupt(let text):
+      self.init(damage, "\(file) is damaged\(place): \(text)\(cause)", remedy: Self.remedy(forDamage: damage))
+    case .readOnly:
+      self.init(.ioError, "\(file) can't be written: it is read-only\(cause)")
+    case .io, .outOfRange, .misaligned, .notSupported, .notFast, .latchedFailed, .closed:
+      self.init(
+        .ioError, "\(file): \(error.operation.rawValue)\(place) failed: \(error.kind)\(cause)",
+        remedy: "look into the kernel's log for errors of the storage below it")
+    case .cancelled:
+      self.init(.cancelled, "\(file): the work on it was cancelled")
+    }
+  }
+
+  private static func remedy(forDamage code: ProblemCode) -> String {
+    code == .backupCorrupt
+      ? "use another backup; this one's files changed after they were written"
+      : "check it with qemu-img check, and repair or restore it"
+  }
+
+  package init(_ error: SystemError, of file: String) {
+    let text = String(cString: strerror(error.code))
+    switch error.code {
+    case ENOENT, ENOTDIR:
+      self.init(.sourceNotFound, "\(file) doesn't exist", remedy: "check the path")
+    case EXDEV, ELOOP:
+      self.init(
+        .pathOutsideFolders, "\(file) leads out of the allowed folders",
+        remedy: "move it beneath an allowed folder, or allow its folder in the configuration")
+    case EISDIR, EINVAL, ENXIO, ENODEV:
+      self.init(.sourceNotAFile, "\(file) is neither a regular file nor an allowed device: \(error.detail ?? text)")
+    case ENOSPC, EDQUOT, EFBIG:
+      self.init(
+        .storageFull, "\(file): no space is left on its storage (\(text))",
+        remedy: "free space on the storage that holds it, then try again")
+    case ESHUTDOWN:
+      self.init(.stopping, "the server is stopping")
+    case EACCES, EPERM:
+      self.init(.ioError, "\(file): \(text)", remedy: "give the server's user access to it")
+    default:
+      self.init(.ioError, "\(file): \(error)", remedy: "look into the kernel's log for errors of the storage below it")
+    }
+  }
+
+  package init(_ error: Qcow2Error, of file: String, damage: ProblemCode = .imageCorrupt) {
+    switch error {
+    case .device(let error): self.init(error, of: file, damage: damage)
+    case .notQcow2:
+      self.init(
+        damage == .backupCorrupt ? damage : .formatMismatch, "\(file) isn't a qcow2 image: \(error)",
+        remedy: "state the format that it really has")
+    case .unsupportedVersion, .unsupportedFeature:
+      self.init(.formatUnsupported, "\(file): \(error)", remedy: "convert it with qemu-img convert")
+    case .damaged:
+      self.init(damage, "\(file) is damaged: \(error)", remedy: Self.remedy(forDamage: damage))
+    case .backingFailed(_, let cause as DomainError): self = cause
+    case .backingFailed(_, let cause as Qcow2Error): self.init(cause, of: file, damage: damage)
+    case .backingMissing, .backingFailed, .chainTooDeep:
+      self.init(.backingRefused, "\(file): \(error)")
+    case .notWritable, .invalidOption:
+      self.init(.formatUnsupported, "\(file): \(error)")
+    }
+  }
+
+  /// Whatever was thrown, in the domain's words.
+  package init(any error: any Error, of file: String, damage: ProblemCode = .imageCorrupt) {
+    switch error {
+    case let error as DomainError: self = error
+    case let error as BlockError: self.init(error, of: file, damage: damage)
+    case let error as SystemError: self.init(error, of: file)
+    case let error as Qcow2Error: self.init(error, of: file, damage: damage)
+    default: self.init(.internalError, "\(file): \(error)")
+    }
+  }
+}
+
+/// Runs `body`; what it throws comes out as a `DomainError` about `file`, but a cancellation as itself.
+nonisolated(nonsending)
+  func telling<Result>(
+    about file: String, damage: ProblemCode = .imageCorrupt, _ body: () async throws -> Result
+  ) async throws -> Result
+{
+  do {
+    return try await body()
+  } catch is CancellationError {
+    throw CancellationError()
+  } catch {
+    throw DomainError(any: error, of: file, damage: damage)
+  }
+}
+
+/// Runs `body`, and `cleanUp` if it throws; the error goes on.
+nonisolated(nonsending)
+  func attempt<Value>(
+    _ body: () async throws -> Value, orCleanUp cleanUp: () async -> Void
+  ) async throws -> Value
+{
+  let result: Result<Value, any Error>
+  do { result = .success(try await body()) } catch { result = .failure(error) }
+  if case .failure = result { await cleanUp() }
+  return try result.get()
+}
+
+/// Runs `body` and closes the devices after it, whatever came of it. What closing them says doesn't matter here: what
+/// must last was flushed, or closed by `body` itself.
+nonisolated(nonsending)
+  func closing<Value>(_ devices: [any BlockDevice], _ body: () async throws -> Value) async throws -> Value
+{
+  let result: Result<Value, any Error>
+  do { result = .success(try await body()) } catch { result = .failure(error) }
+  for device in devices { try? await device.close() }
+  return try result.get()
+}
+
+extension EventLoop {
+  /// Runs blocking `work` off the loop; what it throws comes out as a `DomainError` about `file`.
+  nonisolated(nonsending)
+    func blocking<Value: Sendable>(
+      about file: String, _ work: @Sendable @escaping () throws -> Value
+    ) async throws -> Value
+  {
+    try await blocking { () -> Result<Value, DomainError> in
+      do { return .success(try work()) } catch { return .failure(DomainError(any: error, of: file)) }
+    }.get()
+  }
+}

@@ -1,0 +1,147 @@
+import BlockCore
+import EventLoops
+import Model
+
+/// Compares what is read of a backup with its hash tree, in order.
+final class HashComparison {
+  /// A stretch of the guest's bytes that isn't what was backed up.
+  struct Difference: Hashable {
+    var range: ByteRange
+    var text: String
+  }
+
+  private let reader: HashTreeReader
+  private let dataName: String
+  private let hashesName: String
+
+  init(_ reader: HashTreeReader, dataName: String, hashesName: String) {
+    self.reader = reader
+    self.dataName = dataName
+    self.hashesName = hashesName
+  }
+
+  /// What of the chunk differs, neighbours joined; empty if all of it is as it was.
+  /// - Throws: where the hashes can't be read; `backupCorrupt` where they are damaged themselves.
+  nonisolated(nonsending)
+    func differences(in chunk: Chunk) async throws -> [Difference]
+  {
+    do throws(HashTreeReader.Failure) {
+      var found: [Difference] = []
+      let zeroes = chunk.plan.zeroes.leaves
+      var next = zeroes.lowerBound
+      while let leaf = try await reader.firstDataLeaf(in: next..<zeroes.upperBound) {
+        add(leaf, "reads as zeroes, which isn't what was backed up", to: &found)
+        next = leaf + 1
+      }
+      let data = chunk.data.leaves
+      let expected = try await reader.leaves(data)
+      let unreadable = Dictionary(chunk.damages.map { ($0.range.leaves.lowerBound, $0.text) }) { first, _ in first }
+      for (index, leaf) in data.enumerated() {
+        if let text = unreadable[leaf] {
+          add(leaf, text, to: &found)
+        } else if chunk.leaves[index] != expected[index] {
+          add(leaf, "doesn't match its hash", to: &found)
+        }
+      }
+      return found
+    } catch {
+      throw DomainError(error, of: hashesName)
+    }
+  }
+
+  /// A sentence on a difference.
+  func describe(_ difference: Difference) -> String {
+    "\(dataName): the guest's bytes \(difference.range): \(difference.text)"
+  }
+
+  private func add(_ leaf: UInt64, _ text: String, to found: inout [Difference]) {
+    let range = ByteRange(reader.tree.grain(leaf))
+    if let last = found.last, last.range.end == range.offset, last.text == text {
+      found[found.count - 1].range.length += range.length
+    } else {
+      found.append(Difference(range: range, text: text))
+    }
+  }
+}
+
+extension DomainError {
+  init(_ failure: HashTreeReader.Failure, of file: String) {
+    switch failure {
+    case .damaged(let damage):
+      self.init(.backupCorrupt, "\(file): \(damage.text)", remedy: "use another backup")
+    case .device(let error): self.init(error, of: file, damage: .backupCorrupt)
+    }
+  }
+}
+
+/// Collects what verification finds; compares and stores nothing.
+final class VerifySink: CopySink {
+  private let comparison: HashComparison
+  private(set) var findings: [String] = []
+  private(set) var findingCount = 0
+
+  init(_ comparison: HashComparison) { self.comparison = comparison }
+
+  nonisolated(nonsending)
+    func take(_ chunk: Chunk) async throws
+  {
+    for difference in try await comparison.differences(in: chunk) {
+      findingCount += 1
+      if findings.count < VerifyReport.maximumFindingCount { findings.append(comparison.describe(difference)) }
+    }
+  }
+}
+
+/// Writes what is proven to be what was backed up; the first difference ends it.
+final class RestoreSink: CopySink {
+  private let comparison: HashComparison
+  private let target: any BlockDevice
+  private let targetName: String
+  /// Whether the target reads as zeroes where nothing was written.
+  private let targetIsZero: Bool
+  /// Bytes that were written because they aren't zero.
+  private(set) var writtenByteCount: UInt64 = 0
+
+  /// Longest range of zeroes that the target is told of at once.
+  private static let zeroesAtOnce: UInt64 = 1 << 30
+
+  init(_ comparison: HashComparison, target: any BlockDevice, targetName: String, targetIsZero: Bool) {
+    self.comparison = comparison
+    self.target = target
+    self.targetName = targetName
+    self.targetIsZero = targetIsZero
+  }
+
+  nonisolated(nonsending)
+    func take(_ chunk: Chunk) async throws
+  {
+    if let difference = try await comparison.differences(in: chunk).first {
+      throw DomainError(
+        .backupCorrupt, comparison.describe(difference), remedy: "verify the backup, and restore another one")
+    }
+    do throws(BlockError) {
+      try await zero(chunk.plan.zeroes)
+      for run in chunk.zeroRuns {
+        try await zero(ByteRange(offset: chunk.data.offset + UInt64(run.lowerBound), length: UInt64(run.count)))
+      }
+      for run in chunk.plainRuns {
+        try await target.write(chunk.bytes.extracting(run), at: chunk.data.offset + UInt64(run.lowerBound), options: [])
+      }
+    } catch {
+      throw DomainError(error, of: targetName)
+    }
+    writtenByteCount += chunk.dataByteCount
+  }
+
+  nonisolated(nonsending)
+    private func zero(_ range: ByteRange) async throws(BlockError)
+  {
+    guard !targetIsZero else { return }
+    var offset = range.offset
+    while offset < range.end {
+      let length = min(range.end - offset, Self.zeroesAtOnce)
+      try await target.writeZeroes(ByteRange(offset: offset, length: length), options: .mayUnmap)
+      offset += length
+    }
+  }
+}

@@ -1,0 +1,168 @@
+import BlockCore
+import EventLoops
+import Foundation
+import Model
+import Qcow2
+
+extension LocalEngine {
+  package func backUp(_ order: BackupOrder, control: any JobControl) async throws -> BackupReceipt {
+    try await onLoop(for: control.job) { [self] loop in
+      let repository = try await open(order.repository, on: loop)
+      let image = try await opener(on: loop).open(
+        ImageLocation(source: order.image.source, format: order.image.format), isReadOnly: true)
+      return try await closing([image.device]) {
+        try await leases.withLease(on: order.image.id, of: repository, loop: loop, control: control) { lease in
+          try await backUp(image, order, to: repository, lease, loop, control)
+        }
+      }
+    }
+  }
+
+  /// Copies the image into a new stored backup and publishes it; leaves nothing behind if anything fails.
+  nonisolated(nonsending)
+    private func backUp(
+      _ image: OpenImage, _ order: BackupOrder, to repository: DirectoryRepository, _ lease: Lease, _ loop: EventLoop,
+      _ control: any JobControl
+    ) async throws -> BackupReceipt
+  {
+    let place = StoredBackupLocation(
+      repository: order.repository, image: order.image.id, chain: order.chain, sequence: 0, backup: order.backup)
+    let stage = BackupStage(repository, place, image: order.image, job: control.job)
+    try await loop.blocking(about: repository.location.path) { [tombstones] in
+      try tombstones.sweep(order.image.id, of: repository)
+      try stage.checkVacant()
+    }
+    return try await attempt {
+      try await fill(stage, with: image, order, lease, loop, control)
+    } orCleanUp: {
+      for text in await loop.blocking({ stage.discard() }) {
+        control.log(.warning, "a leftover couldn't be removed, recovery will try again: \(text)")
+      }
+    }
+  }
+
+  nonisolated(nonsending)
+    private func fill(
+      _ stage: BackupStage, with image: OpenImage, _ order: BackupOrder, _ lease: Lease, _ loop: EventLoop,
+      _ control: any JobControl
+    ) async throws -> BackupReceipt
+  {
+    let (repository, place) = (stage.repository, stage.place)
+    let pointInTime = clock.now()
+    let copied = try await copy(image, order, stage, loop, control)
+    try await checkUnchanged(image, loop)
+    try await control.checkpoint()
+    let manifest = Manifest(
+      order: order, sequence: 0, parent: nil, consistency: .offline, pointInTime: pointInTime,
+      createdAt: order.backup.ulid.date, finishedAt: clock.now(), virtualSize: image.device.byteCount,
+      dirtyBytes: copied.dataByteCount, merkleRoot: copied.root)
+    let storedSize = try await loop.blocking(about: repository.location.path) {
+      try stage.publish(manifest, lease: lease)
+      // Complete from here on, whatever comes.
+      return (try? repository.storedByteCount(place)) ?? 0
+    }
+    control.log(.info, "the backup is complete: \(place.fullPath(.manifest))")
+    return BackupReceipt(
+      pointInTime: manifest.pointInTime, finishedAt: manifest.finishedAt, virtualSize: manifest.virtualSize,
+      dirtyBytes: manifest.dirtyBytes, storedSize: storedSize, merkleRoot: manifest.merkleRoot,
+      consistency: manifest.consistency)
+  }
+
+  /// Writes data and hashes to work files and closes them.
+  nonisolated(nonsending)
+    private func copy(
+      _ image: OpenImage, _ order: BackupOrder, _ stage: BackupStage, _ loop: EventLoop, _ control: any JobControl
+    ) async throws -> (root: Digest, dataByteCount: UInt64)
+  {
+    let names = (data: stage.place.fullPath(.data), hashes: stage.place.fullPath(.hashes))
+    let files = stage.repository.files
+    let (dataFile, hashFile) = try await loop.blocking(about: stage.repository.location.path) {
+      try stage.makeFolders()
+      return (try stage.createFile(.data), try stage.createFile(.hashes))
+    }
+    let hashDevice = try await telling(about: names.hashes) {
+      try await files.device(over: hashFile, isReadOnly: false, on: loop)
+    }
+    return try await closing([hashDevice]) {
+      let dataDevice = try await telling(about: names.data) {
+        try await files.device(over: dataFile, isReadOnly: false, on: loop)
+      }
+      return try await closing([dataDevice]) {
+        let target = try await makeImage(over: dataDevice, byteCount: image.device.byteCount, name: names.data)
+        return try await closing([target]) {
+          try await copy(image, order, to: target, hashDevice, names, loop, control)
+        }
+      }
+    }
+  }
+
+  nonisolated(nonsending)
+    private func copy(
+      _ image: OpenImage, _ order: BackupOrder, to target: Qcow2Image, _ hashDevice: any BlockDevice,
+      _ names: (data: String, hashes: String), _ loop: EventLoop, _ control: any JobControl
+    ) async throws -> (root: Digest, dataByteCount: UInt64)
+  {
+    let hashes = try await telling(about: names.hashes) {
+      try await HashTreeWriter(HashTree(byteCount: image.device.byteCount), to: hashDevice)
+    }
+    let sink = BackupSink(
+      source: image.name, hashes: hashes, hashesName: names.hashes, target: target, targetName: names.data)
+    try await run(
+      from: image.device, byteCount: image.device.byteCount, to: sink,
+      compressors: order.compression == .zstd ? compressors : nil, loop, control
+    ) { DomainError($0, of: image.name) }
+    let root = try await telling(about: names.hashes) {
+      let root = try await hashes.finish(backup: order.backup)
+      try await hashDevice.flush()
+      try await hashDevice.close()
+      return root
+    }
+    try await telling(about: names.data) {
+      try await target.flush()
+      try await target.close()
+    }
+    return (root, sink.dataByteCount)
+  }
+
+  /// A new qcow2 image for `byteCount` bytes of a guest: its size is a multiple of 512, as the format wants it.
+  nonisolated(nonsending)
+    func makeImage(over device: any BlockDevice, byteCount: UInt64, name: String) async throws -> Qcow2Image
+  {
+    try await telling(about: name) {
+      let options = Qcow2Image.CreateOptions(
+        virtualByteCount: Self.qcow2ByteCount(byteCount), clusterByteCount: HashTree.grainByteCount,
+        compressionType: .zstd)
+      try await Qcow2Image.create(on: device, options: options)
+      return try await Qcow2Image.open(device, options: .init(isReadOnly: false), work: work, pool: pool)
+    }
+  }
+
+  static func qcow2ByteCount(_ byteCount: UInt64) -> UInt64 { (byteCount + 511) / 512 * 512 }
+
+  /// Runs a copy on the loop that everything in it belongs to.
+  nonisolated(nonsending)
+    func run(
+      from source: any BlockDevice, byteCount: UInt64, to sink: any CopySink, compressors: CompressorShelf? = nil,
+      _ loop: EventLoop, _ control: any JobControl, _ describe: @escaping @Sendable (BlockError) -> DomainError
+    ) async throws
+  {
+    // The sink is confined to the loop, as its caller is, who leaves it alone meanwhile.
+    nonisolated(unsafe) let sink = sink
+    let copy = CopyLoop(
+      on: loop, from: source, byteCount: byteCount, to: sink, compressors: compressors, work: work, control: control,
+      describe: describe)
+    try await copy.run()
+  }
+
+  /// A writer that doesn't honour image locks is found by what it leaves behind.
+  nonisolated(nonsending)
+    private func checkUnchanged(_ image: OpenImage, _ loop: EventLoop) async throws
+  {
+    let now = try await loop.blocking(about: image.name) { try image.currentGeneration() }
+    guard now == image.generation else {
+      throw DomainError(
+        .imageInUse, "\(image.name) was changed while it was backed up: the backup would be of no one point in time",
+        remedy: "stop whoever writes to it, then start the backup again")
+    }
+  }
+}

@@ -1,0 +1,184 @@
+import BlockCore
+import Buffers
+import EventLoops
+import Foundation
+import Model
+import Qcow2
+import RawFile
+
+extension LocalEngine {
+  package func suggestFormat(of source: ImageSource) async throws -> FormatSuggestion {
+    try await onLoop { [self] loop in
+      let file = try await opener(on: loop).openFile(source, isReadOnly: true)
+      return try await telling(about: source.path) {
+        let raw = try await openUnclaimed(file, loop)
+        return try await closing([raw]) { try await Self.suggestion(for: raw, pool: pool) }
+      }
+    }
+  }
+
+  nonisolated(nonsending)
+    private static func suggestion(for raw: RawFile, pool: BufferPool) async throws -> FormatSuggestion
+  {
+    do throws(Qcow2Error) {
+      let version = try await Qcow2Description.read(from: raw, pool: pool).header.version
+      return FormatSuggestion(format: .qcow2, why: "it starts with a qcow2 header, version \(version)")
+    } catch {
+      switch error {
+      case .notQcow2: return FormatSuggestion(format: .raw, why: "it doesn't start with a qcow2 header")
+      case .device(let cause) where cause.isStorageFailure: throw cause
+      default: return FormatSuggestion(format: .qcow2, why: "it starts with a qcow2 header, but \(error)")
+      }
+    }
+  }
+
+  /// Without a claim: looking is allowed while somebody writes.
+  nonisolated(nonsending)
+    private func openUnclaimed(_ file: FileDescriptor, _ loop: EventLoop) async throws(BlockError) -> RawFile
+  {
+    try await RawFile.open(
+      file, RawFile.Options(isReadOnly: true, locks: false, allowsBlockDevice: true), on: loop)
+  }
+
+  // MARK: Inspection
+
+  /// What one file of a chain tells of itself.
+  private struct Layer {
+    var file: FileStatus
+    var virtualSize: UInt64
+    var description: Qcow2Description?
+    var locks: [ImageInspection.Lock]
+  }
+
+  package func inspect(_ image: ImageLocation) async throws -> ImageInspection {
+    try await onLoop { [self] loop in
+      let opener = opener(on: loop)
+      let path = image.source.path
+      let first = try await look(
+        at: try await opener.openFile(image.source, isReadOnly: true), path, image.format, loop)
+      var seen = [first.file]
+      var chain: [ImageInspection.Layer] = []
+      var last = (path: path, layer: first)
+      while let reference = last.layer.description?.backing {
+        guard chain.count < Qcow2Image.maximumBackingDepth else {
+          throw DomainError(
+            .backingRefused, "\(path) stands on more than \(Qcow2Image.maximumBackingDepth) backing files",
+            remedy: "merge some with qemu-img commit")
+        }
+        let name = try BackingName(reference.name, format: reference.format, in: last.path)
+        let below = name.joined(to: last.path)
+        let layer = try await look(at: try await opener.openBacking(below), below, name.format, loop)
+        guard !seen.contains(where: { $0.device == layer.file.device && $0.inode == layer.file.inode }) else {
+          throw DomainError(.backingRefused, "\(path) leads back to \(below): its backing files form a loop")
+        }
+        seen.append(layer.file)
+        chain.append(ImageInspection.Layer(path: below, format: name.format, virtualSize: layer.virtualSize))
+        last = (below, layer)
+      }
+      return Self.inspection(of: first, format: image.format, chain)
+    }
+  }
+
+  nonisolated(nonsending)
+    private func look(
+      at file: FileDescriptor, _ path: String, _ format: DiskFormat, _ loop: EventLoop
+    ) async throws -> Layer
+  {
+    try await telling(about: path) {
+      let status = try await loop.blocking { () throws(SystemError) in try file.status() }
+      let raw = try await openUnclaimed(file, loop)
+      return try await closing([raw]) {
+        let locks = Self.locks(try await raw.locksElsewhere())
+        let description = format == .qcow2 ? try await Qcow2Description.read(from: raw, pool: pool) : nil
+        return Layer(
+          file: status, virtualSize: description?.header.virtualByteCount ?? raw.byteCount, description: description,
+          locks: locks)
+      }
+    }
+  }
+
+  private static func locks(_ lock: ImageLock) -> [ImageInspection.Lock] {
+    lock.held.union(lock.unshared).names.map { name in
+      ImageInspection.Lock(
+        permission: name, held: lock.held.names.contains(name), unshared: lock.unshared.names.contains(name))
+    }
+  }
+
+  private static func inspection(
+    of layer: Layer, format: DiskFormat, _ chain: [ImageInspection.Layer]
+  ) -> ImageInspection {
+    var inspection = ImageInspection(
+      format: format, virtualSize: layer.virtualSize,
+      storedSize: layer.file.kind == .blockDevice ? layer.virtualSize : layer.file.allocatedByteCount,
+      backingChain: chain, locks: layer.locks)
+    guard let description = layer.description else { return inspection }
+    let header = description.header
+    inspection.version = Int(header.version)
+    inspection.clusterSize = Int(header.clusterByteCount)
+    inspection.refcountBits = header.refcountBits
+    inspection.compressionType = header.compressionType == .zstd ? "zstd" : "zlib"
+    inspection.features = description.features.map(\.name)
+    inspection.snapshots = description.snapshots.map { snapshot in
+      let seconds = Double(snapshot.dateSeconds) + Double(snapshot.dateNanoseconds) / 1e9
+      return ImageInspection.Snapshot(
+        id: snapshot.id, name: snapshot.name, createdAt: Date(timeIntervalSince1970: seconds),
+        virtualSize: snapshot.virtualByteCount ?? header.virtualByteCount, vmStateSize: snapshot.vmStateByteCount)
+    }
+    inspection.bitmaps = description.bitmaps.map { bitmap in
+      ImageInspection.Bitmap(
+        name: bitmap.name, granularity: bitmap.granularityByteCount, enabled: bitmap.isAuto,
+        inconsistent: bitmap.isInUse || !description.bitmapsAreTrusted)
+    }
+    return inspection
+  }
+
+  // MARK: Extents
+
+  /// Extents that one call to a device is asked for, and calls that one page makes at most.
+  private static let extentsPerCall = 512
+  private static let callsPerPage = 64
+
+  package func extents(
+    of image: ImageLocation, offset: UInt64, length: UInt64?, limit: Int
+  ) async throws -> ExtentPage {
+    try await onLoop { [self] loop in
+      let opened = try await opener(on: loop).open(image, isReadOnly: true)
+      return try await closing([opened.device]) {
+        try await telling(about: opened.name) {
+          try await Self.page(of: opened, offset: offset, length: length, limit: limit)
+        }
+      }
+    }
+  }
+
+  nonisolated(nonsending)
+    private static func page(
+      of image: OpenImage, offset: UInt64, length: UInt64?, limit: Int
+    ) async throws -> ExtentPage
+  {
+    let byteCount = image.device.byteCount
+    guard offset <= byteCount, limit > 0 else {
+      throw DomainError(.invalidParameter, "the offset \(offset) is past the image's \(byteCount) bytes")
+    }
+    let end = length.map { $0 < byteCount - offset ? offset + $0 : byteCount } ?? byteCount
+    var items: [ExtentPage.Item] = []
+    var position = offset
+    for _ in 0..<callsPerPage where position < end {
+      for extent in try await image.device.blockStatus(ByteRange(position..<end), limit: extentsPerCall) {
+        let item = ExtentPage.Item(
+          offset: extent.range.offset, length: extent.range.length, data: !extent.status.contains(.hole),
+          zero: extent.readsAsZero)
+        if let last = items.last, last.data == item.data, last.zero == item.zero {
+          items[items.count - 1].length += item.length
+        } else if items.count < limit {
+          items.append(item)
+        } else {
+          return ExtentPage(items: items, nextOffset: position, generation: image.generation.token)
+        }
+        position = extent.range.end
+      }
+    }
+    return ExtentPage(
+      items: items, nextOffset: position < end ? position : nil, generation: image.generation.token)
+  }
+}

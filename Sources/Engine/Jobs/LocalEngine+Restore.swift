@@ -1,0 +1,199 @@
+import BlockCore
+import EventLoops
+import Glibc
+import Model
+import Qcow2
+
+extension LocalEngine {
+  package func restore(_ order: RestoreOrder, control: any JobControl) async throws -> RestoreReport {
+    try await onLoop(for: control.job) { [self] loop in
+      let repository = try await open(order.backup.repository, on: loop)
+      let manifest = try await loop.blocking(about: order.backup.fullPath(.manifest)) {
+        try repository.manifest(order.backup)
+      }
+      let stored = StoredBackup(manifest: manifest, place: order.backup, opener: opener(of: repository, on: loop))
+      let hashes = try await stored.openHashes()
+      return try await closing([hashes.device]) {
+        let data = try await stored.openData()
+        return try await closing([data]) {
+          let reading = RestoreReading(
+            stored: stored, hashes: hashes.reader, data: data, loop: loop, control: control)
+          let written = try await restore(reading, to: order.target)
+          return RestoreReport(virtualSize: manifest.virtualSize, writtenBytes: written)
+        }
+      }
+    }
+  }
+
+  /// Returns the bytes that were written because they aren't zero.
+  nonisolated(nonsending)
+    private func restore(_ reading: RestoreReading, to target: RestoreOrder.Target) async throws -> UInt64
+  {
+    switch target {
+    case .newFile(let path, let format): try await restore(reading, toNewFile: path, format)
+    case .image(let location): try await restore(reading, over: location)
+    }
+  }
+
+  nonisolated(nonsending)
+    private func copy(
+      _ reading: RestoreReading, to target: any BlockDevice, _ name: String, targetIsZero: Bool
+    ) async throws -> UInt64
+  {
+    let (stored, loop, control) = (reading.stored, reading.loop, reading.control)
+    let sink = RestoreSink(
+      stored.comparison(reading.hashes), target: target, targetName: name, targetIsZero: targetIsZero)
+    let source = stored.place.fullPath(.data)
+    try await run(from: reading.data, byteCount: stored.manifest.virtualSize, to: sink, loop, control) {
+      DomainError($0, of: source, damage: .backupCorrupt)
+    }
+    return sink.writtenByteCount
+  }
+
+  // MARK: To a new file
+
+  /// What the work file of a restore would be called without its writer and job; hidden, whatever the target's name.
+  static let restoreWorkName = ".restore"
+
+  /// Fills a hidden work file beside the target, makes it durable, and gives it its name only then.
+  nonisolated(nonsending)
+    private func restore(
+      _ reading: RestoreReading, toNewFile path: String, _ format: DiskFormat
+    ) async throws -> UInt64
+  {
+    let (loop, control) = (reading.loop, reading.control)
+    let place = try imageFolders.resolve(path)
+    let files = configuration.openFiles(place.folder)
+    let folder = RepositoryPath.folder(of: place.relative)
+    let workName = PartFileName(target: Self.restoreWorkName, writer: configuration.writer, job: control.job).text
+    let workPath = folder == "." ? workName : "\(folder)/\(workName)"
+    try await loop.blocking(about: path) {
+      if try files.status(of: place.relative) != nil { throw Self.targetExists(path) }
+    }
+    return try await attempt {
+      let file = try await loop.blocking(about: path) { try files.createFile(workPath) }
+      let written = try await fill(file, through: files, reading, path, format)
+      try await control.checkpoint()
+      try await loop.blocking(about: path) { try Self.publish(workPath, as: place.relative, path, files) }
+      control.log(.info, "restored to \(path)")
+      return written
+    } orCleanUp: {
+      await loop.blocking {
+        do throws(SystemError) {
+          _ = try files.removeIfPresent(workPath)
+        } catch {
+          control.log(.warning, "the work file \(workPath) beside \(path) couldn't be removed: \(error)")
+        }
+      }
+    }
+  }
+
+  nonisolated(nonsending)
+    private func fill(
+      _ file: FileDescriptor, through files: any FolderFiles, _ reading: RestoreReading, _ path: String,
+      _ format: DiskFormat
+    ) async throws -> UInt64
+  {
+    let byteCount = reading.stored.manifest.virtualSize
+    let device = try await telling(about: path) {
+      try await files.device(over: file, isReadOnly: false, on: reading.loop)
+    }
+    return try await closing([device]) {
+      let target: any BlockDevice
+      switch format {
+      case .raw:
+        try await telling(about: path) { try await device.resize(to: byteCount) }
+        target = device
+      case .qcow2: target = try await makeImage(over: device, byteCount: byteCount, name: path)
+      }
+      return try await closing([target]) {
+        let written = try await copy(reading, to: target, path, targetIsZero: true)
+        try await telling(about: path) {
+          try await target.flush()
+          try await target.close()
+        }
+        return written
+      }
+    }
+  }
+
+  /// Blocks.
+  private static func publish(
+    _ workPath: String, as target: String, _ path: String, _ files: any FolderFiles
+  ) throws {
+    let file = try files.openFile(workPath, isReadOnly: false)
+    defer { file.close() }
+    try files.synchronize(file)
+    do throws(SystemError) {
+      try files.rename(workPath, to: target, isReplacing: false)
+    } catch {
+      if error.code == EEXIST { throw targetExists(path) }
+      // It may have happened all the same.
+      if try files.status(of: target)?.inode == file.status().inode { try files.removeFile(target) }
+      throw error
+    }
+    do throws(SystemError) {
+      try files.synchronizeFolder(RepositoryPath.folder(of: target))
+    } catch {
+      // Not known to last: it must not look finished.
+      try? files.removeFile(target)
+      throw error
+    }
+  }
+
+  private static func targetExists(_ path: String) -> DomainError {
+    DomainError(
+      .targetExists, "\(path) exists already", remedy: "give another path, or remove the file if nobody needs it")
+  }
+
+  // MARK: Over an image
+
+  nonisolated(nonsending)
+    private func restore(_ reading: RestoreReading, over location: ImageLocation) async throws -> UInt64
+  {
+    let image = try await opener(on: reading.loop).open(location, isReadOnly: false)
+    let byteCount = reading.stored.manifest.virtualSize
+    let needed = location.format == .qcow2 ? Self.qcow2ByteCount(byteCount) : byteCount
+    return try await closing([image.device]) {
+      guard image.device.byteCount == needed else {
+        throw DomainError(
+          .targetMismatch, "\(image.name) is of \(image.device.byteCount) bytes, and the backup of \(byteCount)",
+          remedy: "restore to a new file, or resize the image with qemu-img resize")
+      }
+      do {
+        let written = try await copy(reading, to: image.device, image.name, targetIsZero: false)
+        try await telling(about: image.name) {
+          try await image.device.flush()
+          try await image.device.close()
+        }
+        reading.control.log(.info, "restored over \(image.name)")
+        return written
+      } catch {
+        throw Self.spoiled(image.name, error, reading.control)
+      }
+    }
+  }
+
+  /// The error, with what it means for an image that was being overwritten.
+  private static func spoiled(_ name: String, _ error: any Error, _ control: any JobControl) -> any Error {
+    let text =
+      "\(name) now holds a mixture of what it held and of the backup, and is of no use until it is restored again"
+    guard var error = error as? DomainError else {
+      control.log(.error, text)
+      return error
+    }
+    error.detail += "; \(text)"
+    error.remedy = [error.remedy, "restore over the image again before using it"].compactMap { $0 }.joined(
+      separator: "; ")
+    return error
+  }
+}
+
+/// A stored backup that is open to be restored.
+struct RestoreReading {
+  let stored: StoredBackup
+  let hashes: HashTreeReader
+  let data: Qcow2Image
+  let loop: EventLoop
+  let control: any JobControl
+}

@@ -1,0 +1,119 @@
+import BlockCore
+import EventLoops
+import Model
+import Qcow2
+
+/// What verification has found so far.
+private struct Findings {
+  private(set) var texts: [String] = []
+  private(set) var count = 0
+
+  mutating func add(_ text: String) {
+    count += 1
+    if texts.count < VerifyReport.maximumFindingCount { texts.append(text) }
+  }
+
+  mutating func add(_ sink: VerifySink) {
+    for text in sink.findings { add(text) }
+    count += sink.findingCount - sink.findings.count
+  }
+
+  /// Runs `body`; a refusal that is about the backup itself becomes a finding, and nil comes back.
+  /// - Throws: everything else: it says nothing about the backup.
+  nonisolated(nonsending)
+    mutating func collect<Result>(_ body: () async throws -> Result) async throws -> Result?
+  {
+    do {
+      return try await body()
+    } catch let error as DomainError {
+      switch error.code {
+      case .backupCorrupt, .backupNotComplete, .imageCorrupt, .backingRefused, .formatUnsupported, .formatMismatch:
+        add(error.detail)
+        return nil
+      default: throw error
+      }
+    }
+  }
+}
+
+extension LocalEngine {
+  package func verify(_ order: VerifyOrder, control: any JobControl) async throws -> VerifyReport {
+    try await onLoop { [self] loop in
+      let repository = try await open(order.backup.repository, on: loop)
+      var findings = Findings()
+      let manifest = try await findings.collect {
+        try await loop.blocking(about: order.backup.fullPath(.manifest)) { try repository.manifest(order.backup) }
+      }
+      guard let manifest else { return report(findings, 0) }
+      let stored = StoredBackup(manifest: manifest, place: order.backup, opener: opener(of: repository, on: loop))
+      let verified = try await verify(stored, order.level, &findings, loop, control)
+      return report(findings, verified)
+    }
+  }
+
+  private func report(_ findings: Findings, _ verifiedByteCount: UInt64) -> VerifyReport {
+    VerifyReport(findings: findings.texts, findingCount: findings.count, verifiedBytes: verifiedByteCount)
+  }
+
+  /// Bytes of the guest's data that were read and compared.
+  nonisolated(nonsending)
+    private func verify(
+      _ stored: StoredBackup, _ level: VerifyLevel, _ findings: inout Findings, _ loop: EventLoop,
+      _ control: any JobControl
+    ) async throws -> UInt64
+  {
+    let hashes = try await findings.collect { try await stored.openHashes() }
+    return try await closing(hashes.map { [$0.device] } ?? []) {
+      let data = try await findings.collect { try await stored.openData() }
+      return try await closing(data.map { [$0] } ?? []) {
+        try await checkMetadata(stored, hashes?.reader, data, &findings, control)
+        guard level == .checksum, let hashes, let data else { return 0 }
+        return try await compare(stored, hashes.reader, data, &findings, loop, control)
+      }
+    }
+  }
+
+  nonisolated(nonsending)
+    private func checkMetadata(
+      _ stored: StoredBackup, _ hashes: HashTreeReader?, _ data: Qcow2Image?, _ findings: inout Findings,
+      _ control: any JobControl
+    ) async throws
+  {
+    if let hashes {
+      _ = try await findings.collect {
+        do {
+          try await hashes.proveAll { try await control.checkpoint() }
+        } catch let failure as HashTreeReader.Failure {
+          throw DomainError(failure, of: stored.place.fullPath(.hashes))
+        }
+      }
+    }
+    guard let data else { return }
+    try await control.checkpoint()
+    let name = stored.place.fullPath(.data)
+    let report = try await findings.collect {
+      try await telling(about: name, damage: .backupCorrupt) { try await data.check() }
+    }
+    guard let report else { return }
+    for finding in report.findings { findings.add("\(name): \(finding.kind.rawValue): \(finding.place)") }
+    let untold = report.corruptionCount + report.leakCount - report.findings.count
+    if untold > 0 { findings.add("\(name): \(untold) more such places in its tables") }
+  }
+
+  nonisolated(nonsending)
+    private func compare(
+      _ stored: StoredBackup, _ hashes: HashTreeReader, _ data: Qcow2Image, _ findings: inout Findings,
+      _ loop: EventLoop, _ control: any JobControl
+    ) async throws -> UInt64
+  {
+    let name = stored.place.fullPath(.data)
+    let sink = VerifySink(stored.comparison(hashes))
+    _ = try await findings.collect {
+      try await run(from: data, byteCount: stored.manifest.virtualSize, to: sink, loop, control) {
+        DomainError($0, of: name, damage: .backupCorrupt)
+      }
+    }
+    findings.add(sink)
+    return stored.manifest.virtualSize
+  }
+}

@@ -1,0 +1,167 @@
+import BlockCore
+import Buffers
+import EventLoops
+import Logging
+import Model
+
+/// The block engine in this process: images and repositories on this machine's storage.
+///
+/// Each piece of work runs on one event loop from its beginning to its end, with every device that it opens; what
+/// blocks runs on the group's threads. Nothing stays open between pieces of work but the allowed folders.
+package final class LocalEngine: BlockEngine {
+  let configuration: EngineConfiguration
+  let clock: any WallClock
+  let group: EventLoopGroup
+  let pool: BufferPool
+  let work: any BackgroundWork
+  let compressors: CompressorShelf
+  let leases: LeaseTable
+  let tombstones: TombstoneWatch
+  let imageFolders: AllowedFolders
+  let imageDevices: AllowedDevices
+  private let repositoryFolders: AllowedFolders
+  let calls = CallsInFlight()
+  private let logger = Logger(label: "engine")
+
+  /// Opens the allowed folders and keeps them open; blocks.
+  /// - Parameter group: stays its owner's, who shuts it down after ``shutDown()``.
+  /// - Throws: `DomainError` for a folder that can't be opened, or a compression level that doesn't exist.
+  package init(
+    _ configuration: EngineConfiguration, group: EventLoopGroup, pool: BufferPool = BufferPool(),
+    clock: any WallClock = SystemWallClock()
+  ) throws {
+    self.configuration = configuration
+    self.clock = clock
+    self.group = group
+    self.pool = pool
+    work = PooledWork(workers: group.workers)
+    do {
+      compressors = try CompressorShelf(level: configuration.compressionLevel)
+    } catch {
+      throw DomainError(.invalidField, "the compression level \(configuration.compressionLevel): \(error)")
+    }
+    leases = LeaseTable(writer: configuration.writer, timing: configuration.lease)
+    tombstones = TombstoneWatch(grace: configuration.lease.grace)
+    do {
+      imageFolders = try AllowedFolders(configuration.imageFolders, purpose: "image folders")
+      repositoryFolders = try AllowedFolders(configuration.repositoryFolders, purpose: "repository folders")
+    } catch {
+      throw DomainError(any: error, of: error.detail ?? "an allowed folder")
+    }
+    imageDevices = AllowedDevices(configuration.imageDevices)
+  }
+
+  package var ioBackend: String { group.backend.rawValue }
+
+  /// Waits for the calls in flight. Nothing may be called afterwards.
+  package func shutDown() async { await calls.waitForNone() }
+
+  /// Runs one piece of work on a loop of its own choice.
+  /// - Parameter job: whose work files aren't leftovers meanwhile.
+  func onLoop<Result: Sendable>(
+    for job: JobID? = nil, _ body: @Sendable @escaping (EventLoop) async throws -> Result
+  ) async throws -> Result {
+    calls.begin(job)
+    defer { calls.end(job) }
+    let loop = group.next()
+    do {
+      return try await loop.run { try await body(loop) }
+    } catch let error as SystemError {
+      throw DomainError(error, of: "the engine")
+    }
+  }
+
+  func opener(on loop: EventLoop) -> ImageOpener {
+    ImageOpener(folders: imageFolders, devices: imageDevices, work: work, pool: pool, loop: loop)
+  }
+
+  func opener(of repository: DirectoryRepository, on loop: EventLoop) -> RepositoryImageOpener {
+    RepositoryImageOpener(repository: repository, work: work, pool: pool, loop: loop)
+  }
+
+  // MARK: Repositories
+
+  /// The folder of a repository; made, with those above it up to the allowed one, if `isMaking`. Blocks.
+  private func files(ofRepositoryAt path: String, isMaking: Bool) throws -> any FolderFiles {
+    let place = try repositoryFolders.resolve(path)
+    do throws(SystemError) {
+      if isMaking, place.relative != "." {
+        let outer = configuration.openFiles(place.folder)
+        var made = ""
+        for name in place.relative.split(separator: "/") {
+          let above = made.isEmpty ? "." : made
+          made += made.isEmpty ? String(name) : "/\(name)"
+          if try outer.ensureFolder(made) { try outer.synchronizeFolder(above) }
+        }
+      }
+      return configuration.openFiles(try place.folder.openFolder(place.relative))
+    } catch {
+      let failure = DomainError(error, of: path)
+      guard failure.code == .sourceNotFound || failure.code == .sourceNotAFile else { throw failure }
+      throw DomainError(
+        .repositoryUnavailable, "the repository's folder \(path) can't be opened: \(error)",
+        remedy: "mount the repository's storage, or check the path")
+    }
+  }
+
+  nonisolated(nonsending)
+    func open(_ location: RepositoryLocation, on loop: EventLoop) async throws -> DirectoryRepository
+  {
+    try await loop.blocking(about: location.path) { [self] in
+      try DirectoryRepository.open(
+        location, in: try files(ofRepositoryAt: location.path, isMaking: false), writer: configuration.writer)
+    }
+  }
+
+  package func openRepository(at path: String, id: RepositoryID) async throws -> RepositoryID {
+    try await onLoop { [self] loop in
+      try await loop.blocking(about: path) { [self] in
+        try DirectoryRepository.establish(
+          in: try files(ofRepositoryAt: path, isMaking: true), at: path, id: id, writer: configuration.writer,
+          now: clock.now())
+      }
+    }
+  }
+
+  package func scan(_ location: RepositoryLocation) async throws -> RepositoryScan {
+    try await onLoop { [self] loop in
+      let repository = try await open(location, on: loop)
+      return try await loop.blocking(about: location.path) { try RepositoryReader.scan(repository) }
+    }
+  }
+
+  package func recover(_ location: RepositoryLocation, liveJobs: Set<JobID>) async throws -> RecoveryReport {
+    try await onLoop { [self] loop in
+      let recovery = RepositoryRecovery(
+        repository: try await open(location, on: loop), leases: leases, tombstones: tombstones
+      ) { [calls] in liveJobs.contains($0) || calls.isLive($0) }
+      let report = try await recovery.run(on: loop)
+      for path in report.removed { logger.debug("removed a leftover", metadata: ["path": "\(path)"]) }
+      for path in report.quarantined { logger.debug("set aside", metadata: ["path": "\(path)"]) }
+      return report
+    }
+  }
+
+  package func record(_ image: ImageRecord, in location: RepositoryLocation) async throws {
+    let job = JobID()
+    try await onLoop(for: job) { [self] loop in
+      let repository = try await open(location, on: loop)
+      try await loop.blocking(about: location.path) {
+        guard try repository.files.status(of: RepositoryPath.image(image.id)) != nil else { return }
+        try repository.record(image, job: job)
+      }
+    }
+  }
+
+  package func delete(_ backup: StoredBackupLocation, control: any JobControl) async throws {
+    try await onLoop { [self] loop in
+      let repository = try await open(backup.repository, on: loop)
+      guard try await loop.blocking(about: backup.folder, { try repository.files.status(of: backup.folder) != nil })
+      else { return control.log(.info, "\(backup.fullPath(.manifest)) was gone already") }
+      try await leases.withLease(on: backup.image, of: repository, loop: loop, control: control) { lease in
+        let deletion = BackupDeletion(repository: repository, tombstones: tombstones)
+        try await deletion.run(backup, lease: lease, on: loop, control: control)
+      }
+    }
+  }
+}

@@ -1,0 +1,53 @@
+import BlockCore
+import EventLoops
+import Glibc
+import Model
+
+/// An image that is open for one piece of work, confined to the loop that it was opened on.
+struct OpenImage: Sendable {
+  /// What the guest sees.
+  let device: any BlockDevice
+  /// What a person knows it by.
+  let name: String
+  /// Every file of it, the image itself first.
+  let files: [LayerFile]
+
+  /// Changes whenever a file of the image may have changed.
+  var generation: FileGeneration { FileGeneration(files.map(\.generation)) }
+
+  /// The generation as it is now. Blocks.
+  func currentGeneration() throws(SystemError) -> FileGeneration {
+    var now: [FileGeneration] = []
+    for file in files { now.append(try FileGeneration(of: file.descriptor)) }
+    return FileGeneration(now)
+  }
+}
+
+/// One file of a chain.
+struct LayerFile: Sendable {
+  let path: String
+  let format: DiskFormat
+  /// For questions about the file only; the device that owns it does the I/O.
+  let descriptor: FileDescriptor
+  let status: FileStatus
+  let generation: FileGeneration
+}
+
+/// What tells one state of a file from another: size, times of change, and which file it is.
+struct FileGeneration: Hashable, Sendable {
+  private let text: String
+
+  init(of file: FileDescriptor) throws(SystemError) {
+    var status = stat()
+    guard fstat(file.rawValue, &status) == 0 else { throw SystemError(errno) }
+    text =
+      "\(status.st_dev).\(status.st_ino).\(status.st_size).\(status.st_mtim.tv_sec).\(status.st_mtim.tv_nsec)."
+      + "\(status.st_ctim.tv_sec).\(status.st_ctim.tv_nsec)"
+  }
+
+  /// The generation of several files together.
+  init(_ parts: [FileGeneration]) { text = parts.map(\.text).joined(separator: "/") }
+
+  /// Short enough for a query parameter.
+  var token: String { String(Digest(of: Array(text.utf8).span.bytes).description.prefix(32)) }
+}

@@ -1,0 +1,72 @@
+import BlockCore
+import Buffers
+import EventLoops
+import Glibc
+import Model
+import Qcow2
+
+/// Opens the data files of a repository, through the repository's own files: whatever they name must lie in there.
+struct RepositoryImageOpener: Sendable {
+  let repository: DirectoryRepository
+  let work: any BackgroundWork
+  let pool: BufferPool
+  let loop: EventLoop
+
+  /// The data file of a stored backup, read-only, with what it builds on.
+  nonisolated(nonsending)
+    func open(_ path: String) async throws -> Qcow2Image
+  {
+    try await open(path, depth: 0, above: [])
+  }
+
+  nonisolated(nonsending)
+    func openFile(_ path: String, isReadOnly: Bool = true) async throws -> any BlockDevice
+  {
+    let files = repository.files
+    return try await telling(about: full(path), damage: .backupCorrupt) {
+      let file: FileDescriptor
+      do throws(SystemError) {
+        file = try await loop.blocking { () throws(SystemError) in try files.openFile(path, isReadOnly: isReadOnly) }
+      } catch {
+        guard error.code == ENOENT else { throw error }
+        throw DomainError(.backupCorrupt, "\(full(path)) is missing", remedy: "use another backup")
+      }
+      return try await files.device(over: file, isReadOnly: isReadOnly, on: loop)
+    }
+  }
+
+  private func full(_ path: String) -> String { "\(repository.location.path)/\(path)" }
+
+  nonisolated(nonsending)
+    private func open(_ path: String, depth: Int, above: [String]) async throws -> Qcow2Image
+  {
+    let device = try await openFile(path)
+    return try await telling(about: full(path), damage: .backupCorrupt) {
+      try await attempt {
+        let options = Qcow2Image.OpenOptions(layer: depth, isReadOnly: true)
+        let resolver: BackingResolver = { [self] reference in
+          let below = try backingPath(reference, of: path)
+          guard !(above + [path]).contains(below) else {
+            throw DomainError(.backupCorrupt, "\(full(path)) leads back to \(below)", remedy: "use another backup")
+          }
+          return try await open(below, depth: reference.depth, above: above + [path])
+        }
+        return try await Qcow2Image.open(
+          device, options: options, backing: .resolve(resolver), work: work, pool: pool)
+      } orCleanUp: {
+        try? await device.close()
+      }
+    }
+  }
+
+  /// A backup builds on a qcow2 file of its own chain's folder, named without any folder.
+  private func backingPath(_ reference: BackingReference, of path: String) throws(DomainError) -> String {
+    let name = try BackingName(reference.name, format: reference.format, in: full(path))
+    guard name.format == .qcow2, !name.path.contains("/"), name.path != ".", name.path != ".." else {
+      throw DomainError(
+        .backingRefused, "\(full(path)) builds on '\(name.path)': a backup builds only on qcow2 files beside it",
+        remedy: "use another backup")
+    }
+    return "\(RepositoryPath.folder(of: path))/\(name.path)"
+  }
+}

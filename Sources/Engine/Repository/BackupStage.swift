@@ -1,0 +1,109 @@
+import EventLoops
+import Glibc
+import Model
+
+/// The files of one backup while it is being written, until they are published or discarded. All calls block.
+///
+/// The order that makes a manifest's existence mean "complete":
+///
+/// 1. Data and hashes are written under names of work files, and made durable.
+/// 2. They get their names; the chain's, the image's and the outer folders are made durable, up to the root.
+/// 3. The manifest is written as a work file and made durable.
+/// 4. The lease is confirmed, the manifest renamed without replacing anything, and its folder made durable.
+package struct BackupStage: Sendable {
+  package let repository: DirectoryRepository
+  package let place: StoredBackupLocation
+  private let image: ImageRecord
+  private let job: JobID
+
+  package init(_ repository: DirectoryRepository, _ place: StoredBackupLocation, image: ImageRecord, job: JobID) {
+    self.repository = repository
+    self.place = place
+    self.image = image
+    self.job = job
+  }
+
+  private var files: any FolderFiles { repository.files }
+
+  package func workPath(_ part: BackupFileName.Part) -> String {
+    PartFileName(target: place.path(part), writer: repository.writer, job: job).text
+  }
+
+  private static let parts: [BackupFileName.Part] = [.manifest, .hashes, .data]
+
+  /// Refuses a backup that is there already, under any of its names: nothing of that one is touched.
+  package func checkVacant() throws {
+    for part in Self.parts + [.tombstone] where try files.status(of: place.path(part)) != nil {
+      throw DomainError(
+        .targetExists, "\(place.fullPath(part)) exists already", remedy: "start the backup again, with a new id")
+    }
+  }
+
+  /// Makes the folders. From here on ``discard()`` is due if anything fails.
+  package func makeFolders() throws {
+    _ = try files.ensureFolder(RepositoryPath.images)
+    _ = try files.ensureFolder(RepositoryPath.image(place.image))
+    _ = try files.ensureFolder(place.folder)
+  }
+
+  package func createFile(_ part: BackupFileName.Part) throws -> FileDescriptor {
+    try files.createFile(workPath(part))
+  }
+
+  /// Makes it all durable and visible, the manifest last.
+  /// - Parameter manifest: made when all else is in place.
+  package func publish(_ manifest: Manifest, lease: Lease) throws {
+    for part in [BackupFileName.Part.data, .hashes] { try makeDurable(workPath(part)) }
+    try repository.record(image, job: job)
+    try lease.confirm()
+    for part in [BackupFileName.Part.data, .hashes] {
+      try files.rename(workPath(part), to: place.path(part), isReplacing: false)
+    }
+    for folder in [place.folder, RepositoryPath.image(place.image), RepositoryPath.images, "."] {
+      try files.synchronizeFolder(folder)
+    }
+    let file = try files.createFile(workPath(.manifest))
+    defer { file.close() }
+    try files.write(try CheckedDocumentCodec.encode(manifest), to: file)
+    try files.synchronize(file)
+    try lease.confirm()
+    try files.rename(workPath(.manifest), to: place.path(.manifest), isReplacing: false)
+    try files.synchronizeFolder(place.folder)
+  }
+
+  private func makeDurable(_ path: String) throws(SystemError) {
+    let file = try files.openFile(path, isReadOnly: false)
+    defer { file.close() }
+    try files.synchronize(file)
+  }
+
+  /// Removes everything that this job made, what claims to be complete first. Returns what couldn't be removed.
+  package func discard() -> [String] {
+    var left: [String] = []
+    for part in Self.parts {
+      for path in [place.path(part), workPath(part)] {
+        do throws(SystemError) {
+          let wasThere = try files.removeIfPresent(path)
+          if part == .manifest, wasThere { try files.synchronizeFolder(place.folder) }
+        } catch {
+          left.append("\(path): \(error)")
+        }
+      }
+    }
+    removeFolders()
+    return left
+  }
+
+  // Folders that aren't empty belong to others, or hold what is told above; empty ones do no harm.
+  private func removeFolders() {
+    try? files.removeFolder(place.folder)
+    let folder = RepositoryPath.image(place.image)
+    let document = RepositoryPath.imageDocument(place.image)
+    _ = try? files.removeIfPresent(PartFileName(target: document, writer: repository.writer, job: job).text)
+    guard let rest = try? files.entries(of: folder, limit: 2), rest.allSatisfy({ $0.name == "image.json" }) else {
+      return
+    }
+    _ = try? files.removeIfPresent(document)
+    try? files.removeFolder(folder)
+  }
+}

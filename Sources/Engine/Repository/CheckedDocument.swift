@@ -1,0 +1,140 @@
+import Foundation
+import Model
+
+/// What keeps a JSON document of a repository from being used, as the end of a sentence about it.
+package struct DocumentDamage: Error, Hashable, Sendable {
+  package let text: String
+
+  package init(_ text: String) { self.text = text }
+}
+
+/// A JSON document that says which version it has and guards itself with a checksum.
+///
+/// The file is pretty-printed JSON. Its member `checksum` holds the SHA-256, in lower-case hexadecimal, of the whole
+/// file with these 64 digits replaced by zeros, so that any JSON tool reads it and `sed` and `sha256sum` check it.
+/// Reading is strict: a member that isn't known, at any depth, or one that is missing, is an error.
+package protocol CheckedDocument: Codable, Hashable, Sendable {
+  static var currentFormatVersion: Int { get }
+  var formatVersion: Int { get }
+  var checksum: String { get set }
+}
+
+package enum CheckedDocumentCodec {
+  /// The longest document that is read.
+  package static let maximumByteCount = 65536
+
+  private static let blank = String(repeating: "0", count: 2 * Digest.byteCount)
+
+  /// The file's bytes; the document's own `checksum` is of no matter.
+  package static func encode<Document: CheckedDocument>(_ document: Document) throws -> [UInt8] {
+    var document = document
+    document.checksum = blank
+    let unchecked = try encoder.encode(document)
+    document.checksum = Digest(of: [UInt8](unchecked).span.bytes).description
+    return [UInt8](try encoder.encode(document))
+  }
+
+  package static func decode<Document: CheckedDocument>(
+    _ type: Document.Type, from bytes: [UInt8]
+  ) throws(DocumentDamage) -> Document {
+    let document = try parse(type, bytes)
+    let text = String(decoding: bytes, as: UTF8.self)
+    let parts = text.components(separatedBy: "\"\(document.checksum)\"")
+    guard parts.count == 2 else { throw DocumentDamage("its checksum is missing or stands there twice") }
+    let unchecked = Array(parts.joined(separator: "\"\(blank)\"").utf8)
+    guard Digest(of: unchecked.span.bytes).description == document.checksum else {
+      throw DocumentDamage("it doesn't match its checksum")
+    }
+    return document
+  }
+
+  private struct Version: Decodable { var formatVersion: Int }
+
+  private static func parse<Document: CheckedDocument>(
+    _ type: Document.Type, _ bytes: [UInt8]
+  ) throws(DocumentDamage) -> Document {
+    let data = Data(bytes)
+    do {
+      let version = try decoder.decode(Version.self, from: data).formatVersion
+      guard version == Document.currentFormatVersion else {
+        throw DocumentDamage("its format version is \(version), not \(Document.currentFormatVersion)")
+      }
+      let document = try decoder.decode(type, from: data)
+      // What was dropped on the way in isn't there on the way out.
+      let kept = try decoder.decode(JSONValue.self, from: encoder.encode(document))
+      guard try decoder.decode(JSONValue.self, from: data) == kept else {
+        throw DocumentDamage("it has members that version \(version) doesn't know")
+      }
+      return document
+    } catch let error as DocumentDamage {
+      throw error
+    } catch let error as DecodingError {
+      throw DocumentDamage(describe(error))
+    } catch {
+      throw DocumentDamage("it can't be read: \(error)")
+    }
+  }
+
+  private static func describe(_ error: DecodingError) -> String {
+    func place(_ context: DecodingError.Context) -> String {
+      let path = context.codingPath.map(\.stringValue).joined(separator: ".")
+      return path.isEmpty ? "" : " at '\(path)'"
+    }
+    return switch error {
+    case .keyNotFound(let key, let context): "its member '\(key.stringValue)' is missing\(place(context))"
+    case .typeMismatch(_, let context), .valueNotFound(_, let context), .dataCorrupted(let context):
+      "it isn't as it should be\(place(context)): \(context.debugDescription)"
+    @unknown default: "it can't be read: \(error)"
+    }
+  }
+
+  private static var encoder: JSONEncoder {
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+    encoder.dateEncodingStrategy = .custom { date, encoder in
+      var container = encoder.singleValueContainer()
+      try container.encode(Timestamp.text(of: date))
+    }
+    return encoder
+  }
+
+  private static var decoder: JSONDecoder {
+    let decoder = JSONDecoder()
+    decoder.dateDecodingStrategy = .custom { decoder in
+      let container = try decoder.singleValueContainer()
+      guard let date = Timestamp.date(of: try container.decode(String.self)) else {
+        throw DecodingError.dataCorruptedError(in: container, debugDescription: "not a time in UTC to the millisecond")
+      }
+      return date
+    }
+    return decoder
+  }
+}
+
+/// Times as documents hold them: `2026-01-31T23:59:59.999Z`, always UTC and to the millisecond.
+enum Timestamp {
+  // The format style's own fractions are cut rather than rounded, so they are made here.
+  private static let wholeSeconds = Date.ISO8601FormatStyle()
+
+  static func text(of date: Date) -> String {
+    // Nothing here is older than 1970.
+    let milliseconds = Int64(max(0, (date.timeIntervalSince1970 * 1000).rounded()))
+    let (seconds, rest) = milliseconds.quotientAndRemainder(dividingBy: 1000)
+    let whole = Date(timeIntervalSince1970: Double(seconds)).formatted(wholeSeconds).dropLast()
+    return "\(whole).\(String(1000 + rest).dropFirst())Z"
+  }
+
+  static func date(of text: String) -> Date? {
+    // Seconds, a point, three digits, "Z".
+    guard text.utf8.count == 24, text.hasSuffix("Z"), let rest = Int(text.dropLast().suffix(3)),
+      let whole = try? Date(String(text.dropLast(5)) + "Z", strategy: wholeSeconds)
+    else { return nil }
+    let date = rounded(whole.addingTimeInterval(Double(rest) / 1000))
+    return Self.text(of: date) == text ? date : nil
+  }
+
+  /// The nearest millisecond, as the one value that stands for it.
+  static func rounded(_ date: Date) -> Date {
+    Date(timeIntervalSince1970: (date.timeIntervalSince1970 * 1000).rounded() / 1000)
+  }
+}

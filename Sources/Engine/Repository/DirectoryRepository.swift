@@ -1,0 +1,162 @@
+import EventLoops
+import Foundation
+import Glibc
+import Model
+
+/// A repository of kind `directory` that is open: its folder is held, and holds what it should.
+package struct DirectoryRepository: Sendable {
+  package let location: RepositoryLocation
+  package let files: any FolderFiles
+  /// Who writes: part of the names of work files.
+  package let writer: ULID
+
+  /// The most names that one folder of a repository may hold.
+  package static let maximumEntryCount = 100_000
+
+  /// Opens what must be the repository that `location` names. Blocks.
+  package static func open(
+    _ location: RepositoryLocation, in files: any FolderFiles, writer: ULID
+  ) throws -> DirectoryRepository {
+    guard let document = try document(in: files, at: location.path) else {
+      throw DomainError(
+        .repositoryUnavailable, "\(location.path) holds no \(RepositoryPath.document)",
+        remedy: "mount the repository's storage, or give the path of its folder")
+    }
+    guard document.id == location.id else {
+      throw DomainError(
+        .repositoryMismatch, "\(location.path) holds the repository \(document.id), not \(location.id)",
+        remedy: "mount the right storage, or register this folder as a repository of its own")
+    }
+    return DirectoryRepository(location: location, files: files, writer: writer)
+  }
+
+  /// Makes the folder a repository with `id`, or tells the id of the one that it is. Blocks.
+  package static func establish(
+    in files: any FolderFiles, at path: String, id: RepositoryID, writer: ULID, now: Date
+  ) throws -> RepositoryID {
+    if let document = try document(in: files, at: path) { return document.id }
+    try checkEmpty(files, path)
+    for folder in [RepositoryPath.images, RepositoryPath.leases, RepositoryPath.quarantine] {
+      _ = try files.ensureFolder(folder)
+    }
+    let document = RepositoryDocument(id: id, createdAt: Timestamp.rounded(now))
+    let way = PartFileName(target: RepositoryPath.document, writer: writer, job: JobID()).text
+    do throws(SystemError) {
+      try files.publish(
+        try encode(document, path), as: RepositoryPath.document, by: way, isReplacing: false)
+    } catch {
+      // Another server was first.
+      if error.code == EEXIST, let document = try Self.document(in: files, at: path) { return document.id }
+      throw error
+    }
+    return id
+  }
+
+  private static func encode(_ document: RepositoryDocument, _ path: String) throws(SystemError) -> [UInt8] {
+    do { return try CheckedDocumentCodec.encode(document) } catch { throw SystemError(EIO, "\(path): \(error)") }
+  }
+
+  /// Nil if there is none.
+  private static func document(in files: any FolderFiles, at path: String) throws -> RepositoryDocument? {
+    do {
+      let bytes = try files.contents(of: RepositoryPath.document, limit: CheckedDocumentCodec.maximumByteCount)
+      return try CheckedDocumentCodec.decode(RepositoryDocument.self, from: bytes)
+    } catch let error as SystemError where error.code == ENOENT {
+      return nil
+    } catch let error as DocumentDamage {
+      throw DomainError(
+        .repositoryMismatch, "\(path)/\(RepositoryPath.document): \(error.text)",
+        remedy: "put the file back as it was, or use another folder")
+    }
+  }
+
+  /// What a cut while it was being made leaves, and what a file system of its own begins with, are no content.
+  private static func checkEmpty(_ files: any FolderFiles, _ path: String) throws {
+    let own = [RepositoryPath.images, RepositoryPath.leases, RepositoryPath.quarantine, "lost+found"]
+    for entry in try files.entries(of: ".", limit: maximumEntryCount) {
+      if entry.kind == .folder, own.contains(entry.name) { continue }
+      if let part = PartFileName(entry.name), part.target == RepositoryPath.document { continue }
+      throw DomainError(
+        .repositoryMismatch, "\(path) isn't a repository and isn't empty: it holds '\(entry.name)'",
+        remedy: "use an empty folder, or one that doesn't exist yet")
+    }
+    for folder in own.dropLast() where try files.status(of: folder) != nil {
+      guard try files.entries(of: folder, limit: 1).isEmpty else {
+        throw DomainError(
+          .repositoryMismatch, "\(path) has lost its \(RepositoryPath.document): '\(folder)' isn't empty",
+          remedy: "put \(RepositoryPath.document) back as it was")
+      }
+    }
+  }
+
+  // MARK: Documents
+
+  package func manifestBytes(_ backup: StoredBackupLocation) throws(SystemError) -> [UInt8] {
+    try files.contents(of: backup.path(.manifest), limit: CheckedDocumentCodec.maximumByteCount)
+  }
+
+  /// The manifest of a backup that is complete, as it should be at that place. Blocks.
+  package func manifest(_ backup: StoredBackupLocation) throws -> Manifest {
+    let path = backup.path(.manifest)
+    do {
+      let manifest = try CheckedDocumentCodec.decode(Manifest.self, from: try manifestBytes(backup))
+      guard manifest.belongs(at: backup) else { throw DocumentDamage("it belongs to another backup") }
+      _ = try manifest.root()
+      return manifest
+    } catch let error as DocumentDamage {
+      throw DomainError(
+        .backupCorrupt, "the manifest \(path) can't be used: \(error.text)", remedy: "use another backup")
+    } catch let error as SystemError where error.code == ENOENT {
+      let isDeleted = try files.status(of: backup.path(.tombstone)) != nil
+      throw DomainError(
+        .backupNotComplete,
+        isDeleted
+          ? "the backup \(backup.backup) was deleted" : "the backup \(backup.backup) has no manifest at \(path)",
+        remedy: "use another backup")
+    }
+  }
+
+  /// Writes image.json if it doesn't say the same already. The image's folder exists. Blocks.
+  package func record(_ image: ImageRecord, job: JobID) throws {
+    let path = RepositoryPath.imageDocument(image.id)
+    let bytes = try CheckedDocumentCodec.encode(ImageDocument(image))
+    do throws(SystemError) {
+      if try files.contents(of: path, limit: CheckedDocumentCodec.maximumByteCount) == bytes { return }
+    } catch {
+      // One that is too long is damaged, and replaced.
+      guard error.code == ENOENT || error.code == EFBIG else { throw error }
+    }
+    let way = PartFileName(target: path, writer: writer, job: job).text
+    try files.publish(bytes, as: path, by: way, isReplacing: true)
+  }
+
+  /// Bytes that the backup's files take.
+  package func storedByteCount(_ backup: StoredBackupLocation) throws(SystemError) -> UInt64 {
+    var count: UInt64 = 0
+    for part in [BackupFileName.Part.data, .hashes, .manifest] {
+      count += try files.status(of: backup.path(part))?.allocatedByteCount ?? 0
+    }
+    return count
+  }
+}
+
+extension StoredBackupLocation {
+  package var folder: String { RepositoryPath.chain(chain, of: image) }
+
+  package func name(_ part: BackupFileName.Part) -> String {
+    BackupFileName(sequence: sequence, backup: backup, part: part).text
+  }
+
+  /// Within the repository.
+  package func path(_ part: BackupFileName.Part) -> String { "\(folder)/\(name(part))" }
+
+  /// What a person knows the file by.
+  package func fullPath(_ part: BackupFileName.Part) -> String { "\(repository.path)/\(path(part))" }
+}
+
+extension Manifest {
+  package func belongs(at place: StoredBackupLocation) -> Bool {
+    repository == place.repository.id && image == place.image && chain == place.chain && sequence == place.sequence
+      && backup == place.backup
+  }
+}

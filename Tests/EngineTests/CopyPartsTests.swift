@@ -1,0 +1,133 @@
+import BlockCore
+import BlockTesting
+import Engine
+import Foundation
+import Model
+import ModelTesting
+import Testing
+
+/// The pure parts of a copy, and the names and documents of a repository.
+struct CopyPartsTests {
+  @Test func chunksCoverTheDeviceInOrderAndReadAllThatIsntZero() async throws {
+    for seed: UInt64 in 1...8 {
+      var random = SeededRandom(seed: seed)
+      let byteCount = UInt64(9 << 20) + UInt64(random.below(70_000))
+      let device = MemoryDevice(byteCount: byteCount)
+      for _ in 0..<12 {
+        let range = random.range(within: byteCount, alignment: 1, maximum: 900_000, near: 65536)
+        let bytes = [UInt8](repeating: 0xEE, count: Int(range.upperBound - range.lowerBound))
+        try await device.writeBytes(bytes, at: range.lowerBound)
+      }
+      let content = try await device.readAll()
+      var planner = ChunkPlanner(device, byteCount: byteCount)
+      var position: UInt64 = 0
+      while let plan = try await planner.next({}) {
+        #expect(plan.zeroes.offset == position && plan.zeroes.end == plan.data.offset, "\(random)")
+        #expect(plan.data.offset % 65536 == 0 || plan.data.isEmpty)
+        #expect(plan.data.isEmpty || plan.data.offset / (1 << 20) == (plan.data.end - 1) / (1 << 20))
+        #expect(plan.data.end % 65536 == 0 || plan.data.end == byteCount)
+        #expect(content[Int(plan.zeroes.offset)..<Int(plan.zeroes.end)].allSatisfy { $0 == 0 }, "\(random)")
+        position = plan.data.end
+      }
+      #expect(position == byteCount)
+    }
+  }
+
+  @Test func depthRisesWhileItPaysAndStaysInBounds() {
+    var depth = AdaptiveDepth(now: 0)
+    var now = 0.0
+    // Throughput grows with the depth up to 8.
+    for _ in 0..<4000 {
+      now += 1 / Double(min(depth.depth, 8))
+      depth.completed(byteCount: 1 << 20, now: now)
+      #expect((AdaptiveDepth.minimum...AdaptiveDepth.maximum).contains(depth.depth))
+    }
+    #expect(depth.depth >= 4)
+    // Now only one at a time gets through, and more only wait.
+    for _ in 0..<4000 {
+      now += 1 + Double(depth.depth) / 8
+      depth.completed(byteCount: 1 << 20, now: now)
+    }
+    #expect(depth.depth <= 4)
+  }
+
+  @Test func speedLimitIsHeldOnAverage() {
+    var limit = SpeedLimit()
+    var now = 100.0
+    for _ in 0..<50 {
+      now += limit.delay(limit: 1000, now: now)
+      limit.pass(100, now: now)
+    }
+    #expect(abs(now - 104.9) < 0.001)
+    #expect(limit.delay(limit: 0, now: now) == 0)
+    limit.pass(1 << 40, now: now)
+    #expect(limit.delay(limit: 1000, now: now) == 0)
+  }
+
+  @Test func fileNamesReadBackOnlyAsTheyAreWritten() {
+    let id = BackupID()
+    for part in BackupFileName.Part.allCases {
+      let name = BackupFileName(sequence: 12, backup: id, part: part)
+      #expect(name.text == "0012-\(id).\(part.rawValue)")
+      #expect(BackupFileName(name.text) == name)
+      let work = PartFileName(target: name.text, writer: ULID(), job: JobID())
+      #expect(PartFileName(work.text) == work)
+      #expect(BackupFileName(work.text) == nil)
+    }
+    for text in [
+      "", "0012", "12-\(id).json", "0012-\(id).json ", "0012-\(id.description.lowercased()).json", "+012-\(id).json",
+      "0012-\(id).exe", "0012-\(id)json", "00012-\(id).json", ".part", "x.part", "x.y.z.part",
+    ] {
+      #expect(BackupFileName(text) == nil, "\(text)")
+      #expect(PartFileName(text) == nil, "\(text)")
+    }
+  }
+
+  @Test func documentsAreReadStrictly() throws {
+    let record = ImageRecord(
+      id: ImageID(), name: "vm", source: .file(path: "/images/vm \"1\".qcow2"), format: .qcow2, labels: ["a": "ü\n"])
+    let bytes = try CheckedDocumentCodec.encode(ImageDocument(record))
+    #expect(try CheckedDocumentCodec.decode(ImageDocument.self, from: bytes).record == record)
+    for index in bytes.indices {
+      var damaged = bytes
+      damaged[index] ^= 0x01
+      #expect(throws: DocumentDamage.self, "byte \(index)") {
+        try CheckedDocumentCodec.decode(ImageDocument.self, from: damaged)
+      }
+    }
+    for count in [0, 1, bytes.count / 2, bytes.count - 1] {
+      #expect(throws: DocumentDamage.self) {
+        try CheckedDocumentCodec.decode(ImageDocument.self, from: Array(bytes[..<count]))
+      }
+    }
+    let text = String(decoding: bytes, as: UTF8.self)
+    for (old, new) in [("\"labels\"", "\"extra\" : 1, \"labels\""), ("\"formatVersion\" : 1", "\"formatVersion\" : 2")]
+    {
+      let changed = text.replacingOccurrences(of: old, with: new)
+      try #require(changed != text)
+      let damage = #expect(throws: DocumentDamage.self) {
+        try CheckedDocumentCodec.decode(ImageDocument.self, from: Array(changed.utf8))
+      }
+      #expect(damage?.text.contains("checksum") == false, "\(damage as Any)")
+    }
+  }
+
+  @Test func timesKeepTheirMillisecond() throws {
+    for milliseconds in [0, 1, 999, 1_767_225_600_000, 1_767_225_600_123, 1_795_386_123_456, 4_102_444_799_999] {
+      let date = Date(timeIntervalSince1970: Double(milliseconds) / 1000)
+      let document = RepositoryDocument(id: RepositoryID(), createdAt: date)
+      let bytes = try CheckedDocumentCodec.encode(document)
+      #expect(try CheckedDocumentCodec.decode(RepositoryDocument.self, from: bytes).createdAt == date)
+    }
+  }
+
+  @Test func backingNamesAreJudgedByTheirText() throws {
+    for name in ["json:{}", "nbd://x", "file:a", "http://x/y", "a:b", ""] {
+      #expect(throws: DomainError.self, "\(name)") { try BackingName(name, format: "raw", in: "x") }
+    }
+    #expect(throws: DomainError.self) { try BackingName("base", format: nil, in: "x") }
+    #expect(throws: DomainError.self) { try BackingName("base", format: "vdi", in: "x") }
+    #expect(try BackingName("./a:b", format: "raw", in: "x").joined(to: "/i/vm.qcow2") == "/i/./a:b")
+    #expect(try BackingName("/b/c", format: "qcow2", in: "x").joined(to: "/i/vm.qcow2") == "/b/c")
+  }
+}

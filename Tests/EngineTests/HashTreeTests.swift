@@ -1,0 +1,135 @@
+import BlockCore
+import BlockTesting
+import Engine
+import Model
+import Testing
+
+/// The tree's root is a function of size and bytes alone, however the leaves come in; its file proves itself.
+struct HashTreeTests {
+  private static let backup = BackupID()
+
+  private static func leaf(_ number: UInt64) -> Digest {
+    let bytes = (0..<8).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) }
+    return Digest(of: bytes.span.bytes)
+  }
+
+  /// The root as its definition has it, with all nodes in memory.
+  private func plainRoot(_ leaves: [Digest], byteCount: UInt64) -> Digest {
+    let tree = HashTree(byteCount: byteCount)
+    // Stored levels are seven apart, and the top one is a whole page.
+    var nodes = leaves
+    var width = 1
+    for _ in tree.storedLevels.indices { width *= HashTree.nodesPerPage }
+    nodes += Array(repeating: .zero, count: max(0, (leaves.isEmpty ? 0 : width) - leaves.count))
+    while nodes.count > HashTree.nodesPerPage {
+      nodes = (0..<nodes.count / 2).map { HashTree.node(nodes[2 * $0], nodes[2 * $0 + 1]) }
+    }
+    return tree.root(topPage: nodes)
+  }
+
+  @Test(arguments: [0, 1, 2, 127, 128, 129, 300, 16384, 16500] as [UInt64])
+  func rootIsTheSameHoweverTheLeavesCome(_ count: UInt64) async throws {
+    var random = SeededRandom(seed: count)
+    let byteCount = count * UInt64(HashTree.grainByteCount)
+    // Runs of zeroes, some longer than a page.
+    var leaves: [Digest] = []
+    while leaves.count < Int(count) {
+      let run = min(1 + random.below(random.oneIn(3) ? 400 : 20), Int(count) - leaves.count)
+      let isZero = random.oneIn(2)
+      leaves += (0..<run).map { _ in isZero ? .zero : Self.leaf(random.next()) }
+    }
+    let expected = plainRoot(leaves, byteCount: byteCount)
+    for joinsZeroes in [false, true] {
+      let file = MemoryDevice(byteCount: 0)
+      let root = try await write(leaves, byteCount: byteCount, joinsZeroes: joinsZeroes, to: file)
+      #expect(root == expected, "\(random)")
+      let reader = try await HashTreeReader(file, expecting: root, byteCount: byteCount, backup: Self.backup)
+      try await reader.proveAll {}
+      #expect(try await reader.leaves(0..<count) == leaves)
+      for _ in 0..<min(count, 20) {
+        let start = UInt64(random.below(Int(count)))
+        let end = start + UInt64(random.below(Int(count - start) + 1))
+        let found = leaves[Int(start)..<Int(end)].firstIndex { $0 != .zero }.map(UInt64.init)
+        #expect(try await reader.firstDataLeaf(in: start..<end) == found, "\(start)..<\(end), \(random)")
+      }
+    }
+  }
+
+  nonisolated(nonsending)
+    private func write(
+      _ leaves: [Digest], byteCount: UInt64, joinsZeroes: Bool, to file: MemoryDevice
+    ) async throws -> Digest
+  {
+    let writer = try await HashTreeWriter(HashTree(byteCount: byteCount), to: file)
+    var index = 0
+    while index < leaves.count {
+      let isZero = leaves[index] == .zero
+      let end = leaves[index...].firstIndex { ($0 == .zero) != isZero } ?? leaves.count
+      if isZero, joinsZeroes {
+        try await writer.appendZeroes(UInt64(end - index))
+      } else {
+        try await writer.append(Array(leaves[index..<end]))
+      }
+      index = end
+    }
+    return try await writer.finish(backup: Self.backup)
+  }
+
+  @Test func everyChangedByteOfTheFileIsFound() async throws {
+    let count: UInt64 = 200
+    let byteCount = count * UInt64(HashTree.grainByteCount) - 5
+    let leaves = (0..<count).map { $0 % 3 == 0 ? Digest.zero : Self.leaf($0) }
+    let file = MemoryDevice(byteCount: 0)
+    let root = try await write(leaves, byteCount: byteCount, joinsZeroes: true, to: file)
+    let sound = file.image
+    for offset in stride(from: 0, to: file.byteCount, by: 61) {
+      var bytes = try await file.readBytes(1, at: offset)
+      bytes[0] ^= 1
+      try await file.writeBytes(bytes, at: offset)
+      await #expect(throws: HashTreeReader.Failure.self, "byte \(offset)") {
+        let reader = try await HashTreeReader(file, expecting: root, byteCount: byteCount, backup: Self.backup)
+        try await reader.proveAll {}
+      }
+      file.image = sound
+    }
+  }
+
+  @Test func fileOfAnotherBackupSizeOrRootIsRefused() async throws {
+    let file = MemoryDevice(byteCount: 0)
+    let root = try await write([Self.leaf(1)], byteCount: 65536, joinsZeroes: true, to: file)
+    for (root, byteCount, backup) in [
+      (Self.leaf(2), 65536, Self.backup), (root, 65535, Self.backup), (root, 65536, BackupID()),
+    ] as [(Digest, UInt64, BackupID)] {
+      await #expect(throws: HashTreeReader.Failure.self) {
+        _ = try await HashTreeReader(file, expecting: root, byteCount: byteCount, backup: backup)
+      }
+    }
+  }
+
+  @Test func zeroesAndSizeDecideTheRoot() {
+    let zeroes = [UInt8](repeating: 0, count: 65536)
+    #expect(HashTree.leaf(of: zeroes.span.bytes) == .zero)
+    #expect(HashTree.node(.zero, .zero) == .zero)
+    let one = Self.leaf(1)
+    #expect(HashTree.node(one, .zero) != HashTree.node(.zero, one))
+    let page = [Digest](repeating: .zero, count: HashTree.nodesPerPage)
+    #expect(HashTree(byteCount: 65536).root(topPage: page) != HashTree(byteCount: 65535).root(topPage: page))
+    // A terabyte: leaves, and two levels above that are stored.
+    let tree = HashTree(byteCount: 1 << 40)
+    #expect(tree.leafCount == 1 << 24)
+    #expect(tree.storedLevels.map(\.nodeCount) == [1 << 24, 1 << 17, 1 << 10, 8])
+  }
+
+  @Test func digestIsSHA256AndReadsItsOwnText() {
+    let abc = Array("abc".utf8)
+    let digest = Digest(of: abc.span.bytes)
+    #expect(digest.description == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+    #expect(Digest(hexadecimal: digest.description) == digest)
+    for text in [
+      "", "ba78", digest.description.uppercased(), String(digest.description.dropLast()) + "g",
+      digest.description + "0",
+    ] {
+      #expect(Digest(hexadecimal: text) == nil)
+    }
+  }
+}

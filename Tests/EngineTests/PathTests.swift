@@ -1,0 +1,161 @@
+import Engine
+import EventLoops
+import Foundation
+import Model
+import ModelTesting
+import Testing
+
+/// Nothing outside the allowed folders is opened, whatever a request or an image names.
+struct PathTests {
+  private func code(_ body: () async throws -> Void) async -> ProblemCode? {
+    do {
+      try await body()
+      return nil
+    } catch let error as DomainError {
+      return error.code
+    } catch {
+      return .internalError
+    }
+  }
+
+  private func inspect(_ test: TestEngine, _ path: String, _ format: DiskFormat) async -> ProblemCode? {
+    await code { _ = try await test.engine.inspect(ImageLocation(source: .file(path: path), format: format)) }
+  }
+
+  @Test func imagesOutsideTheFoldersAreRefused() async throws {
+    try await withEngine { test in
+      let outside = test.root + "/secret.raw"
+      try SampleImage.raw(at: outside, byteCount: 65536, seed: 1)
+      try Tool.run("ln", "-s", outside, test.images + "/absolute.raw")
+      try Tool.run("ln", "-s", "../secret.raw", test.images + "/relative.raw")
+      try Tool.run("ln", "-s", "..", test.images + "/up")
+      try SampleImage.raw(at: test.images + "/inside.raw", byteCount: 65536, seed: 1)
+      try Tool.run("ln", "-s", "inside.raw", test.images + "/link.raw")
+      #expect(await inspect(test, outside, .raw) == .pathOutsideFolders)
+      #expect(await inspect(test, test.images + "/../secret.raw", .raw) == .pathOutsideFolders)
+      #expect(await inspect(test, test.images + "/absolute.raw", .raw) == .pathOutsideFolders)
+      #expect(await inspect(test, test.images + "/relative.raw", .raw) == .pathOutsideFolders)
+      #expect(await inspect(test, test.images + "/up/secret.raw", .raw) == .pathOutsideFolders)
+      #expect(await inspect(test, test.images + "x/secret.raw", .raw) == .pathOutsideFolders)
+      #expect(await inspect(test, "/../" + outside, .raw) == .pathOutsideFolders)
+      #expect(await inspect(test, "inside.raw", .raw) == .invalidField)
+      #expect(await inspect(test, test.images + "/none.raw", .raw) == .sourceNotFound)
+      #expect(await inspect(test, test.images, .raw) == .sourceNotAFile)
+      #expect(await inspect(test, test.images + "/link.raw", .raw) == nil)
+      try Tool.run("mkfifo", test.images + "/pipe")
+      #expect(await inspect(test, test.images + "/pipe", .raw) == .sourceNotAFile)
+      let device = ImageLocation(source: .device(path: "/dev/null"), format: .raw)
+      #expect(await code { _ = try await test.engine.inspect(device) } == .sourceNotAFile)
+    }
+  }
+
+  @Test func backingFilesMustBePlainStatedAndInside() async throws {
+    try await withEngine { test in
+      let outside = test.root + "/secret.raw"
+      try SampleImage.raw(at: outside, byteCount: 1 << 20, seed: 1)
+      try Tool.run("ln", "-s", outside, test.images + "/link.raw")
+      try SampleImage.raw(at: test.images + "/base.raw", byteCount: 1 << 20, seed: 1)
+      let cases: [(name: String, backing: String, format: String, code: ProblemCode?)] = [
+        ("outside", outside, "raw", .pathOutsideFolders),
+        ("up", "../secret.raw", "raw", .pathOutsideFolders),
+        ("link", "link.raw", "raw", .pathOutsideFolders),
+        ("json", "json:{\"driver\":\"raw\",\"file.filename\":\"\(outside)\"}", "raw", .backingRefused),
+        ("nbd", "nbd://127.0.0.1:1/x", "raw", .backingRefused),
+        ("file", "file:base.raw", "raw", .backingRefused),
+        ("vmdk", "base.raw", "vmdk", .formatUnsupported),
+        ("missing", "none.raw", "raw", .sourceNotFound),
+        ("good", "base.raw", "raw", nil),
+      ]
+      for item in cases {
+        let path = test.images + "/\(item.name).qcow2"
+        try Tool.run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", item.backing, "-F", item.format, path, "1M")
+        #expect(await inspect(test, path, .qcow2) == item.code, "\(item.name)")
+        let record = test.record("vm", path, .qcow2)
+        #expect(await code { _ = try await test.backUp(record) } == item.code, "\(item.name)")
+        let location = ImageLocation(source: .file(path: path), format: .qcow2)
+        let extents = await code { _ = try await test.engine.extents(of: location, offset: 0, length: nil, limit: 10) }
+        #expect(extents == item.code, "\(item.name)")
+      }
+    }
+  }
+
+  @Test func backingFileWithoutAFormatIsRefused() async throws {
+    try await withEngine { test in
+      let path = test.images + "/top.qcow2"
+      try SampleImage.raw(at: test.images + "/base.raw", byteCount: 1 << 20, seed: 1)
+      try Tool.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", path)
+      // QEMU itself writes no such image any more: the header extension's type becomes one that nobody knows.
+      let header = try SampleImage.bytes(path)
+      let place = try #require(header.range(of: Data([0xE2, 0x79, 0x2A, 0xCA])))
+      try SampleImage.damage(path, at: UInt64(place.lowerBound))
+      #expect(await inspect(test, path, .qcow2) == .backingRefused)
+      #expect(await code { _ = try await test.backUp(test.record("vm", path, .qcow2)) } == .backingRefused)
+    }
+  }
+
+  @Test func loopOfBackingFilesIsRefused() async throws {
+    try await withEngine { test in
+      let (one, two) = (test.images + "/one.qcow2", test.images + "/two.qcow2")
+      try Tool.run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", "two.qcow2", "-F", "qcow2", one, "1M")
+      try Tool.run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", "one.qcow2", "-F", "qcow2", two, "1M")
+      #expect(await inspect(test, one, .qcow2) == .backingRefused)
+      #expect(await code { _ = try await test.backUp(test.record("vm", one, .qcow2)) } == .backingRefused)
+    }
+  }
+
+  @Test func restoreTargetsStayInsideAndReplaceNothing() async throws {
+    try await withEngine { test in
+      let source = test.images + "/vm.raw"
+      try SampleImage.raw(at: source, byteCount: 1 << 20, seed: 1)
+      let made = try await test.backUp(test.record("vm", source, .raw))
+      func restore(_ path: String) async -> ProblemCode? {
+        await code { try await test.restore(made.place, to: path, .raw) }
+      }
+      #expect(await restore(test.root + "/back.raw") == .pathOutsideFolders)
+      #expect(await restore(test.repositoryPath + "/back.raw") == .pathOutsideFolders)
+      #expect(await restore(test.images + "/no/back.raw") == .sourceNotFound)
+      #expect(await restore(source) == .targetExists)
+      try Tool.run("ln", "-s", "nowhere", test.images + "/dangling.raw")
+      #expect(await restore(test.images + "/dangling.raw") == .targetExists)
+      try SampleImage.raw(at: test.images + "/small.raw", byteCount: 65536, seed: 1)
+      let small = ImageLocation(source: .file(path: test.images + "/small.raw"), format: .raw)
+      let mismatch = await code {
+        _ = try await test.engine.restore(
+          RestoreOrder(backup: made.place, target: .image(small)), control: RecordingJobControl())
+      }
+      #expect(mismatch == .targetMismatch)
+      #expect(TestEngine.files(beneath: test.images).allSatisfy { !$0.hasSuffix(".part") })
+    }
+  }
+
+  @Test func wrongFormatAndUnsupportedFeaturesAreNamed() async throws {
+    try await withEngine { test in
+      let raw = test.images + "/vm.raw"
+      try SampleImage.raw(at: raw, byteCount: 1 << 20, seed: 1)
+      #expect(await inspect(test, raw, .qcow2) == .formatMismatch)
+      #expect(await code { _ = try await test.backUp(test.record("vm", raw, .qcow2)) } == .formatMismatch)
+      let extended = test.images + "/extended.qcow2"
+      try Tool.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "extended_l2=on", extended, "1M")
+      #expect(await code { _ = try await test.backUp(test.record("vm", extended, .qcow2)) } == .formatUnsupported)
+      let image = try await test.engine.inspect(ImageLocation(source: .file(path: extended), format: .qcow2))
+      #expect(image.features.contains { $0.contains("extended") }, "\(image.features)")
+      let file = ImageSource.file(path: extended)
+      #expect(try await test.engine.suggestFormat(of: file).format == .qcow2)
+      #expect(try await test.engine.suggestFormat(of: .file(path: raw)).format == .raw)
+      #expect(await code { _ = try await test.engine.suggestFormat(of: .file(path: test.root)) } == .pathOutsideFolders)
+    }
+  }
+
+  @Test func repositoriesLieBeneathTheirFolders() async throws {
+    try await withEngine { test in
+      func open(_ path: String) async -> ProblemCode? {
+        await code { _ = try await test.engine.openRepository(at: path, id: RepositoryID()) }
+      }
+      #expect(await open(test.root + "/elsewhere") == .pathOutsideFolders)
+      #expect(await open(test.images + "/repository") == .pathOutsideFolders)
+      try Tool.run("ln", "-s", test.root, test.root + "/backup/link")
+      #expect(await open(test.root + "/backup/link/new") == .pathOutsideFolders)
+      #expect(await open(test.root + "/backup/deep/down") == nil)
+    }
+  }
+}

@@ -1,0 +1,234 @@
+import Engine
+import EventLoops
+import Foundation
+import Model
+import ModelTesting
+import Testing
+
+/// A repository as its files tell it, and how it is put right.
+struct RepositoryTests {
+  private func withBackup(
+    lease: LeaseTiming = LeaseTiming(), _ body: (TestEngine, TestEngine.Made) async throws -> Void
+  ) async throws {
+    try await withEngine(lease: lease) { test in
+      let source = test.images + "/vm.raw"
+      try SampleImage.raw(at: source, byteCount: 1 << 20, seed: 41)
+      try await body(test, try await test.backUp(test.record("vm", source, .raw)))
+    }
+  }
+
+  private func refusal(_ body: () async throws -> Void) async -> ProblemCode? {
+    do { try await body() } catch { return (error as? DomainError)?.code }
+    return nil
+  }
+
+  @Test func scanTellsAllThatTheCatalogKnew() async throws {
+    try await withBackup { test, made in
+      let other = try await test.engine.backUp(
+        test.order(made.order.image, .none), control: RecordingJobControl())
+      let scan = try await test.engine.scan(test.repository)
+      #expect(scan.findings == [])
+      #expect(scan.images == [made.order.image])
+      #expect(scan.chains.count == 2)
+      let chain = try #require(scan.chains.first { $0.id == made.order.chain })
+      #expect(chain.imageName == "vm" && chain.image == made.order.image.id && chain.repository == test.repository.id)
+      let backup = try #require(scan.backups.first { $0.id == made.order.backup })
+      #expect(backup.group == made.order.group && backup.reason == made.order.reason && backup.kind == .full)
+      #expect(backup.state == .complete && backup.compression == .zstd && backup.consistency == .offline)
+      #expect(backup.pointInTime == made.receipt.pointInTime && backup.finishedAt == made.receipt.finishedAt)
+      #expect(backup.virtualSize == made.receipt.virtualSize && backup.dirtyBytes == made.receipt.dirtyBytes)
+      #expect(backup.storedSize == made.receipt.storedSize && backup.merkleRoot == made.receipt.merkleRoot)
+      #expect(scan.backups.contains { $0.merkleRoot == other.merkleRoot && $0.compression == .none })
+    }
+  }
+
+  @Test func renamedImageKeepsItsFolder() async throws {
+    try await withBackup { test, made in
+      var image = made.order.image
+      image.name = "other"
+      image.labels = ["a": "b"]
+      let before = test.storedFiles
+      try await test.engine.record(image, in: test.repository)
+      try await test.engine.record(test.record("stranger", "/x", .raw), in: test.repository)
+      #expect(test.storedFiles == before)
+      let scan = try await test.engine.scan(test.repository)
+      #expect(scan.images == [image])
+      #expect(scan.chains.map(\.imageName) == ["other"])
+    }
+  }
+
+  @Test func strayAndDamagedFilesAreFindingsAndStay() async throws {
+    try await withBackup { test, made in
+      let folder = test.repositoryPath + "/" + made.place.folder
+      let strays = ["/images/notes.txt", "/images/\(made.order.image.id)/stray", "/\(made.place.folder)/0001-x.qcow2"]
+      for path in strays { try Data("x".utf8).write(to: URL(fileURLWithPath: test.repositoryPath + path)) }
+      let orphan = BackupFileName(sequence: 1, backup: BackupID(), part: .data).text
+      try Data("x".utf8).write(to: URL(fileURLWithPath: "\(folder)/\(orphan)"))
+      let huge = BackupFileName(sequence: 2, backup: BackupID(), part: .manifest).text
+      try Data(repeating: 0x20, count: 1 << 20).write(to: URL(fileURLWithPath: "\(folder)/\(huge)"))
+      let before = test.storedFiles
+      let scan = try await test.engine.scan(test.repository)
+      for name in ["notes.txt", "stray", "0001-x.qcow2", orphan, huge] {
+        #expect(scan.findings.contains { $0.contains(name) }, "\(name): \(scan.findings)")
+      }
+      #expect(scan.backups.map(\.id) == [made.order.backup])
+      #expect(test.storedFiles == before)
+    }
+  }
+
+  @Test func openingTellsOneRepositoryFromAnother() async throws {
+    try await withBackup { test, _ in
+      let id = RepositoryID()
+      #expect(try await test.engine.openRepository(at: test.repositoryPath, id: id) == test.repository.id)
+      let wrong = RepositoryLocation(id: id, path: test.repositoryPath)
+      #expect(await refusal { _ = try await test.engine.scan(wrong) } == .repositoryMismatch)
+      let other = test.root + "/backup/other"
+      #expect(
+        await refusal { _ = try await test.engine.scan(RepositoryLocation(id: id, path: other)) }
+          == .repositoryUnavailable)
+      try FileManager.default.createDirectory(atPath: other, withIntermediateDirectories: true)
+      #expect(
+        await refusal { _ = try await test.engine.scan(RepositoryLocation(id: id, path: other)) }
+          == .repositoryUnavailable)
+      try Data("x".utf8).write(to: URL(fileURLWithPath: other + "/thesis.doc"))
+      #expect(await refusal { _ = try await test.engine.openRepository(at: other, id: id) } == .repositoryMismatch)
+      #expect(TestEngine.files(beneath: other) == ["thesis.doc"])
+      try FileManager.default.removeItem(atPath: test.repositoryPath + "/repository.json")
+      #expect(
+        await refusal { _ = try await test.engine.openRepository(at: test.repositoryPath, id: id) }
+          == .repositoryMismatch)
+    }
+  }
+
+  @Test func recoveryRemovesOnlyOwnLeftoversOfDeadJobs() async throws {
+    try await withBackup { test, made in
+      let folder = test.repositoryPath + "/" + made.place.folder
+      let (dead, live) = (JobID(), JobID())
+      func part(_ writer: ULID, _ job: JobID) throws -> String {
+        let name = PartFileName(target: made.place.name(.data), writer: writer, job: job).text
+        try Data("x".utf8).write(to: URL(fileURLWithPath: "\(folder)/\(name)"))
+        return name
+      }
+      let mine = try part(test.writer, dead)
+      let busy = try part(test.writer, live)
+      let foreign = try part(ULID(), dead)
+      let report = try await test.engine.recover(test.repository, liveJobs: [live])
+      #expect(report.removed == ["\(made.place.folder)/\(mine)"])
+      #expect(report.quarantined == [])
+      let left = TestEngine.files(beneath: folder)
+      #expect(left.contains(busy) && left.contains(foreign) && !left.contains(mine))
+      #expect(try await test.verify(made.place).findings == [])
+    }
+  }
+
+  @Test func leftoversOfKilledRestoresAreRemovedWhereverTheyAre() async throws {
+    try await withEngine { test in
+      let folder = test.images + "/deep/down"
+      try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+      let (dead, live) = (JobID(), JobID())
+      let names = [(test.writer, dead), (test.writer, live), (ULID(), dead)].map {
+        PartFileName(target: ".restore", writer: $0, job: $1).text
+      }
+      for name in names { try Data("x".utf8).write(to: URL(fileURLWithPath: "\(folder)/\(name)")) }
+      try Data("x".utf8).write(to: URL(fileURLWithPath: "\(folder)/guest.part"))
+      #expect(try await test.engine.removeRestoreLeftovers(liveJobs: [live]) == ["deep/down/\(names[0])"])
+      #expect(Set(TestEngine.files(beneath: folder)) == [names[1], names[2], "guest.part"])
+    }
+  }
+
+  @Test func finishedFilesWithoutAManifestAreSetAsideUnlessSomebodyBuildsOnThem() async throws {
+    try await withBackup { test, made in
+      let folder = test.repositoryPath + "/" + made.place.folder
+      let orphan = BackupFileName(sequence: 1, backup: BackupID(), part: .data).text
+      let base = BackupFileName(sequence: 2, backup: BackupID(), part: .data).text
+      let child = BackupFileName(sequence: 3, backup: BackupID(), part: .data).text
+      for name in [orphan, base] { try Tool.run("qemu-img", "create", "-q", "-f", "qcow2", "\(folder)/\(name)", "1M") }
+      try Tool.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", "\(folder)/\(child)")
+      let report = try await test.engine.recover(test.repository, liveJobs: [])
+      #expect(report.removed == [])
+      #expect(report.quarantined == [orphan, child].map { "quarantine/\(made.order.chain)-\($0)" })
+      #expect(TestEngine.files(beneath: folder).contains(base))
+      #expect(TestEngine.files(beneath: test.repositoryPath + "/quarantine").count == 2)
+      #expect(try await test.verify(made.place).findings == [])
+    }
+  }
+
+  @Test func deletionLeavesATombstoneThatGoesWhenItsTimeIsOver() async throws {
+    try await withBackup(lease: LeaseTiming(duration: .milliseconds(60))) { test, made in
+      try await test.engine.delete(made.place, control: RecordingJobControl())
+      #expect(
+        test.storedFiles.filter { !$0.hasSuffix("image.json") } == [
+          made.place.path(.tombstone).replacingOccurrences(of: "images/", with: "")
+        ])
+      let scan = try await test.engine.scan(test.repository)
+      #expect(scan.backups == [] && scan.chains == [] && scan.findings == [])
+      #expect(
+        await refusal { try await test.restore(made.place, to: test.images + "/back.raw", .raw) } == .backupNotComplete)
+      // A second time there is nothing to do.
+      try await test.engine.delete(made.place, control: RecordingJobControl())
+      try await Task.sleep(for: .milliseconds(200))
+      _ = try await test.engine.recover(test.repository, liveJobs: [])
+      #expect(test.storedFiles.allSatisfy { $0.hasSuffix("image.json") })
+      try await test.engine.delete(made.place, control: RecordingJobControl())
+    }
+  }
+
+  @Test func backupThatAnotherFileBuildsOnIsNotDeleted() async throws {
+    try await withBackup { test, made in
+      let folder = test.repositoryPath + "/" + made.place.folder
+      let child = BackupFileName(sequence: 1, backup: BackupID(), part: .data).text
+      try Tool.run(
+        "qemu-img", "create", "-q", "-f", "qcow2", "-b", made.place.name(.data), "-F", "qcow2", "\(folder)/\(child)")
+      #expect(
+        await refusal { try await test.engine.delete(made.place, control: RecordingJobControl()) }
+          == .backupHasDependents)
+      #expect(try await test.verify(made.place).findings == [])
+    }
+  }
+
+  @Test func stoppingWaitsForTheJobsInFlight() async throws {
+    try await withBackup { test, made in
+      let control = RecordingJobControl()
+      control.pause()
+      let order = test.order(made.order.image)
+      async let receipt = test.engine.backUp(order, control: control)
+      for _ in 0..<500 where control.checkpoints == 0 { try await Task.sleep(for: .milliseconds(10)) }
+      control.resume()
+      await test.engine.shutDown()
+      #expect(try await test.engine.scan(test.repository).backups.count == 2)
+      _ = try await receipt
+    }
+  }
+
+  @Test func extentsComeInPagesAndCoverTheImage() async throws {
+    try await withEngine { test in
+      let source = test.images + "/vm.qcow2"
+      let raw = test.root + "/vm.raw"
+      try SampleImage.raw(at: raw, byteCount: 5 << 20, seed: 42)
+      try Tool.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, source)
+      let location = ImageLocation(source: .file(path: source), format: .qcow2)
+      let whole = try await test.engine.extents(of: location, offset: 0, length: nil, limit: 1000)
+      #expect(whole.nextOffset == nil && whole.items.count > 3)
+      var items: [ExtentPage.Item] = []
+      var next: UInt64? = 0
+      while let offset = next, items.count <= whole.items.count {
+        let page = try await test.engine.extents(of: location, offset: offset, length: nil, limit: 2)
+        #expect(page.items.count <= 2 && page.generation == whole.generation)
+        items += page.items
+        next = page.nextOffset
+      }
+      #expect(items == whole.items)
+      #expect(items.reduce(0) { $0 + $1.length } == 5 << 20)
+      #expect(items.allSatisfy { $0.data != $0.zero })
+      let part = try await test.engine.extents(of: location, offset: 1 << 20, length: 70_000, limit: 1000)
+      #expect(part.items.reduce(0) { $0 + $1.length } == 70_000)
+      #expect(
+        await refusal {
+          _ = try await test.engine.extents(of: location, offset: 6 << 20, length: nil, limit: 1)
+        } == .invalidParameter)
+      try Tool.run("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 4k", source)
+      #expect(
+        try await test.engine.extents(of: location, offset: 0, length: nil, limit: 1).generation != whole.generation)
+    }
+  }
+}

@@ -1,0 +1,134 @@
+import Engine
+import EventLoops
+import Foundation
+import Model
+import ModelTesting
+
+/// An engine over a temporary folder with `images/` and `backup/`, both allowed, and one repository.
+final class TestEngine: Sendable {
+  /// Loops that all tests of one backend share.
+  private static let groups: [IOBackend: EventLoopGroup] = {
+    var groups: [IOBackend: EventLoopGroup] = [:]
+    for backend in IOBackend.allCases {
+      groups[backend] = try? EventLoopGroup(count: 2, backend: .forced(backend), workerCount: 2)
+    }
+    return groups
+  }()
+
+  /// The backends that this machine permits.
+  static let backends: [IOBackend] = IOBackend.allCases.filter { groups[$0] != nil }
+
+  let root: String
+  let engine: LocalEngine
+  let group: EventLoopGroup
+  let repository: RepositoryLocation
+  let writer: ULID
+
+  var images: String { root + "/images" }
+  var repositoryPath: String { repository.path }
+
+  /// - Parameter root: a folder to share with an earlier one; else a new one, removed at the end of ``with(_:)``.
+  init(
+    root: String? = nil, backend: IOBackend? = nil, writer: ULID = ULID(), lease: LeaseTiming = LeaseTiming(),
+    repository: RepositoryLocation? = nil,
+    openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) }
+  ) async throws {
+    guard let group = Self.groups[backend ?? Self.backends[0]] else { throw Tool.Failure(description: "no loops") }
+    self.group = group
+    self.writer = writer
+    self.root = root ?? NSTemporaryDirectory() + "cobweb-engine-\(ULID())"
+    for name in ["images", "backup"] {
+      try FileManager.default.createDirectory(atPath: self.root + "/\(name)", withIntermediateDirectories: true)
+    }
+    engine = try LocalEngine(
+      EngineConfiguration(
+        imageFolders: [self.root + "/images"], repositoryFolders: [self.root + "/backup"], writer: writer,
+        lease: lease, openFiles: openFiles),
+      group: group)
+    if let repository {
+      self.repository = repository
+    } else {
+      let path = self.root + "/backup/local"
+      let id = RepositoryID()
+      // Made without faults, whatever the test is about.
+      let plain = try LocalEngine(
+        EngineConfiguration(
+          imageFolders: [], repositoryFolders: [self.root + "/backup"], writer: writer),
+        group: group)
+      self.repository = RepositoryLocation(id: try await plain.openRepository(at: path, id: id), path: path)
+    }
+  }
+
+  func removeFolder() { try? FileManager.default.removeItem(atPath: root) }
+
+  /// A backup that was made, and where it lies.
+  struct Made {
+    let place: StoredBackupLocation
+    let receipt: BackupReceipt
+    let order: BackupOrder
+
+    var dataPath: String { place.fullPath(.data) }
+  }
+
+  func record(_ name: ResourceName, _ path: String, _ format: DiskFormat, id: ImageID = ImageID()) -> ImageRecord {
+    ImageRecord(id: id, name: name, source: .file(path: path), format: format, labels: ["tier": "gold"])
+  }
+
+  func order(_ image: ImageRecord, _ compression: Compression = .zstd) -> BackupOrder {
+    BackupOrder(
+      backup: BackupID(), chain: ChainID(), group: ULID(), kind: .full, reason: "a full backup was asked for",
+      image: image, repository: repository, compression: compression)
+  }
+
+  func backUp(
+    _ image: ImageRecord, _ compression: Compression = .zstd, control: RecordingJobControl = RecordingJobControl()
+  ) async throws -> Made {
+    try await backUp(order(image, compression), control: control)
+  }
+
+  func backUp(_ order: BackupOrder, control: RecordingJobControl = RecordingJobControl()) async throws -> Made {
+    let receipt = try await engine.backUp(order, control: control)
+    return Made(place: place(order), receipt: receipt, order: order)
+  }
+
+  func place(_ order: BackupOrder) -> StoredBackupLocation {
+    StoredBackupLocation(
+      repository: repository, image: order.image.id, chain: order.chain, sequence: 0, backup: order.backup)
+  }
+
+  func verify(_ place: StoredBackupLocation, _ level: VerifyLevel = .checksum) async throws -> VerifyReport {
+    try await engine.verify(VerifyOrder(backup: place, level: level), control: RecordingJobControl())
+  }
+
+  @discardableResult
+  func restore(
+    _ place: StoredBackupLocation, to path: String, _ format: DiskFormat,
+    control: RecordingJobControl = RecordingJobControl()
+  ) async throws -> RestoreReport {
+    try await engine.restore(
+      RestoreOrder(backup: place, target: .newFile(path: path, format: format)), control: control)
+  }
+
+  /// All files beneath `folder`, relative to it, in order.
+  static func files(beneath folder: String) -> [String] {
+    let all = FileManager.default.enumerator(atPath: folder)?.compactMap { $0 as? String } ?? []
+    return all.filter {
+      var isFolder: ObjCBool = false
+      return FileManager.default.fileExists(atPath: folder + "/" + $0, isDirectory: &isFolder) && !isFolder.boolValue
+    }.sorted()
+  }
+
+  /// The files of the repository's images.
+  var storedFiles: [String] { Self.files(beneath: repositoryPath + "/images") }
+}
+
+/// Runs `body` with a new test engine and removes its folder.
+func withEngine(
+  backend: IOBackend? = nil, lease: LeaseTiming = LeaseTiming(),
+  openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) },
+  _ body: (TestEngine) async throws -> Void
+) async throws {
+  let engine = try await TestEngine(backend: backend, lease: lease, openFiles: openFiles)
+  defer { engine.removeFolder() }
+  try await body(engine)
+}
