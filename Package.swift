@@ -8,6 +8,7 @@ let settings: [SwiftSetting] = [
   .enableExperimentalFeature("Lifetimes"),
 ]
 
+let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 let grdb: Target.Dependency = .product(name: "GRDB", package: "GRDB.swift")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
@@ -32,7 +33,9 @@ func library(_ name: String, apt package: String) -> Target {
 
 let package = Package(
   name: "cobweb",
+  products: [.executable(name: "cobweb", targets: ["cobweb"])],
   dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
     .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
     .package(url: "https://github.com/groue/GRDB.swift", from: "7.0.0"),
     .package(url: "https://github.com/jpsim/Yams", from: "6.0.0"),
@@ -57,8 +60,17 @@ let package = Package(
     room("Orchestrator", ["Model", "Locks", logging]),
     room("Catalog", ["Model", "Assets", grdb]),
     room("HTTPServer", ["CMicrohttpd", "Locks", logging]),
+    room("RESTAPI", ["Model", "Orchestrator", "HTTPServer", "Assets", "Locks", logging]),
     room("Configuration", ["Model", yams]),
     room("Assets", [], plugins: ["EmbedFiles"]),
+    .executableTarget(
+      name: "cobweb",
+      dependencies: [
+        "Model", "Locks", "EventLoops", "Engine", "Orchestrator", "Catalog", "HTTPServer", "RESTAPI", "Configuration",
+        argumentParser, logging,
+      ],
+      swiftSettings: settings),
+
     .executableTarget(name: "embed-files", path: "Sources/Plugins/embed-files", swiftSettings: settings),
     .plugin(
       name: "EmbedFiles", capability: .buildTool(), dependencies: ["embed-files"], path: "Sources/Plugins/EmbedFiles"),
@@ -80,6 +92,9 @@ let package = Package(
         "BlockTesting",
       ]),
     tests("HTTPServerTests", ["HTTPServer", "Locks"]),
+    tests(
+      "RESTAPITests",
+      ["RESTAPI", "Model", "Orchestrator", "HTTPServer", "Assets", "Locks", "ModelTesting", logging, yams]),
     tests("ConfigurationTests", ["Configuration", "Model", "ModelTesting"]),
   ]
 )

@@ -1,0 +1,76 @@
+import HTTPServer
+import Model
+import Orchestrator
+
+extension Call {
+  /// Makes a change with all its conventions: `dryRun`, `If-Match`, `Idempotency-Key`.
+  ///
+  /// - Parameters:
+  ///   - revision: the current revision of the resource that the path names; nil where the path is a collection.
+  ///   - render: the answer once it is done; also what is kept under the idempotency key.
+  ///   - perform: the use case.
+  func change<Value: Sendable>(
+    at revision: (() throws -> Int)? = nil, render: @escaping @Sendable (Value) throws -> StoredAnswer,
+    _ perform: (Terms<Value>) async throws -> Answer<Value>
+  ) async throws -> HTTPResponse {
+    let dryRun = try query.boolean(.dryRun)
+    // What is malformed comes before what is merely out of date.
+    let idempotency = try idempotencyKey().map { key in
+      IdempotencyGuard(key: key, bodyHash: SHA256.digest(body).hexadecimal, answer: render)
+    }
+    let terms = Terms<Value>(
+      dryRun: dryRun, expectedRevision: try expectedRevision(revision), idempotency: idempotency)
+    switch try await perform(terms) {
+    case .done(let value):
+      return try render(value).response
+    case .repeated(let answer):
+      var response = answer.response
+      response.headers["Idempotency-Replayed"] = "true"
+      return response
+    case .planned(let plan):
+      return HTTPResponse(
+        status: 200, headers: ["Content-Type": JSONAnswer.contentType],
+        content: .bytes(JSONWriter.text(of: PlanDocument(plan: plan))))
+    }
+  }
+
+  /// The revision that `If-Match` asks for; nil if any will do.
+  ///
+  /// Of several tags the current one counts. The use case checks it, within the change and after it has looked for a
+  /// repeat of the request: nothing is refused here that was done already.
+  private func expectedRevision(_ current: (() throws -> Int)?) throws -> Int? {
+    switch try EntityTagList(request.headers.values("If-Match"), header: "If-Match") {
+    case nil, .any: return nil
+    case .tags(let tags):
+      guard let current else {
+        throw DomainError(
+          .preconditionFailed, "a collection has no version that 'If-Match' could name", remedy: "leave 'If-Match' out")
+      }
+      let named = EntityTagList.tags(tags).revisions
+      if let revision = try? current(), named.contains(revision) { return revision }
+      return named.first ?? Self.noRevision
+    }
+  }
+
+  /// What no resource has: they count from 1.
+  private static let noRevision = 0
+
+  /// The key of a POST, if it has one.
+  private func idempotencyKey() throws(DomainError) -> IdempotencyKey? {
+    guard match.route.method == .post else { return nil }
+    let values = request.headers.values("Idempotency-Key")
+    guard let value = values.first else { return nil }
+    guard values.count == 1, (1...Self.longestIdempotencyKey).contains(value.utf8.count),
+      value.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F })
+    else {
+      throw DomainError(
+        .malformedRequest,
+        "'Idempotency-Key' must stand once and have 1 to \(Self.longestIdempotencyKey) visible ASCII characters")
+    }
+    return IdempotencyKey(who: Self.anonymous, route: "\(request.method) \(match.path.canonical)", key: value)
+  }
+
+  static let longestIdempotencyKey = 255
+  /// Everybody is the same person as long as there are no tokens.
+  private static let anonymous = "anonymous"
+}

@@ -1,0 +1,61 @@
+import HTTPServer
+import Model
+import Orchestrator
+
+/// Answers in JSON, with their versions.
+enum JSONAnswer {
+  static let contentType = "application/json"
+  static let problemContentType = "application/problem+json"
+
+  /// 200 with the value, or 304 where the request knows it already.
+  ///
+  /// - Parameter revision: of the resource that is shown, if it is one.
+  static func ok(_ value: some JSONWritable, revision: Int? = nil, to call: Call) throws(DomainError) -> HTTPResponse {
+    try ok(JSONWriter.text(of: value), tag: nil, revision: revision, to: call.request)
+  }
+
+  static func ok(
+    _ bytes: [UInt8], tag known: String? = nil, revision: Int?, to request: HTTPRequest
+  ) throws(DomainError) -> HTTPResponse {
+    let tag = known ?? EntityTag.of(bytes, revision: revision)
+    if try isKnown(tag, to: request) { return notModified(tag: tag) }
+    return HTTPResponse(status: 200, headers: ["Content-Type": contentType, "ETag": tag], content: .bytes(bytes))
+  }
+
+  /// Whether `If-None-Match` names this version.
+  static func isKnown(_ tag: String, to request: HTTPRequest) throws(DomainError) -> Bool {
+    let list = try EntityTagList(request.headers.values("If-None-Match"), header: "If-None-Match")
+    return list?.matchesWeakly(tag) ?? false
+  }
+
+  static func notModified(tag: String) -> HTTPResponse {
+    HTTPResponse(status: 304, headers: ["ETag": tag])
+  }
+
+  static func problem(_ error: DomainError, to request: HTTPRequest) -> HTTPResponse {
+    let document = ProblemDocument(error, instance: "/requests/\(request.id)")
+    var headers: HTTPFields = ["Content-Type": problemContentType]
+    if let seconds = document.type.retryAfter { headers["Retry-After"] = String(seconds) }
+    return HTTPResponse(
+      status: document.type.status, headers: headers, content: .bytes(JSONWriter.text(of: document)))
+  }
+}
+
+extension StoredAnswer {
+  /// An answer that shows a resource.
+  init(_ status: Int, _ value: some JSONWritable, revision: Int, location: String? = nil) {
+    let bytes = JSONWriter.text(of: value)
+    var headers = ["Content-Type": JSONAnswer.contentType, "ETag": EntityTag.of(bytes, revision: revision)]
+    headers["Location"] = location
+    self.init(status: status, headers: headers, body: String(decoding: bytes, as: UTF8.self))
+  }
+
+  /// 204: done, and there is nothing to show.
+  static var noContent: StoredAnswer { StoredAnswer(status: 204, headers: [:], body: "") }
+
+  var response: HTTPResponse {
+    var fields = HTTPFields()
+    for header in headers.sorted(by: { $0.key < $1.key }) { fields.append(header.key, header.value) }
+    return HTTPResponse(status: status, headers: fields, content: .bytes(Array(body.utf8)))
+  }
+}

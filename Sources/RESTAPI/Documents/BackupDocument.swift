@@ -1,0 +1,80 @@
+import Model
+import Orchestrator
+
+/// A backup as the API shows it.
+struct BackupDocument: JSONWritable, Sendable {
+  let view: BackupView
+
+  init(_ view: BackupView) {
+    self.view = view
+  }
+
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      writeIdentity(to: &json)
+      writeContent(to: &json)
+      json.member("verifiedAt", view.backup.verifiedAt)
+      json.member("verifyLevel", view.backup.verifyLevel)
+      json.member("job", view.backup.job)
+      json.member("failure", view.backup.failure)
+      // No backup of this version tracks changes or touches a running guest.
+      json.member("trackingFallback", String?.none)
+      json.member("guestImpact", String?.none)
+    }
+  }
+
+  private func writeIdentity(to json: inout JSONWriter) {
+    let backup = view.backup
+    json.member("id", backup.id)
+    json.member("image", backup.image)
+    json.member("imageName", view.imageName)
+    json.member("repository", backup.repository)
+    json.member("repositoryName", view.repositoryName)
+    json.member("chain", backup.chain)
+    json.member("sequence", backup.sequence)
+    json.member("group", backup.group)
+    json.member("kind", backup.kind)
+    json.member("requestedKind", backup.requestedKind)
+    json.member("reason", backup.reason)
+    json.member("parent", backup.parent)
+    json.member("dependents", view.dependents)
+    json.member("deletable", view.deletable)
+    json.member("state", backup.state)
+  }
+
+  private func writeContent(to json: inout JSONWriter) {
+    let backup = view.backup
+    json.member("compression", backup.compression)
+    json.member("consistency", backup.consistency)
+    json.member("pointInTime", backup.pointInTime)
+    json.member("createdAt", backup.createdAt)
+    json.member("finishedAt", backup.finishedAt)
+    json.member("virtualSize", backup.virtualSize)
+    json.member("dirtyBytes", backup.dirtyBytes)
+    json.member("storedSize", backup.storedSize)
+    json.member("merkleRoot", backup.merkleRoot)
+  }
+}
+
+/// A chain as the API shows it.
+struct ChainDocument: JSONWritable, Sendable {
+  let view: ChainView
+
+  init(_ view: ChainView) {
+    self.view = view
+  }
+
+  func write(to json: inout JSONWriter) {
+    let chain = view.chain
+    json.object { json in
+      json.member("id", chain.id)
+      json.member("image", chain.image)
+      json.member("imageName", view.imageName)
+      json.member("repository", chain.repository)
+      json.member("repositoryName", view.repositoryName)
+      json.member("backups", view.backups)
+      json.member("storedSize", view.storedSize)
+      json.member("createdAt", chain.createdAt)
+    }
+  }
+}

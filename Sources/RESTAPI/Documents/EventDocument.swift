@@ -1,0 +1,54 @@
+import HTTPServer
+import Model
+
+/// An event as it goes out to listeners.
+struct EventDocument: JSONWritable {
+  let event: Event
+
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("id", event.id)
+      json.member("at", event.at)
+      json.member("kind", event.kind)
+      json.member("subject", event.subject)
+      json.member("job", event.job)
+      json.member("payload", event.payload)
+    }
+  }
+
+  var message: ServerSentEvent {
+    ServerSentEvent(id: String(event.id), name: event.kind.rawValue, text: JSONWriter.string(of: self))
+  }
+}
+
+/// How far a job is, for listeners. It has no id: whoever comes back gets the newest.
+struct ProgressEventDocument: JSONWritable {
+  let job: JobID
+  let progress: JobProgress
+
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("job", job)
+      json.member("progress", ProgressDocument(progress))
+    }
+  }
+
+  var message: ServerSentEvent { ServerSentEvent(name: "progress", text: JSONWriter.string(of: self)) }
+}
+
+/// Tells a listener that events are lost to it: it lists what it shows again, and goes on behind `newest`.
+struct GapEventDocument: JSONWritable {
+  let newest: Int64
+
+  func write(to json: inout JSONWriter) {
+    json.object { json in json.member("newest", newest) }
+  }
+
+  var message: ServerSentEvent {
+    ServerSentEvent(id: String(newest), name: "gap", text: JSONWriter.string(of: self))
+  }
+}
+
+extension JSONWriter {
+  static func string(of value: some JSONWritable) -> String { String(decoding: text(of: value), as: UTF8.self) }
+}

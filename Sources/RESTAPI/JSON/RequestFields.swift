@@ -1,0 +1,211 @@
+import Model
+
+/// The members of an object in a request's body, each asked for once.
+///
+/// Faults are gathered, so that a person learns of all of them at once; ``finish()`` throws them, and with them every
+/// member that nobody asked for. Local to one request.
+final class RequestFields {
+  private final class Faults {
+    var found: [DomainError.Fault] = []
+  }
+
+  /// At most this many faults are told.
+  static let maximumFaultCount = 20
+
+  private let members: [String: JSONValue]
+  private let pointer: JSONPointer
+  private let faults: Faults
+  private var known: [String] = []
+  private var children: [RequestFields] = []
+
+  /// - Throws: `malformedJSON`, `invalidField` if the body isn't an object.
+  convenience init(body: [UInt8]) throws(DomainError) {
+    let value: JSONValue
+    do {
+      value = try JSONParser.parse(body)
+    } catch {
+      throw DomainError(error)
+    }
+    guard case .object(let members) = value else {
+      throw DomainError(
+        .invalidField, "the body must be a JSON object",
+        faults: [DomainError.Fault(pointer: "", detail: "must be an object")])
+    }
+    self.init(members: members, pointer: JSONPointer(), faults: Faults())
+  }
+
+  private init(members: [String: JSONValue], pointer: JSONPointer, faults: Faults) {
+    self.members = members
+    self.pointer = pointer
+    self.faults = faults
+  }
+
+  /// Throws `invalidField` if anything was wrong so far or a member is unknown.
+  func finish() throws(DomainError) {
+    refuseUnknownMembers()
+    guard let first = faults.found.first else { return }
+    let place = first.pointer.isEmpty ? "the body" : "'\(first.pointer)'"
+    let more = faults.found.count > 1 ? " (and \(faults.found.count - 1) more)" : ""
+    throw DomainError(
+      .invalidField, "\(place) \(first.detail)\(more)", faults: Array(faults.found.prefix(Self.maximumFaultCount)))
+  }
+
+  private func refuseUnknownMembers() {
+    for name in members.keys.sorted() where !known.contains(name) {
+      let choices = known.isEmpty ? "there are none" : "known are \(known.joined(separator: ", "))"
+      refuse(name, "is not a known field; \(choices)")
+    }
+    for child in children { child.refuseUnknownMembers() }
+  }
+
+  func refuse(_ name: String, _ detail: String) {
+    refuse(pointer.appending(name), detail)
+  }
+
+  private func refuse(_ name: String, at index: Int, _ detail: String) {
+    refuse(pointer.appending(name).appending(String(index)), detail)
+  }
+
+  private func refuse(_ place: JSONPointer, _ detail: String) {
+    faults.found.append(DomainError.Fault(pointer: place.description, detail: detail))
+  }
+
+  // MARK: Members
+
+  /// nil and, if it is required, a fault where the member is missing.
+  private func value(_ name: String, required: Bool) -> JSONValue? {
+    known.append(name)
+    let value = members[name]
+    if value == nil, required { refuse(name, "is missing") }
+    return value
+  }
+
+  private func mismatch(_ name: String, _ expected: String) {
+    refuse(name, "must be \(expected)")
+  }
+
+  func string(_ name: String, required: Bool = true) -> String? {
+    guard let value = value(name, required: required) else { return nil }
+    guard case .string(let text) = value else {
+      mismatch(name, "a string")
+      return nil
+    }
+    guard !text.utf8.contains(0) else {
+      refuse(name, "holds a NUL character")
+      return nil
+    }
+    return text
+  }
+
+  /// A whole number from 0 on.
+  func count(_ name: String, unit: String, required: Bool = true) -> UInt64? {
+    guard let value = value(name, required: required) else { return nil }
+    guard case .integer(let number) = value, number >= 0 else {
+      mismatch(name, "a whole number of \(unit), 0 or more")
+      return nil
+    }
+    return UInt64(number)
+  }
+
+  /// One of the cases; `later` names values that the API knows of and can't do yet.
+  func choice<Choice: CaseIterable & RawRepresentable<String>>(
+    _ name: String, of type: Choice.Type = Choice.self, required: Bool = true, later: [String] = []
+  ) -> Choice? {
+    guard let text = string(name, required: required) else { return nil }
+    if let choice = Choice(rawValue: text) { return choice }
+    let possible = Choice.allCases.map(\.rawValue).joined(separator: ", ")
+    refuse(
+      name, later.contains(text) ? "can't be '\(text)' yet; possible are \(possible)" : "must be one of \(possible)")
+    return nil
+  }
+
+  func resourceName(_ name: String, required: Bool = true) -> ResourceName? {
+    guard let text = string(name, required: required) else { return nil }
+    guard let resourceName = ResourceName(text) else {
+      refuse(name, "isn't a name: \(ResourceName.rule)")
+      return nil
+    }
+    return resourceName
+  }
+
+  func reference<Entity>(_ name: String, to type: Entity.Type = Entity.self) -> Reference<Entity>? {
+    guard let text = string(name) else { return nil }
+    guard let reference = Reference<Entity>(text) else {
+      refuse(name, "is neither an id nor a name: \(ResourceName.rule)")
+      return nil
+    }
+    return reference
+  }
+
+  /// One or more references, none twice.
+  func references<Entity>(_ name: String, to type: Entity.Type = Entity.self, atMost limit: Int) -> [Reference<Entity>]?
+  {
+    guard let value = value(name, required: true) else { return nil }
+    guard case .array(let items) = value, !items.isEmpty, items.count <= limit else {
+      mismatch(name, "a list of 1 to \(limit) ids or names")
+      return nil
+    }
+    var references: [Reference<Entity>] = []
+    var seen: Set<Reference<Entity>> = []
+    for (index, item) in items.enumerated() {
+      guard case .string(let text) = item, let reference = Reference<Entity>(text) else {
+        refuse(name, at: index, "is neither an id nor a name")
+        return nil
+      }
+      guard seen.insert(reference).inserted else {
+        refuse(name, at: index, "stands here twice")
+        return nil
+      }
+      references.append(reference)
+    }
+    return references
+  }
+
+  /// An object whose members this API knows.
+  func object(_ name: String, required: Bool = true) -> RequestFields? {
+    guard let value = value(name, required: required) else { return nil }
+    guard case .object(let members) = value else {
+      mismatch(name, "an object")
+      return nil
+    }
+    let child = RequestFields(members: members, pointer: pointer.appending(name), faults: faults)
+    children.append(child)
+    return child
+  }
+
+  /// The value as it stands, for the caller to judge.
+  func any(_ name: String, required: Bool = true) -> JSONValue? { value(name, required: required) }
+
+  /// Members that the resource has and a request can't set.
+  func refuseFixed(_ names: [String]) {
+    for name in names where members[name] != nil {
+      known.append(name)
+      refuse(name, "can't be changed")
+    }
+  }
+
+  func absolutePath(_ name: String) -> String? {
+    guard let path = string(name) else { return nil }
+    guard path.hasPrefix("/"), path.utf8.count <= Self.longestPath else {
+      mismatch(name, "an absolute path of the server's host, of at most \(Self.longestPath) bytes")
+      return nil
+    }
+    return path
+  }
+
+  /// PATH_MAX without the closing NUL.
+  static let longestPath = 4095
+}
+
+extension DomainError {
+  /// A body that isn't JSON, or names a member twice.
+  init(_ fault: JSONFault) {
+    let place = Fault(pointer: fault.pointer.description, detail: "\(fault.detail) (byte \(fault.offset))")
+    switch fault.kind {
+    case .syntax:
+      self.init(.malformedJSON, "the body isn't valid JSON: at byte \(fault.offset) \(fault.detail)", faults: [place])
+    case .duplicateMember:
+      self.init(.invalidField, "'\(fault.pointer)': \(fault.detail)", faults: [place])
+    }
+  }
+}

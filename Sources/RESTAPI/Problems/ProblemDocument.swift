@@ -1,0 +1,61 @@
+import Model
+
+/// A problem document (RFC 9457) as this API writes it.
+struct ProblemDocument: JSONWritable {
+  let type: ProblemType
+  let detail: String
+  let remedy: String
+  /// Where it happened: the request, or the job that ended so.
+  let instance: String
+  let faults: [DomainError.Fault]
+
+  init(_ error: DomainError, instance: String) {
+    type = ProblemType.of(error.code)
+    detail = error.detail
+    remedy = error.remedy ?? type.remedy
+    self.instance = instance
+    faults = error.faults
+  }
+
+  /// The end of a job.
+  init(_ details: ProblemDetails, job: JobID) {
+    type = ProblemType.of(details.code)
+    detail = details.detail
+    remedy = details.remedy ?? type.remedy
+    instance = "\(APIPath.root)/jobs/\(job)"
+    faults = []
+  }
+
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("type", type.path)
+      json.member("code", type.code)
+      json.member("title", type.title)
+      json.member("status", type.status)
+      json.member("detail", detail)
+      json.member("instance", instance)
+      json.member("remedy", remedy)
+      json.member("errors", faults)
+    }
+  }
+}
+
+extension DomainError.Fault: JSONWritable {
+  /// A fault of the query names its parameter, one of the body has a JSON pointer.
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      if pointer.hasPrefix(Self.parameterMark) {
+        json.member("parameter", String(pointer.dropFirst(Self.parameterMark.count)))
+      } else {
+        json.member("pointer", pointer)
+      }
+      json.member("detail", detail)
+    }
+  }
+
+  private static let parameterMark = "?"
+
+  static func parameter(_ name: String, _ detail: String) -> DomainError.Fault {
+    DomainError.Fault(pointer: parameterMark + name, detail: detail)
+  }
+}

@@ -1,0 +1,68 @@
+import Model
+import Orchestrator
+
+extension RequestFields {
+  /// The body that starts a backup.
+  func backupDraft(imageLimit: Int) throws(DomainError) -> BackupDraft {
+    let images = references("images", to: Image.self, atMost: imageLimit)
+    let repository = reference("repository", to: Repository.self)
+    let kind = choice("kind", of: BackupKind.self, required: false, later: ["incremental", "differential", "auto"])
+    _ = choice("tracker", of: Tracker.self, required: false)
+    let compression = choice("compression", of: Compression.self, required: false)
+    let speedLimit = count("speedLimit", unit: "bytes per second", required: false)
+    try finish()
+    guard let images, let repository else { throw Self.incomplete }
+    return BackupDraft(
+      images: images, repository: repository, kind: kind ?? .full, compression: compression ?? .zstd,
+      speedLimit: speedLimit ?? 0)
+  }
+
+  /// The body that starts a verification.
+  func verifyLevel() throws(DomainError) -> VerifyLevel {
+    let level = choice("level", of: VerifyLevel.self, required: false)
+    try finish()
+    return level ?? .checksum
+  }
+
+  /// The body that starts a restore.
+  func restoreDraft() throws(DomainError) -> RestoreDraft {
+    let target = object("target")
+    let draft = target.flatMap(restoreTarget)
+    try finish()
+    guard let draft else { throw Self.incomplete }
+    return draft
+  }
+
+  private func restoreTarget(_ target: RequestFields) -> RestoreDraft? {
+    switch target.choice("kind", of: RestoreTargetKind.self, later: ["nbd"]) {
+    case .file:
+      let path = target.absolutePath("path")
+      let format = target.choice("format", of: DiskFormat.self)
+      guard let path, let format else { return nil }
+      return .newFile(path: path, format: format)
+    case .image:
+      // Asked for at once with the image, so that each is known even where the other is wrong.
+      let confirm = string("confirm", required: false)
+      guard let image = target.reference("image", to: Image.self) else { return nil }
+      return .image(image, confirm: confirm)
+    case nil:
+      return nil
+    }
+  }
+
+  private enum RestoreTargetKind: String, CaseIterable {
+    case file, image
+  }
+
+  /// The lines of increments that an image has, one after another. There is one.
+  private enum Tracker: String, CaseIterable {
+    case `default`
+  }
+}
+
+extension RequestFields {
+  /// The body of an action that takes no fields.
+  func nothing() throws(DomainError) {
+    try finish()
+  }
+}

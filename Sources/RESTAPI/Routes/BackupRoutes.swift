@@ -1,0 +1,77 @@
+import HTTPServer
+import Model
+import Orchestrator
+
+/// Backups and their chains: taking, reading, verifying, restoring, deleting.
+struct BackupRoutes {
+  let service: BackupService
+
+  private static let collection = "\(APIPath.root)/backups"
+  private static let item = "\(collection)/{backup}"
+
+  var all: [Route] {
+    [
+      Route(.post, Self.collection, query: [.dryRun], body: .object, .later(create)),
+      Route(
+        .get, Self.collection, query: [.image, .repository, .chain, .state, .limit, .cursor], .now(list)),
+      Route(.get, Self.item, .now(get)),
+      Route(.delete, Self.item, query: [.dryRun], .later(delete)),
+      Route(.post, "\(Self.item)/verify", query: [.dryRun], body: .optionalObject, .later(verify)),
+      Route(.post, "\(Self.item)/restore", query: [.dryRun], body: .object, .later(restore)),
+      Route(.get, "\(APIPath.root)/chains", query: [.image, .repository, .limit, .cursor], .now(listChains)),
+    ]
+  }
+
+  @Sendable private func create(_ call: Call) async throws -> HTTPResponse {
+    let draft = try call.fields().backupDraft(imageLimit: service.limits.imagesPerBackup)
+    return try await call.change(
+      render: StoredAnswer.accepted, { try await service.createBackup(draft, $0) })
+  }
+
+  @Sendable private func list(_ call: Call) throws -> HTTPResponse {
+    let query = BackupQuery(
+      image: try call.query.reference(.image), repository: try call.query.reference(.repository),
+      chain: try call.query.id(.chain), state: try call.query.choice(.state))
+    let page = try service.backups(query, try call.query.page())
+    return try JSONAnswer.ok(PageDocument(page.map(BackupDocument.init)), to: call)
+  }
+
+  @Sendable private func get(_ call: Call) throws -> HTTPResponse {
+    let view = try service.backup(try call.backup())
+    return try JSONAnswer.ok(BackupDocument(view), revision: view.backup.revision, to: call)
+  }
+
+  @Sendable private func delete(_ call: Call) async throws -> HTTPResponse {
+    let id = try call.backup()
+    return try await call.change(
+      at: { try service.backup(id).backup.revision }, render: StoredAnswer.accepted,
+      { try await service.deleteBackup(id, $0) })
+  }
+
+  @Sendable private func verify(_ call: Call) async throws -> HTTPResponse {
+    let id = try call.backup()
+    let level = try call.fields().verifyLevel()
+    return try await call.change(
+      at: { try service.backup(id).backup.revision }, render: StoredAnswer.accepted,
+      { try await service.verifyBackup(id, level: level, $0) })
+  }
+
+  @Sendable private func restore(_ call: Call) async throws -> HTTPResponse {
+    let id = try call.backup()
+    let target = try call.fields().restoreDraft()
+    return try await call.change(
+      at: { try service.backup(id).backup.revision }, render: StoredAnswer.accepted,
+      { try await service.restoreBackup(id, to: target, $0) })
+  }
+
+  @Sendable private func listChains(_ call: Call) throws -> HTTPResponse {
+    let page = try service.chains(
+      image: try call.query.reference(.image), repository: try call.query.reference(.repository),
+      try call.query.page())
+    return try JSONAnswer.ok(PageDocument(page.map(ChainDocument.init)), to: call)
+  }
+}
+
+extension Call {
+  fileprivate func backup() throws(DomainError) -> BackupID { try id(of: "backup") }
+}

@@ -1,0 +1,83 @@
+import HTTPServer
+import Model
+import Orchestrator
+
+/// Images: registering, reading, changing, looking into.
+struct ImageRoutes {
+  let service: BackupService
+
+  private static let collection = "\(APIPath.root)/images"
+  private static let item = "\(collection)/{image}"
+
+  var all: [Route] {
+    [
+      Route(.post, Self.collection, query: [.dryRun], body: .object, .later(register)),
+      Route(.get, Self.collection, query: [.limit, .cursor], .now(list)),
+      Route(.get, Self.item, .now(get)),
+      Route(.patch, Self.item, query: [.dryRun], body: .mergePatch, .later(change)),
+      Route(.delete, Self.item, query: [.dryRun], .later(unregister)),
+      Route(.get, "\(Self.item)/inspect", .later(inspect)),
+      Route(.get, "\(Self.item)/extents", query: [.context, .offset, .length, .limit, .generation], .later(extents)),
+    ]
+  }
+
+  @Sendable private func register(_ call: Call) async throws -> HTTPResponse {
+    let draft = try call.fields().imageDraft()
+    return try await call.change(
+      render: { image in
+        StoredAnswer(201, ImageDocument(image), revision: image.revision, location: APIPath.image(image.id))
+      },
+      { try await service.registerImage(draft, $0) })
+  }
+
+  @Sendable private func list(_ call: Call) throws -> HTTPResponse {
+    let page = try service.images(try call.query.page())
+    return try JSONAnswer.ok(PageDocument(page.map(ImageDocument.init)), to: call)
+  }
+
+  @Sendable private func get(_ call: Call) throws -> HTTPResponse {
+    let image = try service.image(try call.image())
+    return try JSONAnswer.ok(ImageDocument(image), revision: image.revision, to: call)
+  }
+
+  @Sendable private func change(_ call: Call) async throws -> HTTPResponse {
+    let reference = try call.image()
+    let change = try call.fields().imageChange()
+    return try await call.change(
+      at: { try service.image(reference).revision },
+      render: { StoredAnswer(200, ImageDocument($0), revision: $0.revision) },
+      { try await service.changeImage(reference, change, $0) })
+  }
+
+  @Sendable private func unregister(_ call: Call) async throws -> HTTPResponse {
+    let reference = try call.image()
+    return try await call.change(
+      at: { try service.image(reference).revision }, render: { _ in .noContent },
+      { try await service.unregisterImage(reference, $0) })
+  }
+
+  @Sendable private func inspect(_ call: Call) async throws -> HTTPResponse {
+    let inspection = try await service.inspectImage(try call.image())
+    return try JSONAnswer.ok(InspectionDocument(inspection: inspection), to: call)
+  }
+
+  @Sendable private func extents(_ call: Call) async throws -> HTTPResponse {
+    let reference = try call.image()
+    _ = try call.query.choice(.context, of: ExtentContext.self)
+    let page = try await service.extents(
+      ofImage: reference, offset: try call.query.bytes(.offset, from: 0) ?? 0,
+      length: try call.query.bytes(.length, from: 1),
+      limit: try call.query.integer(.limit, in: QueryValues.limits) ?? QueryValues.limits.upperBound,
+      generation: call.query.text(.generation))
+    return try JSONAnswer.ok(ExtentPageDocument(page: page), to: call)
+  }
+
+  /// What extents can be of.
+  private enum ExtentContext: String, CaseIterable {
+    case allocation
+  }
+}
+
+extension Call {
+  fileprivate func image() throws(DomainError) -> Reference<Image> { try reference(to: "image") }
+}

@@ -1,0 +1,94 @@
+import HTTPServer
+
+/// One operation of the API: where it is, what it takes, and what answers it.
+struct Route: Sendable {
+  enum Method: String, Sendable {
+    case get = "GET"
+    case post = "POST"
+    case patch = "PATCH"
+    case delete = "DELETE"
+  }
+
+  enum Segment: Sendable, Equatable {
+    case literal(String)
+    /// Taken as it comes, decoded; the name is the one in openapi.yaml.
+    case parameter(String)
+  }
+
+  /// What a request may bring along.
+  enum Body: Sendable {
+    /// None: bytes in a body are refused.
+    case none
+    /// A JSON object.
+    case object
+    /// A JSON object, or nothing where all its fields may be absent.
+    case optionalObject
+    /// A JSON merge patch (RFC 7396) of the resource.
+    case mergePatch
+
+    var mediaTypes: [String] {
+      switch self {
+      case .none: []
+      case .object, .optionalObject: ["application/json"]
+      case .mergePatch: ["application/merge-patch+json", "application/json"]
+      }
+    }
+  }
+
+  enum Work: Sendable {
+    /// Needs no waiting: a read of the catalog by key or of one page, or less. Runs where the request came in.
+    case now(@Sendable (Call) throws -> HTTPResponse)
+    case later(@Sendable (Call) async throws -> HTTPResponse)
+    /// Tries at once; nil leaves it to `later`.
+    case either(
+      now: @Sendable (Call) throws -> HTTPResponse?, later: @Sendable (Call) async throws -> HTTPResponse)
+  }
+
+  let method: Method
+  let segments: [Segment]
+  /// The parameters that its query may have.
+  let query: [QueryParameter]
+  let body: Body
+  let work: Work
+
+  init(_ method: Method, _ pattern: String, query: [QueryParameter] = [], body: Body = .none, _ work: Work) {
+    self.method = method
+    segments = pattern.split(separator: "/").map { part in
+      part.hasPrefix("{") ? .parameter(String(part.dropFirst().dropLast())) : .literal(String(part))
+    }
+    self.query = query
+    self.body = body
+    self.work = work
+  }
+
+  /// As openapi.yaml writes it.
+  var pattern: String {
+    "/"
+      + segments.map { segment in
+        switch segment {
+        case .literal(let text): text
+        case .parameter(let name): "{\(name)}"
+        }
+      }.joined(separator: "/")
+  }
+
+  /// The values of the parameters in their order; nil if the path is another one.
+  func match(_ path: [String]) -> [String]? {
+    guard path.count == segments.count else { return nil }
+    var values: [String] = []
+    for (part, segment) in zip(path, segments) {
+      switch segment {
+      case .literal(let text): guard part == text else { return nil }
+      case .parameter: values.append(part)
+      }
+    }
+    return values
+  }
+}
+
+/// A parameter of a query; every one that some route takes.
+enum QueryParameter: String, Sendable {
+  case limit, cursor, dryRun, wait
+  case image, repository, chain, state, kind
+  case context, offset, length, generation
+}

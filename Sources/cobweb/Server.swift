@@ -1,0 +1,109 @@
+import Catalog
+import Configuration
+import Engine
+import EventLoops
+import Foundation
+import HTTPServer
+import Logging
+import Model
+import Orchestrator
+import RESTAPI
+
+/// The composed program: each room's real part, put together here and nowhere else.
+final class Server: Sendable {
+  /// What running jobs get to halt, and then requests in flight to end.
+  static let grace = Duration.seconds(10)
+  /// Threads that run HTTP handlers: they wait for the catalog at times, so they are not the loops'.
+  private static let handlerThreadCount = 2
+
+  private let catalog: SQLiteCatalog
+  private let group: EventLoopGroup
+  private let engine: LocalEngine
+  private let service: BackupService
+  private let web: WebServer
+  private let handlers: WorkerPool
+  /// What to tell the person who started it: the URLs first.
+  let announcement: [String]
+
+  private init(
+    catalog: SQLiteCatalog, group: EventLoopGroup, engine: LocalEngine, service: BackupService, web: WebServer,
+    handlers: WorkerPool, announcement: [String]
+  ) {
+    self.catalog = catalog
+    self.group = group
+    self.engine = engine
+    self.service = service
+    self.web = web
+    self.handlers = handlers
+    self.announcement = announcement
+  }
+
+  /// Opens everything, brings the catalog in line with the world, and listens.
+  static func start(_ configuration: ServerConfiguration) async throws -> Server {
+    let logger = Logger(label: "cobweb")
+    let catalog = try SQLiteCatalog(stateFolder: configuration.stateFolder)
+    let group = try EventLoopGroup(backend: configuration.loopBackend)
+    logger.info("I/O runs on \(group.backend.rawValue)\(group.backendReason.map { ": \($0)" } ?? "")")
+    let engine = try LocalEngine(
+      EngineConfiguration(
+        imageFolders: configuration.imageFolders, imageDevices: configuration.imageDevices,
+        repositoryFolders: configuration.repositoryFolders,
+        writer: try ServerIdentity.load(from: configuration.stateFolder),
+        compressionLevel: configuration.compressionLevel),
+      group: group)
+    var limits = ServiceLimits()
+    limits.concurrentJobs = configuration.jobsAtOnce
+    limits.eventsKept = configuration.eventsKept
+    let service = BackupService(
+      catalog: catalog, engine: engine, clock: SystemWallClock(), logger: Logger(label: "jobs"), limits: limits)
+    try await service.start(configuration.declarations)
+
+    let handlers = try WorkerPool(threadCount: handlerThreadCount, name: "handler")
+    let hosts = HostList(names: configuration.hosts)
+    let responder = APIResponder(
+      service: service, version: Cobweb.version, hosts: hosts, executor: handlers, logger: Logger(label: "api"))
+    var options = WebServerOptions()
+    options.eventStreamLimit = configuration.eventStreams
+    let web = try WebServer(
+      options: options, responder: responder, executor: handlers, logger: Logger(label: "http"))
+    let urls = try listen(web, configuration, hosts)
+    return Server(
+      catalog: catalog, group: group, engine: engine, service: service, web: web, handlers: handlers,
+      announcement: Announcement(urls: urls, service: service, configuration: configuration).lines)
+  }
+
+  /// The URL of each address.
+  private static func listen(
+    _ web: WebServer, _ configuration: ServerConfiguration, _ hosts: HostList
+  ) throws -> [String] {
+    let identity = try configuration.tls.map { files in
+      TLSIdentity(
+        certificatePEM: try String(contentsOfFile: files.certificate, encoding: .utf8),
+        keyPEM: try String(contentsOfFile: files.key, encoding: .utf8))
+    }
+    return try configuration.listen.map { address in
+      switch address {
+      case .unix(let path):
+        "\(try web.listen(on: .unix(path: path, mode: configuration.socketMode)))"
+      case .tcp(let host, let port):
+        url(
+          try web.listen(on: .tcp(host: host == "localhost" ? "127.0.0.1" : host, port: port), tls: identity), hosts,
+          isSecure: identity != nil)
+      }
+    }
+  }
+
+  private static func url(_ address: HTTPListenAddress, _ hosts: HostList, isSecure: Bool) -> String {
+    if case .tcp(_, let port) = address { hosts.add(port: port) }
+    return "\(isSecure ? "https" : "http")://\(address)"
+  }
+
+  /// Lets nothing new in, brings what runs to a halt, and closes all, in the order of dependence.
+  func stop() async {
+    await service.stop(grace: Self.grace)
+    await web.stop(grace: Self.grace)
+    await engine.shutDown()
+    await group.shutdown()
+    do { try catalog.close() } catch { Logger(label: "cobweb").error("closing the catalog: \(error)") }
+  }
+}

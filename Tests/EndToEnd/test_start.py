@@ -1,0 +1,109 @@
+"""What the program says and refuses when it starts."""
+import pathlib
+import subprocess
+
+import requests
+
+from conftest import ROOT
+from server import Server
+
+
+def refused(workspace, **settings):
+    server = Server(workspace, **settings).launch()
+    try:
+        assert server.process.wait(timeout=20) != 0
+    finally:
+        server.end()
+    return server.log()
+
+
+def test_it_tells_the_url_and_stops_on_sigterm(start):
+    server = start()
+    assert server.url in server.log()
+    assert server.stop() == 0
+
+
+def test_loopback_without_tokens_is_told(start):
+    assert "every local user is administrator" in start().log()
+
+
+def test_listening_beyond_loopback_is_refused(workspace):
+    assert "token" in refused(workspace, listen="0.0.0.0:0")
+
+
+def test_folders_that_overlap_are_refused(workspace):
+    assert "overlap" in refused(workspace, repositoryFolders=["images/backup"])
+
+
+def test_misspelt_key_is_named(workspace):
+    assert "repositoryFolder" in refused(workspace, repositoryFolder=["backup"])
+
+
+def test_second_server_on_the_same_state_is_refused(start, workspace):
+    start()
+    second = Server(workspace)
+    second.launch()
+    try:
+        assert second.process.wait(timeout=20) != 0
+        assert "another" in second.log().lower()
+    finally:
+        second.end()
+
+
+def test_config_declares_repositories_and_images(start, workspace):
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(workspace / "images/sample.qcow2"), "16M"],
+                   check=True)
+    declared = dict(
+        repositories=[{"name": "local", "kind": "directory", "path": "backup/local"}],
+        images=[{"name": "sample", "source": {"kind": "file", "path": "images/sample.qcow2"}, "format": "qcow2"}])
+    server = start(**declared)
+    assert server.get("/images/sample")["managedBy"] == "config"
+    assert "curl" in server.log()
+    server.problem(409, "managed-by-config", "DELETE", "/images/sample")
+    server.back_up("sample")
+    assert server.stop() == 0
+
+    server.settings.pop("images")
+    server.start()
+    assert server.get("/images")["items"] == []
+    assert [backup["imageName"] for backup in server.get("/backups")["items"]] == ["sample"]
+    assert (workspace / "images/sample.qcow2").exists()
+
+
+def test_unix_socket_serves_and_is_private(workspace):
+    socket = workspace / "run/api.sock"
+    server = Server(workspace, listen=f"unix:{socket}").launch()
+    try:
+        for _ in range(200):
+            if socket.exists() and b"200" in subprocess.run(
+                    ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", str(socket),
+                     "http://localhost/readyz"], capture_output=True).stdout:
+                break
+            assert server.process.poll() is None, server.log()
+            subprocess.run(["sleep", "0.05"])
+        assert socket.stat().st_mode & 0o777 == 0o600
+        assert server.stop() == 0
+        assert not socket.exists()
+    finally:
+        server.end()
+
+
+def test_tls_by_config(workspace):
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                    "-keyout", str(workspace / "key.pem"), "-out", str(workspace / "cert.pem"), "-days", "2",
+                    "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+                   check=True, capture_output=True)
+    server = Server(workspace, tls={"certificate": "cert.pem", "key": "key.pem"})
+    try:
+        server.start()
+        assert server.url.startswith("https://")
+        answer = requests.get(server.url + "/api/v1/server", verify=str(workspace / "cert.pem"), timeout=10)
+        assert answer.status_code == 200
+    finally:
+        server.end()
+
+
+def test_demo_runs_through(tmp_path):
+    story = subprocess.run([ROOT / "examples/demo"], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert story.returncode == 0, story.stdout + story.stderr
+    assert "Images are identical" in story.stdout

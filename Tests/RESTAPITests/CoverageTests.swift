@@ -1,0 +1,250 @@
+import Foundation
+import HTTPServer
+import Locks
+import Model
+import ModelTesting
+import Orchestrator
+import Testing
+
+@testable import RESTAPI
+
+/// Every status that the contract documents is produced by the server, and no other.
+@Suite struct CoverageTests {
+  @Test(arguments: try Contract.shared.get().operations.map(\.name))
+  func everyDocumentedStatusIsProduced(operation name: String) async throws {
+    let stock = Stock()
+    try await withWorld(declarations: Stock.declarations, seed: stock.store) { world in
+      let operation = try #require(world.contract.operations.first { $0.name == name })
+      let specimen = try #require(try await Specimen(name, stock, world))
+      try await Coverage(world: world, operation: operation, specimen: specimen).produceAll()
+      let seen = world.seen.withLock { $0[name] ?? [] }
+      #expect(seen == Set(operation.responses.keys), "\(seen.symmetricDifference(operation.responses.keys))")
+    }
+  }
+}
+
+/// What the catalog holds at the start.
+struct Stock: Sendable {
+  let image = Image.sample("vm1")
+  let repository = Repository.sample("local")
+  let ended: Job
+  let chain: Chain
+  let other: Chain
+  let complete: Backup
+  let failed: Backup
+  /// Has `dependent`.
+  let parent: Backup
+  let dependent: Backup
+
+  static let declarations = Declarations(
+    repositories: [RepositoryDraft(name: "fixed", path: "/backup/fixed")],
+    images: [ImageDraft(name: "declared", source: .file(path: "/images/declared"), format: .raw)])
+
+  init() {
+    chain = Chain.sample(of: image, in: repository)
+    other = Chain.sample(of: image, in: repository)
+    complete = Backup.sample(in: chain)
+    failed = Backup.sample(in: Chain.sample(of: image, in: repository), state: .failed)
+    parent = Backup.sample(in: other)
+    dependent = Backup.sample(in: other, sequence: 1, parent: parent.id)
+    ended = Job.sample(.verify(backup: complete.id, level: .checksum), state: .succeeded)
+  }
+
+  func store(in catalog: InMemoryCatalog) async throws {
+    try await catalog.write { catalog in
+      try catalog.insert(image)
+      try catalog.insert(repository)
+      for chain in [chain, other, Chain.sample(of: image, in: repository, id: failed.chain)] {
+        try catalog.insert(chain)
+      }
+      for backup in [complete, failed, parent, dependent] { try catalog.insert(backup) }
+      try catalog.insert(ended)
+    }
+  }
+}
+
+/// Requests of one operation: one that succeeds, and those that fail in ways of the operation's own.
+struct Specimen: Sendable {
+  var target: String
+  var body: String?
+  /// The same for something that isn't there.
+  var missing: (target: String, body: String?)?
+  /// Refused for the state of things.
+  var conflict: (target: String, body: String?)?
+  /// What the engine must say for a 409 and a 422, where only it can.
+  var engineRefuses = false
+
+  init?(_ operation: String, _ stock: Stock, _ world: World) async throws {
+    let api = World.api
+    let nobody = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+    func item(
+      _ path: String, _ id: String, _ tail: String = "", conflict other: String? = nil, _ body: String? = nil
+    ) {
+      target = "\(api)/\(path)/\(id)\(tail)"
+      missing = ("\(api)/\(path)/\(nobody)\(tail)", body)
+      conflict = other.map { ("\(api)/\(path)/\($0)\(tail)", body) }
+      self.body = body
+    }
+    let backup = stock.complete.id.description
+    let failed = stock.failed.id.description
+    let ended = stock.ended.id.description
+    target = String(operation.drop { $0 != "/" })
+    switch operation.replacing(api, with: "") {
+    case "POST /images":
+      body = #"{"name":"new","source":{"kind":"file","path":"/images/new"},"format":"raw"}"#
+      conflict = (target, #"{"name":"vm1","source":{"kind":"file","path":"/images/new"},"format":"raw"}"#)
+    case "GET /images/{image}": item("images", "vm1")
+    case "PATCH /images/{image}": item("images", "vm1", conflict: "declared", #"{"labels":{"a":"b"}}"#)
+    case "DELETE /images/{image}": item("images", "vm1", conflict: "declared")
+    case "GET /images/{image}/inspect":
+      item("images", "vm1", "/inspect")
+      engineRefuses = true
+    case "GET /images/{image}/extents":
+      item("images", "vm1", "/extents")
+      engineRefuses = true
+    case "POST /repositories":
+      body = #"{"name":"new","kind":"directory","path":"/backup/new"}"#
+      conflict = (target, #"{"name":"local","kind":"directory","path":"/backup/new"}"#)
+    case "GET /repositories/{repository}": item("repositories", "local")
+    case "PATCH /repositories/{repository}": item("repositories", "local", conflict: "fixed", #"{"name":"renamed"}"#)
+    case "DELETE /repositories/{repository}": item("repositories", "local", conflict: "fixed")
+    case "POST /repositories/{repository}/rescan": item("repositories", "local", "/rescan")
+    case "GET /backups", "GET /chains": missing = (target + "?image=ghost", nil)
+    case "POST /backups":
+      body = #"{"images":["vm1"],"repository":"local","kind":"full"}"#
+      missing = (target, #"{"images":["ghost"],"repository":"local","kind":"full"}"#)
+    case "GET /backups/{backup}": item("backups", backup)
+    case "DELETE /backups/{backup}": item("backups", backup, conflict: stock.parent.id.description)
+    case "POST /backups/{backup}/verify": item("backups", backup, "/verify", conflict: failed, #"{"level":"metadata"}"#)
+    case "POST /backups/{backup}/restore":
+      item(
+        "backups", backup, "/restore", conflict: failed,
+        #"{"target":{"kind":"image","image":"vm1"},"confirm":"vm1"}"#)
+    case "GET /jobs/{job}": item("jobs", ended)
+    case "GET /jobs/{job}/log": item("jobs", ended, "/log")
+    case "GET /jobs/{job}/events": item("jobs", ended, "/events")
+    case "POST /jobs/{job}/cancel": item("jobs", try await world.runningJob(), "/cancel", conflict: ended)
+    case "POST /jobs/{job}/pause": item("jobs", try await world.runningJob(), "/pause", conflict: ended)
+    case "POST /jobs/{job}/resume": item("jobs", try await world.runningJob(), "/resume", conflict: ended)
+    case "GET /docs/problems/{code}":
+      target = "/docs/problems/image-locked"
+      missing = ("/docs/problems/nothing", nil)
+    default: if operation.contains("{") { return nil }
+    }
+  }
+}
+
+/// Makes the server produce each status of one operation.
+struct Coverage: Sendable {
+  let world: World
+  let operation: Contract.Operation
+  let specimen: Specimen
+
+  private var isChange: Bool { operation.method != "GET" }
+  private var isStream: Bool { operation.name.hasSuffix("/events") }
+
+  private func send(
+    _ request: (target: String, body: String?)? = nil, query: String = "", headers: KeyValuePairs<String, String?> = [:]
+  ) async throws -> Reply {
+    let target = request?.target ?? specimen.target
+    return try await world.send(
+      operation.method, target + query, request == nil ? specimen.body : request?.body, headers: headers)
+  }
+
+  func produceAll() async throws {
+    try await refuseEarly()
+    try await refuseByState()
+    try await failUnderneath()
+    try await succeed()
+  }
+
+  /// What is refused by the request alone.
+  private func refuseEarly() async throws {
+    try await send(query: "?unknown=1").expect(400, .invalidParameter)
+    try await send(headers: ["Origin": "http://evil.example"]).expect(403, .foreignOrigin)
+    try await send(headers: ["Host": "evil.example"]).expect(421, .misdirectedRequest)
+    if let missing = specimen.missing { try await send(missing).expect(404, .notFound) }
+    if isChange { try await send(headers: ["If-Match": "\"99-0\""]).expect(412, .preconditionFailed) }
+    if operation.requestBody != nil {
+      let large = String(repeating: " ", count: APIResponder.bodyLimit + 1)
+      try await send((specimen.target, large)).expect(413, .bodyTooLarge)
+      try await send((specimen.target, "{}"), headers: ["Content-Type": "text/plain"])
+        .expect(415, .unsupportedMediaType)
+    }
+  }
+
+  private func refuseByState() async throws {
+    if let conflict = specimen.conflict { try await send(conflict).expect(409) }
+    if specimen.engineRefuses {
+      for (code, status) in [(ProblemCode.imageLocked, 409), (.formatUnsupported, 422)] {
+        world.engine.script { script in
+          script.inspect = { _ in throw DomainError(code, "the script says so") }
+          script.extents = { _, _, _, _ in throw DomainError(code, "the script says so") }
+        }
+        try await send().expect(status, code)
+      }
+      world.engine.script { $0 = ScriptedEngine.Script() }
+    }
+  }
+
+  private func failUnderneath() async throws {
+    let stopping = world.responder.response(
+      to: .stopping, for: HTTPRequest(method: operation.method, path: specimen.target))
+    try world.check(Reply(stopping, operation.method, specimen.target))
+    if isChange {
+      world.catalog.writeFault = FaultyCatalog.Fault(atCall: 1, fromThenOn: true)
+      try await send().expect(507, .storageFull)
+      world.catalog.writeFault = nil
+    }
+    if operation.responses[500] != nil {
+      let fault = FaultyCatalog.Fault(
+        atCall: 1, fromThenOn: true, error: DomainError(.ioError, "the catalog can't be read"))
+      if isChange { world.catalog.writeFault = fault } else { world.catalog.readFault = fault }
+      try await send().expect(500, .ioError)
+      world.catalog.writeFault = nil
+      world.catalog.readFault = nil
+    }
+  }
+
+  private func succeed() async throws {
+    if isStream { return try await listen() }
+    if isChange { try await send(query: "?dryRun=true").expect(200) }
+    guard operation.method == "POST" else {
+      let reply = try await send()
+      #expect(reply.status < 300, "\(reply.text)")
+      if !isChange, let tag = reply.header("ETag") { try await send(headers: ["If-None-Match": tag]).expect(304) }
+      return
+    }
+    // Two at once under one key, then the same key for another body.
+    world.gated.gate.close()
+    let arrivals = world.gated.gate.arrivals
+    async let first = send(headers: ["Idempotency-Key": "k1"])
+    try await world.gated.gate.reached(by: arrivals + 1)
+    try await send(headers: ["Idempotency-Key": "k1"]).expect(409, .idempotencyKeyInFlight)
+    world.gated.gate.open()
+    let reply = try await first
+    #expect(reply.status < 300, "\(reply.text)")
+    try await send((specimen.target, (specimen.body ?? "{}") + " "), headers: ["Idempotency-Key": "k1"])
+      .expect(422, .idempotencyKeyReused)
+  }
+
+  private func listen() async throws {
+    let bytes = Array("GET \(specimen.target) HTTP/1.1\r\nHost: \(world.host)\r\nConnection: close\r\n\r\n".utf8)
+    let address = try world.address
+    let reply = try await blocking { [specimen] in
+      let wire = try Wire(address)
+      try wire.send(bytes)
+      let head = try wire.readHead()
+      return Reply(method: "GET", target: specimen.target, status: head.status, headers: head.headers, body: [])
+    }
+    try world.check(reply.expect(200))
+  }
+}
+
+extension Reply {
+  /// An answer that didn't go over the wire.
+  init(_ response: HTTPResponse, _ method: String, _ target: String) {
+    let body: [UInt8] = if case .bytes(let bytes) = response.content { bytes } else { [] }
+    self.init(method: method, target: target, status: response.status, headers: response.headers.all, body: body)
+  }
+}
