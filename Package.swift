@@ -75,6 +75,7 @@ let package = Package(
     .plugin(
       name: "EmbedFiles", capability: .buildTool(), dependencies: ["embed-files"], path: "Sources/Plugins/EmbedFiles"),
 
+    // Tests, and the parts that only they use.
     testParts("BlockTesting", ["Buffers", "BlockCore"]),
     testParts("ModelTesting", ["Model", "Locks"]),
     tests("BuffersTests", ["Buffers", "Locks"]),
