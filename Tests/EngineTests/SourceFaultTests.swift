@@ -1,0 +1,53 @@
+import BlockCore
+import BlockTesting
+import Engine
+import EventLoops
+import Glibc
+import Model
+import ModelTesting
+import Testing
+
+/// An image that can't be read to its end.
+struct SourceFaultTests {
+  /// Remembers how far the copy came.
+  private final class RecordingSink: CopySink, @unchecked Sendable {
+    // Safe to hand to the copy: both are confined to one loop.
+    private(set) var end: UInt64 = 0
+
+    nonisolated(nonsending)
+      func take(_ chunk: Chunk) async throws
+    {
+      #expect(chunk.plan.zeroes.offset == end, "chunks come in order")
+      end = chunk.plan.data.end
+    }
+  }
+
+  @Test(arguments: TestEngine.backends)
+  func sourceThatFailsAtAnyCallEndsTheCopyWithTheCause(backend: IOBackend) async throws {
+    let test = try await TestEngine(backend: backend)
+    defer { test.removeFolder() }
+    let loop = test.group.next()
+    try await loop.run {
+      let byteCount: UInt64 = 5 << 20
+      let image = MemoryDevice(byteCount: byteCount)
+      for offset in stride(from: 0, to: byteCount, by: 300_000) {
+        try await image.writeBytes([UInt8](repeating: 0xA5, count: 70_000), at: min(offset, byteCount - 70_000))
+      }
+      try await forEachFault(limit: 200) { call in
+        let source = FaultyDevice(image, fault: .init(atCall: call, .io(errno: EIO), .fromThenOn))
+        let sink = RecordingSink()
+        let copy = CopyLoop(
+          on: loop, from: source, byteCount: byteCount, to: sink, work: InlineWork(), control: RecordingJobControl(),
+          describe: { DomainError(.ioError, "the source: \($0)") })
+        do {
+          try await copy.run()
+          #expect(!source.wasHit && sink.end == byteCount)
+        } catch let error as DomainError {
+          let isTold = error.code == .ioError && error.detail.hasPrefix("the source:")
+          #expect(source.wasHit && isTold && sink.end < byteCount)
+        }
+        return source.wasHit
+      }
+    }
+  }
+}
