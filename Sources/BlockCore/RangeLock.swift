@@ -44,13 +44,22 @@ package final class RangeLock: @unchecked Sendable {
     let ticket = nextTicket
     let free = isFree(range, mode)
     requests.append(Request(ticket: ticket, range: range, mode: mode))
-    if !free {
-      await withUnsafeContinuation { continuation in
-        // Still the last one: nothing has run in between.
-        requests[requests.count - 1].waiter = continuation
-      }
-    }
+    if !free { await withUnsafeContinuation { wait(for: ticket, $0) } }
     return Hold(ticket: ticket)
+  }
+
+  /// Leaves the continuation with its request, or resumes it if the range is free by now: where the caller isn't on an
+  /// actor, others may run between the call of `withUnsafeContinuation` and its closure.
+  private func wait(for ticket: UInt64, _ continuation: UnsafeContinuation<Void, Never>) {
+    guard let index = requests.firstIndex(where: { $0.ticket == ticket }) else {
+      preconditionFailure("a range was released before it was held")
+    }
+    if isBlocked(index) { requests[index].waiter = continuation } else { continuation.resume() }
+  }
+
+  /// Whether the request must wait for an earlier one.
+  private func isBlocked(_ index: Int) -> Bool {
+    requests[..<index].contains { $0.conflicts(with: requests[index]) }
   }
 
   package func release(_ hold: Hold) {
@@ -76,11 +85,9 @@ package final class RangeLock: @unchecked Sendable {
   private func grantWaiters(from start: Int) {
     for index in start..<requests.count {
       guard let waiter = requests[index].waiter else { continue }
-      let blocked = requests[..<index].contains { $0.conflicts(with: requests[index]) }
-      if !blocked {
-        requests[index].waiter = nil
-        waiter.resume()
-      }
+      guard !isBlocked(index) else { continue }
+      requests[index].waiter = nil
+      waiter.resume()
     }
   }
 }

@@ -205,7 +205,10 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
     let wasLatched = stage == .latched
     stage = .closed
     while inFlightCount > 0 {
-      await withUnsafeContinuation { idleWaiters.append($0) }
+      await withUnsafeContinuation { waiter in
+        // Others may run before this closure does, where the caller isn't on an actor.
+        if inFlightCount > 0 { idleWaiters.append(waiter) } else { waiter.resume() }
+      }
     }
     var failure: SystemError?
     if !isReadOnly, !wasLatched {

@@ -67,7 +67,10 @@ final class TableCache {
     // Somebody may have read it while the caller was making room.
     if slices[offset] != nil { return }
     if loading[offset] != nil {
-      await withUnsafeContinuation { loading[offset]?.append($0) }
+      await withUnsafeContinuation { waiter in
+        // Others may run before this closure does, where the caller isn't on an actor: it may have been read by now.
+        if loading[offset] != nil { loading[offset]?.append(waiter) } else { waiter.resume() }
+      }
       return
     }
     loading[offset] = []
