@@ -54,6 +54,8 @@ let package = Package(
     room("EventLoops", ["CLiburing", "Locks"]),
     room("RawFile", ["Buffers", "BlockCore", "EventLoops"]),
     room("Qcow2", ["Buffers", "BlockCore", "CZstd", "CZlib"]),
+    room("NBD", ["Buffers", "BlockCore", "EventLoops", "Locks", "CGnuTLS", logging]),
+
     // The domain and what serves it.
     room("Model", []),
     room("Engine", ["Model", "Locks", "Buffers", "BlockCore", "EventLoops", "RawFile", "Qcow2", "CGnuTLS", logging]),
@@ -83,6 +85,7 @@ let package = Package(
     tests("EventLoopsTests", ["EventLoops", "Buffers", "Locks"]),
     tests("RawFileTests", ["RawFile", "EventLoops", "BlockCore", "Buffers", "BlockTesting"]),
     tests("Qcow2Tests", ["Qcow2", "BlockCore", "Buffers", "BlockTesting", "CZlib"]),
+    tests("NBDTests", ["NBD", "EventLoops", "BlockCore", "Buffers", "Locks", "BlockTesting", logging]),
     tests("ModelTests", ["Model", "ModelTesting"]),
     tests("CatalogTests", ["Catalog", "Model", "ModelTesting", "Assets", grdb]),
     tests("OrchestratorTests", ["Orchestrator", "Model", "ModelTesting", "Locks", logging]),

@@ -1,0 +1,142 @@
+import EventLoops
+
+/// Where an export is, as people write it (the NBD URI specification, uri.md beside proto.md).
+///
+///     nbd://HOST[:PORT][/EXPORT]             nbds:// the same with TLS
+///     nbd+unix:///[EXPORT]?socket=PATH       nbds+unix:/// the same with TLS
+///
+/// Export and path are percent-decoded; everything else that a URI might have is refused, so that a typing error
+/// never reaches a different export than was meant.
+package struct NBDURI: Hashable, Sendable {
+  package enum Place: Hashable, Sendable {
+    /// A name or a numeric address, without brackets.
+    case tcp(host: String, port: UInt16)
+    case unix(path: String)
+  }
+
+  package struct ParsingError: Error, Hashable, Sendable, CustomStringConvertible {
+    package let uri: String
+    package let reason: String
+    package var description: String { "“\(uri)” is not an NBD URI that can be used: \(reason)" }
+  }
+
+  /// IANA's port for NBD.
+  package static let standardPort: UInt16 = 10809
+
+  package let place: Place
+  /// Empty for the server's default export.
+  package let exportName: String
+  package let usesTLS: Bool
+
+  package init(_ place: Place, exportName: String, usesTLS: Bool = false) {
+    self.place = place
+    self.exportName = exportName
+    self.usesTLS = usesTLS
+  }
+
+  package init(_ text: String) throws(ParsingError) {
+    func refuse(_ reason: String) -> ParsingError { ParsingError(uri: text, reason: reason) }
+    guard let separator = text.firstRange(of: "://") else { throw refuse("it has no “scheme://”") }
+    let scheme = text[..<separator.lowerBound].lowercased()
+    let isUnix = scheme.hasSuffix("+unix")
+    switch scheme {
+    case "nbd", "nbd+unix": usesTLS = false
+    case "nbds", "nbds+unix": usesTLS = true
+    default: throw refuse("its scheme must be nbd, nbds, nbd+unix or nbds+unix")
+    }
+    let rest = text[separator.upperBound...]
+    if rest.contains("#") { throw refuse("a fragment (#…) has no meaning here") }
+    let parts = rest.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
+    let slash = parts[0].firstIndex(of: "/")
+    let authority = parts[0][..<(slash ?? parts[0].endIndex)]
+    let path = slash.map { parts[0][parts[0].index(after: $0)...] } ?? ""
+    guard let name = Self.percentDecoded(path), name.utf8.count <= WireLimits.stringByteCount else {
+      throw refuse("the export's name is not valid")
+    }
+    exportName = name
+    let query = parts.count > 1 ? parts[1] : nil
+    if isUnix {
+      guard authority.isEmpty else { throw refuse("“\(scheme)://” is followed by a third “/”, and no host") }
+      guard let query, query.hasPrefix("socket="), !query.contains("&"),
+        let path = Self.percentDecoded(query.dropFirst(7)), !path.isEmpty
+      else { throw refuse("it needs “?socket=PATH”, and nothing else") }
+      guard path.hasPrefix("/"), path.utf8.count <= SocketAddress.longestPath else {
+        throw refuse("the socket's path must be absolute, with at most \(SocketAddress.longestPath) bytes")
+      }
+      place = .unix(path: path)
+    } else {
+      guard query == nil else { throw refuse("nothing may be asked with “?” over TCP") }
+      guard let place = Self.tcpPlace(authority) else { throw refuse("it needs HOST or HOST:PORT") }
+      self.place = place
+    }
+  }
+
+  private static func tcpPlace(_ authority: Substring) -> Place? {
+    var host = authority
+    var port: Substring?
+    if authority.hasPrefix("[") {
+      guard let end = authority.firstIndex(of: "]") else { return nil }
+      host = authority[authority.index(after: authority.startIndex)..<end]
+      let rest = authority[authority.index(after: end)...]
+      guard rest.isEmpty || rest.hasPrefix(":") else { return nil }
+      port = rest.isEmpty ? nil : rest.dropFirst()
+      guard host.contains(":"), host.allSatisfy({ $0.isHexDigit || $0 == ":" || $0 == "." }) else { return nil }
+    } else {
+      let parts = authority.split(separator: ":", omittingEmptySubsequences: false)
+      guard parts.count <= 2 else { return nil }
+      host = parts.first ?? ""
+      port = parts.count == 2 ? parts[1] : nil
+      guard host.allSatisfy({ $0.isASCII && ($0.isLetter || $0.isNumber || "-._".contains($0)) }) else { return nil }
+    }
+    guard !host.isEmpty, host.utf8.count <= 253 else { return nil }
+    guard let port else { return .tcp(host: String(host), port: standardPort) }
+    guard port.allSatisfy({ $0.isASCII && $0.isNumber }), let number = UInt16(port), number > 0 else { return nil }
+    return .tcp(host: String(host), port: number)
+  }
+
+  /// Nil for a broken escape, a NUL, or what is no UTF-8.
+  private static func percentDecoded(_ text: Substring) -> String? {
+    var bytes: [UInt8] = []
+    var rest = text.utf8[...]
+    while let byte = rest.popFirst() {
+      guard byte == UInt8(ascii: "%") else {
+        bytes.append(byte)
+        continue
+      }
+      guard let high = rest.popFirst().flatMap(hexValue), let low = rest.popFirst().flatMap(hexValue) else {
+        return nil
+      }
+      bytes.append(high << 4 | low)
+    }
+    return bytes.contains(0) ? nil : String(validating: bytes, as: UTF8.self)
+  }
+
+  private static func hexValue(_ byte: UInt8) -> UInt8? {
+    UnicodeScalar(byte).properties.isASCIIHexDigit ? UInt8(String(UnicodeScalar(byte)), radix: 16) : nil
+  }
+}
+
+extension NBDURI: CustomStringConvertible {
+  package var description: String {
+    let scheme = usesTLS ? "nbds" : "nbd"
+    let name = Self.escaped(exportName)
+    switch place {
+    case .tcp(let host, let port):
+      return "\(scheme)://\(host.contains(":") ? "[\(host)]" : host):\(port)/\(name)"
+    case .unix(let path): return "\(scheme)+unix:///\(name)?socket=\(Self.escaped(path))"
+    }
+  }
+
+  private static func escaped(_ text: String) -> String {
+    var result = ""
+    for byte in text.utf8 {
+      let scalar = UnicodeScalar(byte)
+      if scalar.isASCII, scalar.properties.isAlphabetic || (48...57).contains(byte) || "-._~/".utf8.contains(byte) {
+        result.unicodeScalars.append(scalar)
+      } else {
+        result += "%" + (byte < 16 ? "0" : "") + String(byte, radix: 16, uppercase: true)
+      }
+    }
+    return result
+  }
+}

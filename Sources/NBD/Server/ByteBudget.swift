@@ -1,0 +1,46 @@
+/// Lets in only so many bytes at once; whoever comes late waits, in order of arrival. Confined to one loop.
+final class ByteBudget {
+  private struct Waiter {
+    let byteCount: Int
+    let continuation: UnsafeContinuation<Void, Never>
+  }
+
+  private let limit: Int
+  private var taken = 0
+  private var waiters: [Waiter] = []
+
+  init(limit: Int) { self.limit = limit }
+
+  /// A wish for more than the limit is let in alone.
+  private func fits(_ byteCount: Int) -> Bool { taken == 0 || taken + byteCount <= limit }
+
+  nonisolated(nonsending)
+    func acquire(_ byteCount: Int) async
+  {
+    if tryAcquire(byteCount) { return }
+    // Tried again inside, as other tasks may run before the closure does. Whoever resumes it later has taken the
+    // bytes for it.
+    await withUnsafeContinuation { continuation in
+      if tryAcquire(byteCount) {
+        continuation.resume()
+      } else {
+        waiters.append(Waiter(byteCount: byteCount, continuation: continuation))
+      }
+    }
+  }
+
+  private func tryAcquire(_ byteCount: Int) -> Bool {
+    guard waiters.isEmpty, fits(byteCount) else { return false }
+    taken += byteCount
+    return true
+  }
+
+  func release(_ byteCount: Int) {
+    taken -= byteCount
+    while let first = waiters.first, fits(first.byteCount) {
+      waiters.removeFirst()
+      taken += first.byteCount
+      first.continuation.resume()
+    }
+  }
+}

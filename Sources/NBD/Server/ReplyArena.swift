@@ -1,0 +1,98 @@
+import Buffers
+import EventLoops
+
+/// A batch of replies on their way out: memory that is filled once and sent with one call, with gaps so that each
+/// payload is aligned and its header stands right before it.
+///
+/// Confined to its connection's loop. Filled by one side, then handed as a whole to the sender.
+final class ReplyArena {
+  /// The longest payload that is built in one piece.
+  static let pieceByteCount = 256 << 10
+  /// Room for one such piece with its header; two arenas of a connection make up its reply bytes in flight.
+  static let byteCount = pieceByteCount + pageByteCount
+  /// What payloads are aligned to: a cache line.
+  private static let alignment = 64
+  private static let maximumPieceCount = 1024
+
+  /// Where a header and the payload behind it may go.
+  struct Place {
+    fileprivate let start: Int
+    fileprivate let payloadStart: Int
+    fileprivate let end: Int
+  }
+
+  private var memory: PageBuffer
+  private var pieces: [Range<Int>] = []
+  private var used = 0
+
+  init(_ pool: BufferPool) {
+    memory = pool.take(Self.byteCount)
+    pieces.reserveCapacity(64)
+  }
+
+  var isEmpty: Bool { pieces.isEmpty }
+
+  /// A place for that many bytes, nil if there is no room. Nothing is taken until ``commit(_:_:)``.
+  @inline(__always)
+  func place(header: Int, payload: Int) -> Place? {
+    let payloadStart =
+      payload == 0
+      ? used + header : (used + header + Self.alignment - 1) / Self.alignment * Self.alignment
+    guard payloadStart + payload <= memory.byteCount, pieces.count < Self.maximumPieceCount else { return nil }
+    return Place(start: payloadStart - header, payloadStart: payloadStart, end: payloadStart + payload)
+  }
+
+  /// Lends the payload's bytes to be filled.
+  @inline(__always)
+  func fill<Result, Failure: Error>(
+    _ place: Place, _ body: (inout MutableRawSpan) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    try Self.lend(&memory, place.payloadStart..<place.end, body)
+  }
+
+  @inline(__always)
+  private static func lend<Result, Failure: Error>(
+    _ memory: inout PageBuffer, _ range: Range<Int>, _ body: (inout MutableRawSpan) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    var all = memory.mutableBytes
+    var part = all.part(range)
+    return try body(&part)
+  }
+
+  func isPayloadZero(_ place: Place) -> Bool { Self.isZero(memory, place.payloadStart..<place.end) }
+
+  private static func isZero(_ memory: borrowing PageBuffer, _ range: Range<Int>) -> Bool {
+    memory.bytes.extracting(range).isZero
+  }
+
+  /// Appends what stands at the place; `putHeader` fills the header.
+  @inline(__always)
+  func commit(_ place: Place, _ putHeader: (inout MutableRawSpan) -> Void) {
+    if place.payloadStart > place.start { Self.lend(&memory, place.start..<place.payloadStart, putHeader) }
+    used = place.end
+    if let last = pieces.last, last.upperBound == place.start {
+      pieces[pieces.count - 1] = last.lowerBound..<place.end
+    } else {
+      pieces.append(place.start..<place.end)
+    }
+  }
+
+  /// Sends everything and empties the arena.
+  nonisolated(nonsending)
+    func send(on stream: any ByteStream) async throws(SystemError)
+  {
+    defer {
+      used = 0
+      pieces.removeAll(keepingCapacity: true)
+    }
+    try await Self.send(memory, pieces, on: stream)
+  }
+
+  nonisolated(nonsending)
+    private static func send(
+      _ memory: borrowing PageBuffer, _ pieces: [Range<Int>], on stream: any ByteStream
+    ) async throws(SystemError)
+  {
+    try await stream.sendAll(memory.bytes, pieces: pieces)
+  }
+}

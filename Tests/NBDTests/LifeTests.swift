@@ -1,0 +1,183 @@
+import BlockCore
+import BlockTesting
+import EventLoops
+import Foundation
+import NBD
+import Testing
+
+/// Clients that come and go, and exports that are taken away.
+@Suite struct LifeTests {
+  /// Open descriptors of this process that are sockets of the listener at `path`: itself, and what it accepted.
+  private static func descriptorCount(of path: String) -> Int {
+    (0..<4096).filter { descriptor in
+      var address = sockaddr_un()
+      var length = socklen_t(MemoryLayout<sockaddr_un>.size)
+      let result = withUnsafeMutablePointer(to: &address) {
+        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(Int32(descriptor), $0, &length) }
+      }
+      guard result == 0, address.sun_family == sa_family_t(AF_UNIX) else { return false }
+      return withUnsafeBytes(of: &address.sun_path) { $0.prefix(path.utf8.count).elementsEqual(path.utf8) }
+    }.count
+  }
+
+  @Test func halfOfManyClientsKilledInMidRequestLeaveNothing() async throws {
+    var options = NBDServerOptions()
+    options.maximumConnectionCount = 160
+    try await withWorld(options) { world in
+      var deviceOptions = MemoryDevice.Options()
+      deviceOptions.interleavingSeed = 9
+      deviceOptions.answersTryRead = false
+      let export = try world.publish(MemoryDevice(sampleImage(1 << 20), options: deviceOptions))
+      let quiet = try world.publish(MemoryDevice(byteCount: 4 << 20), as: "quiet", isDefault: false)
+      async let verified = Tool.check(
+        "fio",
+        [
+          "--name=verify", "--ioengine=nbd", "--uri=\(world.uri("quiet"))", "--rw=randrw", "--bs=4k", "--iodepth=8",
+          "--verify=crc32c", "--verify_fatal=1", "--size=4M", "--minimal",
+        ])
+      let path = world.socketPath
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for index in 0..<120 {
+          group.addTask {
+            try await RawClient.with(path) { client in
+              try client.enter(structured: index % 3 == 0)
+              for cookie in 0..<20 {
+                try client.request(0, cookie: UInt64(cookie), offset: UInt64(cookie) * 4096, length: 60_000)
+              }
+              // Half of them go in the middle of a WRITE, with all answers still to come.
+              if index % 2 == 0 { return try client.request(1, length: 50_000, [UInt8](repeating: 1, count: 20_000)) }
+              if index % 3 != 0 {
+                for _ in 0..<20 { _ = try client.receive(16 + 60_000) }
+              }
+            }
+          }
+        }
+        try await group.waitForAll()
+      }
+      _ = try await verified
+      #expect(export.figures.totalClientCount == 120)
+      #expect(quiet.figures.totalClientCount >= 1)
+      try await eventually("everybody is gone") { world.server.connectionCount == 0 }
+      #expect(export.figures.clientCount == 0)
+      #expect(world.server.lentByteCount == 0)
+      // The listener's own is left.
+      try await eventually("their sockets are closed") { Self.descriptorCount(of: path) == 1 }
+    }
+  }
+
+  @Test func tooManyConnectionsAreTurnedAway() async throws {
+    var options = NBDServerOptions()
+    options.maximumConnectionCount = 3
+    try await withWorld(options) { world in
+      try world.publish(MemoryDevice(byteCount: 1 << 20))
+      let path = world.socketPath
+      try await RawClient.with(path) { first in
+        try first.enter()
+        let others = try (0..<2).map { _ in try RawClient(path) }
+        for other in others { try other.enter() }
+        let late = try RawClient(path)
+        #expect(late.isEnded)
+        try first.expectAlive()
+      }
+      try await eventually("all are gone") { world.server.connectionCount == 0 }
+      try await RawClient.with(path) { try $0.enter() }
+    }
+  }
+
+  @Test func safeRemovalWaitsForNobodyAndRefusesWhileInUse() async throws {
+    try await withWorld { world in
+      let export = try world.publish(MemoryDevice(byteCount: 1 << 20))
+      let listener = world.listener
+      try await world.withClient("disk") { _, device in
+        // Once something was answered, the client is surely counted.
+        _ = try await device.readBytes(2, at: 0)
+        let refusal = await #expect(throws: NBDExport.InUse.self) { try await listener.remove(export, .safe) }
+        #expect(refusal?.clientCount == 1)
+        let bytes = try await device.readBytes(2, at: 0)
+        #expect(bytes == [0, 0])
+      }
+      try await eventually("the client is gone") { export.figures.clientCount == 0 }
+      try await listener.remove(export, .safe)
+      #expect(listener.exports.isEmpty)
+      await #expect(throws: BlockError.self) { try await world.withClient("disk") { _, _ in } }
+    }
+  }
+
+  @Test func hardRemovalLetsRequestsInFlightEnd() async throws {
+    try await withWorld { world in
+      var options = MemoryDevice.Options()
+      options.interleavingSeed = 4
+      let device = MemoryDevice(byteCount: 1 << 20, options: options)
+      let export = try world.publish(device)
+      let path = world.socketPath
+      async let outcome = RawClient.with(path) { client -> Int in
+        try client.enter()
+        var answered = 0
+        for round in 0..<100_000 {
+          do {
+            try client.request(1, cookie: UInt64(round), length: 512, [UInt8](repeating: 1, count: 512))
+          } catch { break }
+          let header = try client.receive(16)
+          if header.count < 16 { break }
+          answered += 1
+        }
+        return answered
+      }
+      try await eventually("requests are answered") { export.figures[.write].count > 20 }
+      try await world.listener.remove(export, .hard(grace: .seconds(2)))
+      #expect(export.figures.clientCount == 0)
+      let answered = try await outcome
+      // Every write that the device saw was answered, but perhaps the last.
+      #expect(device.calls[.write] - answered <= 1)
+    }
+  }
+
+  @Test func figuresTellWhatHappened() async throws {
+    try await withWorld { world in
+      let export = try world.publish(MemoryDevice(byteCount: 1 << 20))
+      try await world.withClient("disk") { _, device in
+        for index in 0..<10 {
+          try await device.writeBytes([UInt8](repeating: 1, count: 4096), at: UInt64(index) * 4096)
+        }
+        _ = try await device.readBytes(40960, at: 0)
+        try await device.flush()
+      }
+      let figures = export.figures
+      #expect(figures[.write].count == 10 && figures[.write].byteCount == 40960)
+      #expect(figures[.read].count == 1 && figures[.read].byteCount == 40960)
+      #expect(figures[.flush].count >= 1)
+      #expect(figures[.write].latency.count == 10)
+      let median = try #require(figures[.write].latency.microseconds(share: 0.5))
+      let worst = try #require(figures[.write].latency.microseconds(share: 1))
+      #expect(median > 0 && median <= worst)
+      #expect(figures[.other].latency.microseconds(share: 0.5) == nil || figures[.other].count > 0)
+    }
+  }
+
+  @Test func abandonedSocketFileIsReplacedAndAnotherServersIsNot() async throws {
+    let folder = try TemporaryFolder()
+    let path = folder.file("nbd")
+    let loops = try EventLoopGroup(count: 1, backend: testBackend, workerCount: 1)
+    let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+    var address = sockaddr_un()
+    address.sun_family = sa_family_t(AF_UNIX)
+    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+    withUnsafePointer(to: &address) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        #expect(bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0)
+      }
+    }
+    close(descriptor)
+    let first = NBDServer(loops: loops)
+    _ = try await first.listen(at: .unix(path: path), file: SocketFileAccess(mode: 0o600))
+    var status = stat()
+    #expect(stat(path, &status) == 0 && status.st_mode & 0o777 == 0o600)
+    let second = NBDServer(loops: loops)
+    await #expect(throws: SystemError.self) { _ = try await second.listen(at: .unix(path: path)) }
+    #expect(FileManager.default.fileExists(atPath: path))
+    await second.shutdown()
+    await first.shutdown()
+    #expect(!FileManager.default.fileExists(atPath: path))
+    await loops.shutdown()
+  }
+}
