@@ -16,6 +16,11 @@ import Testing
     try await Self.suite(clusterByteCount, check, device: MemoryDevice.Options()).run(check)
   }
 
+  @Test(arguments: checks)
+  func imageWithSubclustersConforms(check: BlockDeviceConformance.Check) async throws {
+    try await Self.suite(16384, hasSubclusters: true, check, device: MemoryDevice.Options()).run(check)
+  }
+
   /// Over a device that interleaves, never answers at once and wants 4 KiB blocks, as a file open for direct I/O.
   @Test(arguments: checks)
   func imageOverSlowAlignedDeviceConforms(check: BlockDeviceConformance.Check) async throws {
@@ -28,7 +33,8 @@ import Testing
   }
 
   static func suite(
-    _ clusterByteCount: Int, _ check: BlockDeviceConformance.Check, device: MemoryDevice.Options
+    _ clusterByteCount: Int, hasSubclusters: Bool = false, _ check: BlockDeviceConformance.Check,
+    device: MemoryDevice.Options
   ) -> BlockDeviceConformance {
     var traits = BlockDeviceConformance.Traits()
     let resizes = !resizingChecks.contains(check)
@@ -36,7 +42,8 @@ import Testing
     traits.byteCount += 512
     let make: BlockDeviceConformance.Make = { byteCount in
       let image = try await makeImage(
-        .init(virtualByteCount: byteCount, clusterByteCount: clusterByteCount), device: device,
+        .init(virtualByteCount: byteCount, clusterByteCount: clusterByteCount, hasSubclusters: hasSubclusters),
+        device: device,
         cacheByteCount: 32 << 10
       ).image
       return resizes ? image : FaultyDevice(image, fault: Fault(atCall: 1, of: [.resize], .notSupported, .fromThenOn))

@@ -14,15 +14,17 @@ import Testing
     var refcountBits = 16
     /// Files below the image.
     var depth = 0
+    var hasSubclusters = false
     var byteCount = (1 << 20) + 5 * 512
 
     var testDescription: String {
-      "v\(version) \(clusterByteCount) \(compression) \(refcountBits) bits, depth \(depth), \(byteCount) bytes"
+      "v\(version) \(clusterByteCount) \(compression) \(refcountBits) bits, depth \(depth)\(hasSubclusters ? ", subclusters" : ""), \(byteCount) bytes"
     }
 
     var options: String {
       var options = ["compat=\(version == 2 ? "0.10" : "1.1")", "cluster_size=\(clusterByteCount)"]
       if version > 2 { options += ["compression_type=\(compression)", "refcount_bits=\(refcountBits)"] }
+      if hasSubclusters { options.append("extended_l2=on") }
       return options.joined(separator: ",")
     }
   }
@@ -42,6 +44,9 @@ import Testing
     Variant(version: 3, clusterByteCount: 65536, compression: "zstd", refcountBits: 32, depth: 1),
     Variant(version: 3, clusterByteCount: 2 << 20, compression: "zstd", depth: 1, byteCount: (9 << 20) + 512),
     Variant(version: 3, clusterByteCount: 4096, byteCount: 512),
+    Variant(version: 3, clusterByteCount: 16384, hasSubclusters: true),
+    Variant(version: 3, clusterByteCount: 65536, compression: "zstd", depth: 2, hasSubclusters: true),
+    Variant(version: 3, clusterByteCount: 2 << 20, depth: 1, hasSubclusters: true, byteCount: (9 << 20) + 512),
   ]
 
   @Test(arguments: variants)
@@ -111,7 +116,8 @@ import Testing
     }
     for number in 0..<20 {
       let range = random.range(
-        within: UInt64(byteCount), alignment: 512, maximum: max(cluster * 5, 20000), near: cluster)
+        within: UInt64(byteCount), alignment: 512, maximum: max(cluster * 5, 20000),
+        near: number % 3 == 0 ? cluster / 32 : cluster)
       let place = "\(range.lowerBound) \(range.count)"
       switch number % 4 {
       case 0, 1: commands.append("write -P \(1 + number) \(place)")

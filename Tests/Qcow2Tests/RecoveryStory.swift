@@ -18,10 +18,14 @@ final class RecoveryStory: @unchecked Sendable {
     /// Written before the story begins.
     var filled: UInt64 = 0
     var hasBacking = false
+    var hasSubclusters = false
     var resizes = false
     var steps = 14
+    /// Of the calls at which power may go, one in so many is tried, fewer with more `TEST_EFFORT`.
+    var sampling = 1
+    var stride: Int { max(1, sampling / TestEffort.factor) }
     var testDescription: String {
-      "\(clusterByteCount) \(refcountBits) bits\(hasBacking ? ", backing" : "")\(filled > 0 ? ", filled" : "")"
+      "\(clusterByteCount) \(refcountBits) bits\(hasBacking ? ", backing" : "")\(hasSubclusters ? ", subclusters" : "")\(filled > 0 ? ", filled" : "")"
     }
   }
 
@@ -30,6 +34,11 @@ final class RecoveryStory: @unchecked Sendable {
     Setting(clusterByteCount: 512, refcountBits: 64, byteCount: 2_400_256, filled: 2_024_960, steps: 10),
     Setting(clusterByteCount: 4096, refcountBits: 8, hasBacking: true),
     Setting(clusterByteCount: 65536, byteCount: 400 << 10),
+    Setting(clusterByteCount: 16384, hasBacking: true, hasSubclusters: true),
+    Setting(clusterByteCount: 65536, byteCount: 200 << 10, hasSubclusters: true, resizes: true, sampling: 2),
+    Setting(clusterByteCount: 2 << 20, byteCount: (2 << 20) + 5120, steps: 8, sampling: 9),
+    Setting(
+      clusterByteCount: 2 << 20, byteCount: (2 << 20) + 5120, hasBacking: true, hasSubclusters: true, sampling: 13),
   ]
 
   /// What a write changes at once: half a sector, as the faulty device tears the shortest writes there.
@@ -37,14 +46,21 @@ final class RecoveryStory: @unchecked Sendable {
   let setting: Setting
   let backing: SparseImage?
   private(set) var versions: [ByteModel]
+  private let beginning: ByteModel
   private var random: SeededRandom
+  private let seed: UInt64
 
   private init(_ setting: Setting, _ backing: SparseImage?, _ model: ByteModel, _ seed: UInt64) {
     self.setting = setting
     self.backing = backing
     versions = [model]
+    beginning = model
     random = SeededRandom(seed: seed)
+    self.seed = seed
   }
+
+  /// The same story, not yet told.
+  func again() -> RecoveryStory { RecoveryStory(setting, backing, beginning, seed) }
 
   /// The image file at the beginning, all durable, and the story about it.
   nonisolated(nonsending)
@@ -54,7 +70,7 @@ final class RecoveryStory: @unchecked Sendable {
     var model = ByteModel(byteCount: setting.byteCount)
     var options = Qcow2Image.CreateOptions(
       virtualByteCount: setting.byteCount, clusterByteCount: setting.clusterByteCount,
-      refcountBits: setting.refcountBits)
+      refcountBits: setting.refcountBits, hasSubclusters: setting.hasSubclusters)
     var below: SparseImage?
     if setting.hasBacking {
       let bytes = random.bytes(Int(setting.byteCount) / 2)
@@ -127,10 +143,7 @@ final class RecoveryStory: @unchecked Sendable {
     private func discard(_ range: Range<UInt64>, _ image: Qcow2Image) async throws
   {
     guard var model = versions.last else { return }
-    let cluster = UInt64(setting.clusterByteCount)
-    let start = (range.lowerBound + cluster - 1) / cluster * cluster
-    let end = range.upperBound == image.byteCount ? range.upperBound : range.upperBound / cluster * cluster
-    if start < end { model.zero(ByteRange(start..<end)) }
+    model.zero(ByteRange(try await image.discardable(range)))
     versions.append(model)
     try await image.discard(ByteRange(range))
   }
@@ -169,6 +182,8 @@ final class RecoveryStory: @unchecked Sendable {
     guard versions.contains(where: { $0.bytes.count == found.count }) else {
       throw ConformanceFailure("\(what): the image has \(found.count) bytes")
     }
+    // Most disks hold one version as a whole.
+    if versions.contains(where: { $0.bytes == found }) { return try await image.close() }
     let atom = Self.atomByteCount
     for start in stride(from: 0, to: found.count, by: atom) {
       let bytes = found[start..<min(start + atom, found.count)]

@@ -23,7 +23,8 @@ final class Story: @unchecked Sendable {
     model = ByteModel(byteCount: variant.byteCount)
     var options = Qcow2Image.CreateOptions(
       virtualByteCount: variant.byteCount, clusterByteCount: variant.clusterByteCount,
-      compressionType: variant.compressionType, refcountBits: variant.refcountBits)
+      compressionType: variant.compressionType, refcountBits: variant.refcountBits,
+      hasSubclusters: variant.hasSubclusters)
     if variant.hasBacking {
       let bytes = random.bytes(Int(variant.byteCount) * 2 / 3)
       var base = SparseImage(byteCount: UInt64(bytes.count))
@@ -55,7 +56,8 @@ final class Story: @unchecked Sendable {
   {
     let cluster = variant.clusterByteCount
     let range = random.range(
-      within: variant.byteCount, alignment: random.oneIn(4) ? 1 : 512, maximum: max(6 * cluster, 5000), near: cluster)
+      within: variant.byteCount, alignment: random.oneIn(4) ? 1 : 512, maximum: max(6 * cluster, 5000),
+      near: random.oneIn(2) ? cluster : cluster / 32)
     switch random.below(12) {
     case 0...4: try await write(range)
     case 5, 6: try await writeCompressed(range)
@@ -80,11 +82,9 @@ final class Story: @unchecked Sendable {
   nonisolated(nonsending)
     private func discard(_ range: Range<UInt64>) async throws
   {
+    let zeroed = try await image.discardable(range)
     try await image.discard(ByteRange(range))
-    let cluster = UInt64(variant.clusterByteCount)
-    let start = (range.lowerBound + cluster - 1) / cluster * cluster
-    let end = range.upperBound == variant.byteCount ? range.upperBound : range.upperBound / cluster * cluster
-    if start < end { model.zero(ByteRange(start..<end)) }
+    model.zero(ByteRange(zeroed))
   }
 
   nonisolated(nonsending)

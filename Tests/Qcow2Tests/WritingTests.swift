@@ -12,10 +12,11 @@ import Testing
     var compressionType: CompressionType = .zlib
     var refcountBits = 16
     var hasBacking = false
+    var hasSubclusters = false
     var byteCount: UInt64 = (1 << 20) + 7 * 512
 
     var testDescription: String {
-      "\(clusterByteCount) \(compressionType) \(refcountBits) bits\(hasBacking ? ", backing" : "")"
+      "\(clusterByteCount) \(compressionType) \(refcountBits) bits\(hasBacking ? ", backing" : "")\(hasSubclusters ? ", subclusters" : "")"
     }
   }
 
@@ -28,6 +29,10 @@ import Testing
     Variant(clusterByteCount: 65536, compressionType: .zstd, hasBacking: true),
     Variant(clusterByteCount: 65536, refcountBits: 2),
     Variant(clusterByteCount: 2 << 20, compressionType: .zstd, byteCount: (9 << 20) + 512),
+    Variant(clusterByteCount: 16384, hasSubclusters: true),
+    Variant(clusterByteCount: 65536, compressionType: .zstd, hasBacking: true, hasSubclusters: true),
+    Variant(clusterByteCount: 128 << 10, hasBacking: true, hasSubclusters: true, byteCount: (2 << 20) + 512),
+    Variant(clusterByteCount: 2 << 20, refcountBits: 8, hasSubclusters: true, byteCount: (9 << 20) + 512),
   ]
 
   @Test(arguments: variants)
@@ -53,11 +58,17 @@ import Testing
   }
 
   /// Alternating with QEMU on one file.
-  @Test(arguments: [512, 65536])
-  func alternatingWithQemuKeepsEverything(clusterByteCount: Int) async throws {
+  @Test(
+    arguments: [512, 65536],
+    ["", ",extended_l2=on", ",lazy_refcounts=on", ",data_file=data", ",data_file=data,data_file_raw=on"])
+  func alternatingWithQemuKeepsEverything(clusterByteCount: Int, options: String) async throws {
+    if clusterByteCount == 512, options.contains("extended") { return }
     let folder = try TemporaryFolder()
     let path = folder.file("image.qcow2")
-    try Qemu.image("create", "-q", "-f", "qcow2", "-o", "cluster_size=\(clusterByteCount)", path, "1M")
+    let data = folder.file("data")
+    try Qemu.image(
+      "create", "-q", "-f", "qcow2", "-o",
+      "cluster_size=\(clusterByteCount)" + options.replacing("=data", with: "=" + data), path, "1M")
     for round in 0..<3 {
       try Qemu.io(
         path, ["write -P \(round + 1) \(round * 99840) 150000", "discard 131072 65536", "write -z 300544 7680"])
@@ -67,17 +78,30 @@ import Testing
       model = try await LoopActor().run { _ in
         var model = start
         let file = MemoryDevice(try SparseImage(contentsOf: path))
-        let image = try await openImage(file)
+        let hasDataFile = options.contains("data_file")
+        let dataFile = MemoryDevice(hasDataFile ? try SparseImage(contentsOf: data) : SparseImage(byteCount: 0))
+        let image = try await openImage(file, dataFile: .device(dataFile))
         try await model.check(image, "what QEMU left")
+        #expect(try await image.check().isClean)
         var random = SeededRandom(seed: UInt64(round))
         for _ in 0..<20 {
           let range = random.range(within: 1 << 20, alignment: 512, maximum: 60000, near: clusterByteCount)
           let bytes = random.bytes(range.count)
           try await image.writeBytes(bytes, at: range.lowerBound)
           model.write(bytes, at: range.lowerBound)
+          let zeroes = random.range(within: 1 << 20, alignment: 512, maximum: 30000, near: clusterByteCount / 32)
+          try await image.writeZeroes(ByteRange(zeroes), options: random.oneIn(2) ? .mayUnmap : [])
+          model.zero(ByteRange(zeroes))
         }
+        try await model.check(image, "what we wrote")
         try await image.close()
         try file.image.dump(to: path)
+        if hasDataFile {
+          try dataFile.image.dump(to: data)
+          if options.contains("raw") {
+            try await model.check(MemoryDevice(dataFile.image), "the data file as a raw image")
+          }
+        }
         return model
       }
       #expect(try Qemu.check(path) == .clean)

@@ -77,7 +77,8 @@ extension DomainError {
       self.init(damage, "\(file) is damaged: \(error)", remedy: Self.remedy(forDamage: damage))
     case .backingFailed(_, let cause as DomainError): self = cause
     case .backingFailed(_, let cause as Qcow2Error): self.init(cause, of: file, damage: damage)
-    case .backingMissing, .backingFailed, .chainTooDeep:
+    case .dataFileFailed(_, let cause as DomainError): self = cause
+    case .backingMissing, .backingFailed, .dataFileMissing, .dataFileFailed, .chainTooDeep:
       self.init(.backingRefused, "\(file): \(error)")
     case .notWritable, .invalidOption:
       self.init(.formatUnsupported, "\(file): \(error)")

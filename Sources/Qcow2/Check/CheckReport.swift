@@ -18,6 +18,8 @@ package struct CheckReport: Hashable, Sendable {
 
   package var corruptionCount = 0
   package var leakCount = 0
+  /// Clusters whose refcount was wrong and has been put right; what is left is told by the other counts.
+  package var repairedCount = 0
   /// The first few.
   package var findings: [Finding] = []
 

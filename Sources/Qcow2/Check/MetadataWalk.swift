@@ -2,7 +2,7 @@ import BlockCore
 import Buffers
 
 /// Reads every table of an image at rest, counts the references to each host cluster, and compares them with the
-/// refcounts (qcow2.txt, "Host cluster management" and "Cluster mapping"). It changes nothing.
+/// refcounts (qcow2.txt, "Host cluster management" and "Cluster mapping"). It changes nothing by itself.
 ///
 /// Tables are read from the file, one at a time, beside the caches. Memory: one table, the counts of one window,
 /// and the L1 table at hand. Work: each table once for each L1 table that names it, for each window.
@@ -16,12 +16,19 @@ final class MetadataWalk {
   private let header: Qcow2Header
   private let refcountTable: [UInt64]
   private let width: RefcountWidth
+  private let format: L2Format
   private let clusterBits: UInt64
   private var counts = ReferenceCounts(window: 0..<0)
   private var report = CheckReport()
   /// What doesn't depend on the window is told in the first pass alone.
   private var isFirstPass = true
   private var snapshotTableByteCount: UInt64 = 0
+  /// Corruptions of the tables themselves: while there are such, nobody knows what is in use.
+  private(set) var damagedTableCount = 0
+  /// Clusters in use more often than their refcounts say.
+  private(set) var lowRefcountCount = 0
+  /// Takes the counts that are right, where they shall be put right.
+  private var repaired: Refcounts?
 
   init(file: HostFile, header: Qcow2Header, refcountTable: [UInt64]) {
     self.file = file
@@ -29,14 +36,17 @@ final class MetadataWalk {
     self.refcountTable = refcountTable
     width = RefcountWidth(order: header.refcountOrder)
     clusterBits = UInt64(header.clusterBits)
+    format = L2Format(header)
   }
 
   private var clusterByteCount: UInt64 { 1 << clusterBits }
+  private var dataByteCount: UInt64 { (file.dataFile ?? file).byteCount }
   private var fileClusterCount: UInt64 { (file.byteCount + clusterByteCount - 1) >> clusterBits }
 
   nonisolated(nonsending)
-    func run() async throws(BlockError) -> CheckReport
+    func run(repairing refcounts: Refcounts? = nil) async throws(BlockError) -> CheckReport
   {
+    repaired = refcounts
     let snapshots: [Snapshot]
     do {
       (snapshots, snapshotTableByteCount) = try await Qcow2Description.readSnapshotTable(header, file.device, file.pool)
@@ -60,7 +70,9 @@ final class MetadataWalk {
   }
 
   private func add(_ kind: CheckReport.Finding.Kind, _ place: @autoclosure () -> String) {
-    if isFirstPass { report.add(kind, place()) }
+    guard isFirstPass else { return }
+    if kind == .corruption { damagedTableCount += 1 }
+    report.add(kind, place())
   }
 
   // MARK: References
@@ -153,19 +165,18 @@ final class MetadataWalk {
       try await checkCopied(entry.isExclusive, offset >> clusterBits, "L1 entry for the table at \(offset)")
     }
     var active: [(raw: UInt64, host: UInt64)] = []
-    try await forEachEntry(at: offset, count: Int(clusterByteCount / 8)) { index, raw in
-      if raw == 0 { return }
-      let meaning = L2Entry(raw: raw)
-        .meaning(clusterBits: clusterBits, version: header.version, fileByteCount: file.byteCount)
+    try await forEachL2Entry(at: offset) { index, entry in
+      let meaning = entry.meaning(format, fileByteCount: file.byteCount, storageByteCount: dataByteCount)
       switch meaning {
-      case .unallocated, .zero(nil, _): return
+      case .unallocated(nil, _), .zero(nil, _): return
       case .damaged(let how): add(.corruption, "L2 table at \(offset), entry \(index): \(how)")
-      case .data(let host, _), .zero(let host?, _):
+      case .data(let host, _), .zero(let host?, _), .unallocated(let host?, _):
+        if format.hasDataFile { return }
         counts.add(host >> clusterBits..<(host >> clusterBits) + 1)
-        if isActive, isFirstPass { active.append((raw, host)) }
+        if isActive, isFirstPass { active.append((entry.raw, host)) }
       case .compressed(let place):
         counts.add(place.offset >> clusterBits..<((place.offset + UInt64(place.byteCount) - 1) >> clusterBits) + 1)
-        if raw & L2Entry.copiedFlag != 0 { add(.corruption, "L2 table at \(offset), entry \(index): COPIED is set") }
+        if entry.isExclusive { add(.corruption, "L2 table at \(offset), entry \(index): COPIED is set") }
       }
     }
     // In the order of the file, so that each refcount block is read once.
@@ -182,7 +193,7 @@ final class MetadataWalk {
   {
     guard isFirstPass else { return }
     let count = try await refcount(cluster)
-    if (count == 1) != isCopied { add(.corruption, "\(place()): COPIED is \(isCopied), the refcount \(count)") }
+    if (count == 1) != isCopied { report.add(.corruption, "\(place()): COPIED is \(isCopied), the refcount \(count)") }
   }
 
   // MARK: Refcounts
@@ -213,6 +224,11 @@ final class MetadataWalk {
       let refcount = try await refcount(cluster)
       if min(refcount, UInt64(UInt16.max)) == references { continue }
       let isLeak = refcount > references
+      if !isLeak { lowRefcountCount += 1 }
+      if let repaired {
+        try await repaired.set(cluster, to: references)
+        report.repairedCount += 1
+      }
       report.add(
         isLeak ? .leak : .corruption,
         "cluster at \(cluster << clusterBits): refcount \(refcount), \(references) references")
@@ -229,6 +245,24 @@ final class MetadataWalk {
     var raw = span.mutableBytes
     try await file.read(into: &raw, at: offset)
     return bytes
+  }
+
+  /// Hands out the entries of an L2 table, but for those that are all zero.
+  nonisolated(nonsending)
+    private func forEachL2Entry(
+      at offset: UInt64, _ body: (_ index: Int, _ entry: L2Entry) -> Void
+    ) async throws(BlockError)
+  {
+    guard format.hasSubclusters else {
+      return try await forEachEntry(at: offset, count: Int(clusterByteCount / 8)) { index, raw in
+        if raw != 0 { body(index, L2Entry(raw: raw)) }
+      }
+    }
+    var first: UInt64 = 0
+    try await forEachEntry(at: offset, count: Int(clusterByteCount / 8)) { index, half in
+      if index % 2 == 0 { return first = half }
+      if first != 0 || half != 0 { body(index / 2, L2Entry(raw: first, bitmap: half)) }
+    }
   }
 
   /// Reads 64-bit entries in pieces and hands them out one by one.

@@ -43,11 +43,23 @@ final class HeaderOnDisk {
 
   /// Autoclear bits vouch for what only their makers keep right: who doesn't know them clears them before writing.
   nonisolated(nonsending)
-    func clearAutoclear() async throws(BlockError)
+    func clearAutoclear(besides kept: Qcow2Header.Autoclear) async throws(BlockError)
   {
-    guard !value.autoclear.isEmpty else { return }
-    value.autoclear = []
-    try await store([UInt8](repeating: 0, count: 8), at: Qcow2Header.FieldOffset.autoclear)
+    guard !value.autoclear.isSubset(of: kept) else { return }
+    value.autoclear.formIntersection(kept)
+    var bytes: [UInt8] = []
+    bytes.appendBigEndian(value.autoclear.rawValue)
+    try await store(bytes, at: Qcow2Header.FieldOffset.autoclear)
+  }
+
+  /// The refcounts are right, durably.
+  nonisolated(nonsending)
+    func clearDirty() async throws(BlockError)
+  {
+    value.incompatible.remove(.dirty)
+    var bytes: [UInt8] = []
+    bytes.appendBigEndian(value.incompatible.rawValue)
+    try await store(bytes, at: Qcow2Header.FieldOffset.incompatible)
   }
 
   nonisolated(nonsending)
@@ -55,7 +67,7 @@ final class HeaderOnDisk {
   {
     sector.replaceSubrange(offset..<offset + bytes.count, with: bytes)
     let changed = sector
-    try await file.writeTable(changed.span.bytes, at: 0)
+    try await file.writeTable(changed.span.bytes, at: 0, of: .header)
     try await file.flush()
   }
 }

@@ -18,6 +18,10 @@ package enum Qcow2Error: Error, Sendable {
   case backingMissing(BackingReference)
   /// The backing file couldn't be opened.
   case backingFailed(BackingReference, any Error)
+  /// The image's data lie in a file of their own, of this name, and the opener gave none.
+  case dataFileMissing(String)
+  /// The data file couldn't be opened.
+  case dataFileFailed(String, any Error)
   /// More files are stacked than ``Qcow2Image/maximumBackingDepth``.
   case chainTooDeep(Int)
   /// The device under the image failed.
@@ -35,6 +39,8 @@ extension Qcow2Error: CustomStringConvertible {
     case .invalidOption(let reason): "the qcow2 image can't be created: \(reason)"
     case .backingMissing(let backing): "the qcow2 image needs its backing file \"\(backing.name)\""
     case .backingFailed(let backing, let cause): "the backing file \"\(backing.name)\" can't be opened: \(cause)"
+    case .dataFileMissing(let name): "the qcow2 image needs its external data file \"\(name)\""
+    case .dataFileFailed(let name, let cause): "the external data file \"\(name)\" can't be opened: \(cause)"
     case .chainTooDeep(let limit): "more than \(limit) files are stacked as backing files"
     case .device(let error): "\(error)"
     }

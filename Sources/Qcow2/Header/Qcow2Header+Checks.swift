@@ -39,17 +39,24 @@ extension Qcow2Header {
     case .aes: throw .unsupportedFeature("AES encryption")
     case .luks: throw .unsupportedFeature("LUKS encryption")
     }
-    if incompatible.contains(.externalDataFile) { throw .unsupportedFeature("external data file") }
-    if incompatible.contains(.extendedL2) { throw .unsupportedFeature("extended L2 entries") }
+    if incompatible.contains(.externalDataFile), snapshotCount > 0 {
+      throw .unsupportedFeature("internal snapshots of an image with an external data file")
+    }
+  }
+
+  /// Autoclear bits that stay true while we write: an external data file always holds the guest's bytes as they are.
+  var keptAutoclear: Autoclear { incompatible.contains(.externalDataFile) ? .rawExternalData : [] }
+
+  /// The external data file's name; empty where the image doesn't say.
+  var dataFileName: String? {
+    guard incompatible.contains(.externalDataFile) else { return nil }
+    return String(decoding: contents(ofExtension: HeaderExtension.Kind.externalDataFile) ?? [], as: UTF8.self)
   }
 
   /// Refuses what can be read but not kept right when written.
   func checkWritable() throws(Qcow2Error) {
     if incompatible.contains(.corrupt) {
       throw .notWritable("it is marked corrupt; repair it first (qemu-img check -r all)")
-    }
-    if incompatible.contains(.dirty) {
-      throw .notWritable("it was not closed cleanly and its refcounts need repair (qemu-img check -r leaks)")
     }
     if contents(ofExtension: HeaderExtension.Kind.bitmaps) != nil {
       throw .notWritable("it carries dirty bitmaps, which a write would make wrong")

@@ -82,7 +82,7 @@ extension Qcow2Header {
       throw .damaged("header: compression type \(type) contradicts the compression type bit")
     }
     self.compressionType = compressionType
-    if incompatible.contains(.extendedL2), clusterBits < 14 {
+    if incompatible.contains(.extendedL2), 1 << clusterBits < Self.minimumSubclusteredByteCount {
       throw .damaged("header: extended L2 entries with clusters below 16 KiB")
     }
     return end

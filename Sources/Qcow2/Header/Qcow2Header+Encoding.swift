@@ -56,6 +56,7 @@ extension Qcow2Header {
     /// Virtual size, encryption method, L1 entry count and L1 offset follow one another.
     static let virtualByteCount = 24
     static let refcountTable = 48
+    static let incompatible = 72
     static let autoclear = 88
   }
 

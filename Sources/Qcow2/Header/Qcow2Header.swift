@@ -10,6 +10,8 @@ package enum CompressionType: UInt8, Hashable, Sendable, Codable {
 package struct Qcow2Header: Hashable, Sendable {
   package static let magic: UInt32 = 0x5146_49fb
   package static let clusterBitsRange = 9...21
+  /// Extended L2 entries want clusters at least this large, for subclusters of at least a sector.
+  package static let minimumSubclusteredByteCount = 16 << 10
   package static let maximumRefcountOrder = 6
   /// Limits that QEMU sets too; they bound what an image can make us allocate.
   package static let maximumL1ByteCount = 32 << 20

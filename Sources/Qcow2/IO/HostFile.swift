@@ -13,17 +13,29 @@ final class HostFile: @unchecked Sendable {
   let device: any BlockDevice
   let pool: BufferPool
   let clusterByteCount: UInt64
+  /// The file of the guest's data, where that isn't this one: durable before this file's tables are.
+  let dataFile: HostFile?
+  private let growsExactly: Bool
   private(set) var isLatched = false
+  /// What only ``writeTable(_:at:of:)`` may write over.
+  let places: MetadataPlaces
   /// What lies from here on was made by growing the file and never written: it reads as zeroes.
   private var pristineStart: UInt64
   // Where blocks are read, changed and written back, nobody else may write to them.
   private let blocks = RangeLock()
   private let growth = RangeLock()
 
-  init(_ device: any BlockDevice, clusterByteCount: UInt64, pool: BufferPool) {
+  /// - Parameter growsExactly: the file is made no longer than is asked for.
+  init(
+    _ device: any BlockDevice, clusterByteCount: UInt64, pool: BufferPool, dataFile: HostFile? = nil,
+    growsExactly: Bool = false
+  ) {
     self.device = device
+    self.dataFile = dataFile
+    self.growsExactly = growsExactly
     self.pool = pool
     self.clusterByteCount = clusterByteCount
+    places = MetadataPlaces(clusterBits: UInt64(clusterByteCount.trailingZeroBitCount))
     pristineStart = device.byteCount
   }
 
@@ -47,10 +59,23 @@ final class HostFile: @unchecked Sendable {
     try await device.readUnaligned(into: &buffer, at: offset, pool: pool)
   }
 
+  /// Throws, and latches, if metadata lies where something else is to be stored or given back.
+  func checkNotMetadata(_ range: ByteRange, besides kind: MetadataPlaces.Kind? = nil) throws(BlockError) {
+    guard let found = places.overlap(range, besides: kind) else { return }
+    latch()
+    throw BlockError(
+      .corrupt("the image's tables give away the place of other metadata: the \(found)'s, in \(range) of the file"),
+      .write, range)
+  }
+
   /// Writes guest data: a failure concerns nothing else.
+  /// - Parameter kind: the metadata that may be overwritten; none for guest data.
   nonisolated(nonsending)
-    func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions = []) async throws(BlockError)
+    func write(
+      _ bytes: RawSpan, at offset: UInt64, options: WriteOptions = [], over kind: MetadataPlaces.Kind? = nil
+    ) async throws(BlockError)
   {
+    try checkNotMetadata(ByteRange(offset: offset, length: UInt64(bytes.byteCount)), besides: kind)
     try checkLatch(.write)
     try await grow(toHold: offset + UInt64(bytes.byteCount))
     pristineStart = max(pristineStart, offset + UInt64(bytes.byteCount))
@@ -99,12 +124,12 @@ final class HostFile: @unchecked Sendable {
     try await writeAligned(merged.bytes.extracting(0..<count), at: aligned.offset, options: options)
   }
 
-  /// Writes metadata; a failure latches.
+  /// Writes metadata, over nothing but its own kind; a failure latches.
   nonisolated(nonsending)
-    func writeTable(_ bytes: RawSpan, at offset: UInt64) async throws(BlockError)
+    func writeTable(_ bytes: RawSpan, at offset: UInt64, of kind: MetadataPlaces.Kind) async throws(BlockError)
   {
     do {
-      try await write(bytes, at: offset)
+      try await write(bytes, at: offset, over: kind)
     } catch {
       latch()
       throw error
@@ -117,6 +142,7 @@ final class HostFile: @unchecked Sendable {
   {
     try checkLatch(.flush)
     do {
+      try await dataFile?.device.flush()
       try await device.flush()
     } catch {
       latch()
@@ -124,16 +150,17 @@ final class HostFile: @unchecked Sendable {
     }
   }
 
-  /// Makes clusters read as zeroes that nothing refers to yet.
+  /// Makes a range read as zeroes, in whatever way its device has.
   nonisolated(nonsending)
-    func zero(_ range: ByteRange) async throws(BlockError)
+    func zero(_ range: ByteRange, options: ZeroOptions = []) async throws(BlockError)
   {
+    try checkNotMetadata(range)
     if isPristine(range.offset) { return }
     try checkLatch(.writeZeroes)
     pristineStart = max(pristineStart, range.end)
     let alignment = UInt64(device.limits.requestAlignment)
     if range.aligned(to: alignment) == range, range.end <= byteCount {
-      return try await device.writeZeroes(range, options: [])
+      return try await device.writeZeroes(range, options: options)
     }
     var zeroes = pool.take(Int(min(range.length, clusterByteCount)))
     var all = zeroes.mutableBytes
@@ -151,7 +178,9 @@ final class HostFile: @unchecked Sendable {
     func giveBack(_ range: ByteRange) async
   {
     let alignment = UInt64(device.limits.requestAlignment)
-    guard !isLatched, range.end <= byteCount, range.aligned(to: alignment) == range else { return }
+    guard !isLatched, places.overlap(range) == nil, range.end <= byteCount, range.aligned(to: alignment) == range else {
+      return
+    }
     try? await device.discard(range)
   }
 
@@ -167,12 +196,22 @@ final class HostFile: @unchecked Sendable {
     let bounds = Self.growthStepByteCounts
     let step = min(max(byteCount / 8, bounds.lowerBound), bounds.upperBound)
     let unit = max(UInt64(device.limits.requestAlignment), clusterByteCount)
-    let size = ByteRange(offset: 0, length: max(end, byteCount + step)).aligned(to: unit).length
+    let size =
+      growsExactly
+      ? ByteRange(offset: 0, length: end).aligned(to: UInt64(device.limits.requestAlignment)).length
+      : ByteRange(offset: 0, length: max(end, byteCount + step)).aligned(to: unit).length
     do {
       try await device.resize(to: size)
     } catch  where error.kind == .notSupported {
       throw BlockError(.noSpace, .write, cause: "the device under the image has a fixed size")
     }
+  }
+
+  /// Makes a data file as long as the guest's disk, for those that take it for a raw image.
+  nonisolated(nonsending)
+    func growExactly(to end: UInt64) async throws(BlockError)
+  {
+    if growsExactly { try await grow(toHold: end) }
   }
 
   /// Cuts off what growing made and nobody uses.

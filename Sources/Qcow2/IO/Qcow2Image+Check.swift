@@ -12,6 +12,22 @@ extension Qcow2Image {
     if !isReadOnly { try await map.settle() }
     return try await MetadataWalk(file: file, header: header.value, refcountTable: refcounts.table).run()
   }
+
+  /// Lowers the refcounts of clusters that nothing uses, so that their storage is used again. Waits until the image
+  /// is at rest. Safe whenever it is cut off.
+  ///
+  /// - Returns: what is wrong afterwards. Where the check finds corruption that leaks can't be told apart from,
+  ///   nothing is changed, and the report says so by its findings.
+  nonisolated(nonsending)
+    package func repairLeaks() async throws(BlockError) -> CheckReport
+  {
+    try checkUsable(.write)
+    try await prepareToChange(.write)
+    let all = await ranges.acquire(ByteRange(offset: 0, length: .max), .exclusive)
+    defer { ranges.release(all) }
+    try checkUsable(.write)
+    return try await RefcountRepair(map: map).run(.leaks)
+  }
 }
 
 extension Qcow2Error {

@@ -50,6 +50,9 @@ extension Qcow2Image {
   /// The guest range from the first to the last cluster, or nil if there is none.
   private func checkCompressed(_ clusters: [CompressedCluster], byteCount total: Int) throws(BlockError) -> ByteRange? {
     if isReadOnly { throw BlockError(.readOnly, .write) }
+    if map.format.hasDataFile {
+      throw BlockError(.notSupported, .write, cause: "an external data file holds no compressed clusters")
+    }
     var range: ByteRange?
     var sum = 0
     for cluster in clusters {

@@ -23,16 +23,19 @@ extension Qcow2Image {
     package var backing: BackingName?
     /// A power of two from 1 to 64. With 1 bit clusters can't be shared, so compressed ones aren't packed.
     package var refcountBits: Int
+    /// Each cluster is mapped in 32 parts, so that small writes copy little; clusters are 16 KiB or larger then.
+    package var hasSubclusters: Bool
 
     package init(
       virtualByteCount: UInt64, clusterByteCount: Int = 65536, compressionType: CompressionType = .zlib,
-      backing: BackingName? = nil, refcountBits: Int = 16
+      backing: BackingName? = nil, refcountBits: Int = 16, hasSubclusters: Bool = false
     ) {
       self.virtualByteCount = virtualByteCount
       self.clusterByteCount = clusterByteCount
       self.compressionType = compressionType
       self.backing = backing
       self.refcountBits = refcountBits
+      self.hasSubclusters = hasSubclusters
     }
   }
 
@@ -98,6 +101,7 @@ private struct NewImage {
     header.virtualByteCount = options.virtualByteCount
     header.compressionType = options.compressionType
     if options.compressionType != .zlib { header.incompatible.insert(.compressionType) }
+    if options.hasSubclusters { header.incompatible.insert(.extendedL2) }
     let entryCount = max(header.l1EntryCount(for: options.virtualByteCount), 1)
     guard entryCount * 8 <= UInt64(Qcow2Header.maximumL1ByteCount) else {
       throw .invalidOption(
@@ -126,6 +130,9 @@ private struct NewImage {
     guard cluster > 0, cluster.nonzeroBitCount == 1,
       Qcow2Header.clusterBitsRange.contains(cluster.trailingZeroBitCount)
     else { throw .invalidOption("the cluster size \(cluster) is not a power of two from 512 to 2097152") }
+    guard !options.hasSubclusters || cluster >= Qcow2Header.minimumSubclusteredByteCount else {
+      throw .invalidOption("subclusters need clusters of at least 16384 bytes, not \(cluster)")
+    }
     let bits = options.refcountBits
     guard (1...64).contains(bits), bits.nonzeroBitCount == 1 else {
       throw .invalidOption("the refcount width \(bits) is not a power of two from 1 to 64")

@@ -15,6 +15,19 @@ package enum BackingSource: Sendable {
   case resolve(BackingResolver)
 }
 
+/// Opens the external data file of the name that an image states; empty if it states none.
+package typealias DataFileResolver = nonisolated(nonsending) @Sendable (String) async throws -> any BlockDevice
+
+/// Where the device comes from that holds the guest's data of an image with an external data file: a raw device.
+package enum DataFileSource: Sendable {
+  /// There is none: an image with an external data file is refused.
+  case none
+  /// This one, whatever the image names. It stays the caller's if the image has no external data file.
+  case device(any BlockDevice)
+  /// Whatever this opens for the name in the image; it decides whether the name may be followed.
+  case resolve(DataFileResolver)
+}
+
 extension Qcow2Image {
   package struct OpenOptions: Sendable {
     package var isReadOnly: Bool
@@ -35,17 +48,19 @@ extension Qcow2Image {
     }
   }
 
-  /// Opens the image in `file`, which is then the image's own, as is the backing device: `close` closes them.
+  /// Opens the image in `file`, which is then the image's own, as are the data file's and the backing file's devices:
+  /// `close` closes them.
   ///
   /// - Parameters:
   ///   - work: expands compressed clusters.
   ///   - pool: lends memory for tables and for what isn't read or written straight.
-  /// - Throws: a ``Qcow2Error`` that names what is unsupported or damaged. `file` is then the caller's still; a
-  ///   backing device that was resolved is closed.
+  /// An image that is marked dirty is repaired when it is opened to be written.
+  /// - Throws: a ``Qcow2Error`` that names what is unsupported or damaged. `file` is then the caller's still; what
+  ///   was resolved is closed.
   nonisolated(nonsending)
     package static func open(
       _ file: any BlockDevice, options: OpenOptions = OpenOptions(), backing source: BackingSource = .none,
-      work: any BackgroundWork, pool: BufferPool
+      dataFile: DataFileSource = .none, work: any BackgroundWork, pool: BufferPool
     ) async throws(Qcow2Error) -> Qcow2Image
   {
     let value = try await Qcow2Header.read(from: file, pool: pool)
@@ -55,20 +70,78 @@ extension Qcow2Image {
       try value.checkWritable()
     }
     try value.checkLayout(fileByteCount: file.byteCount)
-    let host = HostFile(file, clusterByteCount: value.clusterByteCount, pool: pool)
+    let resolved = try await open(dataFileOf: value, dataFile, options, pool)
+    do throws(Qcow2Error) {
+      let host = HostFile(file, clusterByteCount: value.clusterByteCount, pool: pool, dataFile: resolved)
+      return try await open(host, value, options, source, work)
+    } catch {
+      if case .resolve = dataFile { try? await resolved?.device.close() }
+      throw error
+    }
+  }
+
+  nonisolated(nonsending)
+    private static func open(
+      _ host: HostFile, _ value: Qcow2Header, _ options: OpenOptions, _ source: BackingSource,
+      _ work: any BackgroundWork
+    ) async throws(Qcow2Error) -> Qcow2Image
+  {
     let header: HeaderOnDisk
     do { header = try await HeaderOnDisk(value, file: host) } catch { throw .device(error) }
     let blocks = try await host.table(
       at: value.refcountTableOffset, count: value.refcountTableClusterCount << value.clusterBits / 8)
     let l1 = try await host.table(at: value.l1Offset, count: value.l1EntryCount).map { L1Entry(raw: $0) }
+    if !options.isReadOnly { try await host.learnPlaces(of: value, refcountTable: blocks, l1) }
     let refcounts = Refcounts(
       file: host, header: header, table: blocks, memoryByteCount: options.refcountCacheByteCount)
+    let data = host.dataFile ?? host
     let map = ClusterMap(
-      file: host, header: header, refcounts: refcounts, l1: l1, memoryByteCount: options.mappingCacheByteCount)
+      file: host, data: data, header: header, refcounts: refcounts, l1: l1,
+      memoryByteCount: options.mappingCacheByteCount)
+    if !options.isReadOnly, value.incompatible.contains(.dirty) { try await rebuildRefcounts(map) }
     let backing = try await open(value, source, options)
     return Qcow2Image(
-      file: host, header: header, refcounts: refcounts, map: map, backing: backing, work: work,
+      file: host, data: data, header: header, refcounts: refcounts, map: map, backing: backing, work: work,
       isReadOnly: options.isReadOnly)
+  }
+
+  /// An image that wasn't closed cleanly by a writer with lazy refcounts: its tables are right, its counts aren't.
+  /// We keep counts exact ourselves, so the mark stays away afterwards.
+  nonisolated(nonsending)
+    private static func rebuildRefcounts(_ map: ClusterMap) async throws(Qcow2Error)
+  {
+    if let conflict = map.file.places.conflict { throw .damaged(conflict) }
+    do throws(BlockError) {
+      try await map.header.clearAutoclear(besides: map.header.value.keptAutoclear)
+      let report = try await RefcountRepair(map: map).run(.allCounts)
+      if let finding = report.findings.first {
+        throw BlockError(.corrupt("it was not closed cleanly and can't be repaired: \(finding.place)"), .open)
+      }
+      try await map.header.clearDirty()
+    } catch {
+      if case .corrupt(let text) = error.kind { throw .notWritable(text) }
+      throw .device(error)
+    }
+  }
+
+  nonisolated(nonsending)
+    private static func open(
+      dataFileOf header: Qcow2Header, _ source: DataFileSource, _ options: OpenOptions, _ pool: BufferPool
+    ) async throws(Qcow2Error) -> HostFile?
+  {
+    guard let name = header.dataFileName else { return nil }
+    let device: any BlockDevice
+    switch source {
+    case .none: throw .dataFileMissing(name)
+    case .device(let given): device = given
+    case .resolve(let open):
+      do { device = try await open(name) } catch { throw .dataFileFailed(name, error) }
+    }
+    if !options.isReadOnly, device.isReadOnly {
+      if case .resolve = source { try? await device.close() }
+      throw .notWritable("its external data file \"\(name)\" is open read-only")
+    }
+    return HostFile(device, clusterByteCount: header.clusterByteCount, pool: pool, growsExactly: true)
   }
 
   nonisolated(nonsending)

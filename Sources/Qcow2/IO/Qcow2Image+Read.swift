@@ -21,7 +21,7 @@ extension Qcow2Image {
 
   private func tryRead(_ mapping: Mapping, into part: inout MutableRawSpan) throws(BlockError) -> Bool {
     switch mapping.target {
-    case .data(let host, _): return try file.tryRead(into: &part, at: host)
+    case .data(let host, _): return try data.tryRead(into: &part, at: host)
     case .zero: part.zero()
     case .compressed:
       let (cluster, start) = mapping.guest.offset.quotientAndRemainder(dividingBy: file.clusterByteCount)
@@ -62,7 +62,7 @@ extension Qcow2Image {
     func read(_ mapping: Mapping, into part: inout MutableRawSpan) async throws(BlockError)
   {
     switch mapping.target {
-    case .data(let host, _): try await file.read(into: &part, at: host)
+    case .data(let host, _): try await data.read(into: &part, at: host)
     case .zero: part.zero()
     case .compressed(let place):
       let (cluster, start) = mapping.guest.offset.quotientAndRemainder(dividingBy: file.clusterByteCount)

@@ -2,9 +2,11 @@ import BlockCore
 import Buffers
 
 extension Qcow2Image {
-  /// Makes the image larger. The new bytes read as zeroes, also where a backing file is longer than the image was.
+  /// Makes the image larger or smaller. New bytes read as zeroes, also where a backing file is longer than the image
+  /// was. It becomes smaller only where nothing but zeroes is cut off.
   ///
-  /// - Throws: `notSupported` for a smaller size and for images with internal snapshots; `misaligned` unless the size
+  /// - Throws: `notSupported` for images with internal snapshots, and where data would be lost, with their range;
+  ///   `misaligned` unless the size
   ///   is a multiple of 512; `outOfRange` if the L1 table would pass its limit.
   nonisolated(nonsending)
     package func resize(to newByteCount: UInt64) async throws(BlockError)
@@ -17,18 +19,71 @@ extension Qcow2Image {
     try checkUsable(.resize)
     let old = byteCount
     if newByteCount == old { return }
-    guard newByteCount > old else { throw BlockError(.notSupported, .resize, cause: "an image can't be made smaller") }
     guard header.value.snapshotCount == 0 else {
       throw BlockError(.notSupported, .resize, cause: "the image has internal snapshots")
     }
+    if newByteCount < old { return try await shrink(to: newByteCount, from: old) }
     let entryCount = header.value.l1EntryCount(for: newByteCount)
     guard entryCount * 8 <= UInt64(Qcow2Header.maximumL1ByteCount), newByteCount <= UInt64(Int64.max) else {
       throw BlockError(.outOfRange, .resize, cause: "too large for clusters of \(clusterByteCount) bytes")
     }
+    try await data.growExactly(to: newByteCount)
     if Int(entryCount) > map.l1.count { try await map.growL1(to: Int(entryCount)) }
     try await clearNewBytes(from: old, to: newByteCount)
     try await map.settle()
     try await header.setSize(newByteCount, l1Offset: map.l1Offset, l1EntryCount: map.l1.count)
+  }
+
+  /// Drops the clusters behind the new end, then sets it. The L1 table keeps its length.
+  nonisolated(nonsending)
+    private func shrink(to new: UInt64, from old: UInt64) async throws(BlockError)
+  {
+    let kept = clusters(ByteRange(offset: 0, length: new)).end
+    try await checkZero(ByteRange(new..<min(kept, old)))
+    if kept < old {
+      try await checkStatusZero(ByteRange(kept..<old))
+      try await drop(clusters(ByteRange(kept..<old)), .resize)
+    }
+    try await map.settle()
+    try await header.setSize(new, l1Offset: map.l1Offset, l1EntryCount: map.l1.count)
+    if data !== file { try await data.trim(to: new) }
+  }
+
+  /// Reads bytes whose status doesn't tell, up to the first that isn't zero.
+  nonisolated(nonsending)
+    private func checkZero(_ range: ByteRange) async throws(BlockError)
+  {
+    var offset = range.offset
+    while offset < range.end {
+      let mapping = try await map.mapping(at: offset, upTo: min(range.end - offset, Self.readByteCount), .resize)
+      let length = Int(mapping.guest.length)
+      var buffer = file.pool.take(length)
+      var all = buffer.mutableBytes
+      var bytes = all.part(0..<length)
+      try await read(mapping, into: &bytes)
+      guard buffer.bytes.extracting(0..<length).isZero else { throw loss(of: mapping.guest) }
+      offset = mapping.guest.end
+    }
+  }
+
+  nonisolated(nonsending)
+    private func checkStatusZero(_ range: ByteRange) async throws(BlockError)
+  {
+    var offset = range.offset
+    while offset < range.end {
+      for extent in try await blockStatus(ByteRange(offset..<range.end), limit: Self.extentsPerStatus) {
+        if !extent.readsAsZero { try await checkZero(extent.range) }
+        offset = extent.range.end
+      }
+    }
+  }
+
+  private static let extentsPerStatus = 64
+  private static let readByteCount: UInt64 = 1 << 20
+
+  private func loss(of range: ByteRange) -> BlockError {
+    BlockError(
+      .notSupported, .resize, range, cause: "the data in \(range) would be lost; zero or discard them before shrinking")
   }
 
   /// Hides what would show past the old end: the rest of the last cluster, and a longer backing file.
@@ -71,7 +126,8 @@ extension ClusterMap {
     try await table.write(to: file)
     try await file.flush()
     try await header.setSize(header.value.virtualByteCount, l1Offset: l1Offset, l1EntryCount: count)
-    refcounts.l1Range = ByteRange(offset: l1Offset, length: UInt64(count) * 8)
+    file.places.removeArea(at: oldOffset)
+    file.places.add([(.l1Table, place)])
     unreferenced.append(ClusterRun(first: oldOffset >> clusterBits, count: oldCount))
   }
 }

@@ -25,43 +25,107 @@ extension Qcow2Image {
     try checkRequest(.discard, at: range.offset, length: range.length)
     guard !range.isEmpty else { return }
     try await prepareToChange(.discard)
-    let whole = wholeClusters(range)
-    guard !whole.isEmpty else { return }
-    let hold = await ranges.acquire(whole, .exclusive)
+    guard !wholeUnits(range).isEmpty else { return }
+    let hold = await ranges.acquire(clusters(range), .exclusive)
     defer { ranges.release(hold) }
     try checkUsable(.discard)
+    // Of a compressed cluster, no part can go.
+    let (whole, _) = try await apartFromCompressed(wholeUnits(range), .discard)
+    try await drop(whole, .discard)
+  }
+
+  /// Makes whole units read as zeroes that take no storage; in version 2, those that no backing file is behind.
+  nonisolated(nonsending)
+    func drop(_ whole: ByteRange, _ operation: BlockError.Operation) async throws(BlockError)
+  {
     let hasZeroClusters = header.value.version >= 3
-    try await change(whole, .discard) { cluster, old in
+    try await zeroDataFile(whole, mayUnmap: true)
+    try await change(whole, operation) { cluster, old in
       let isBacked = self.isBacked(cluster)
-      if case .unallocated = old, !isBacked { return nil }
-      if isBacked { return hasZeroClusters ? .zero : nil }
-      return .unallocated
+      if old.isUnallocated, !isBacked { return nil }
+      if isBacked, !hasZeroClusters { return nil }
+      if self.map.format.hasSubclusters {
+        let mask = self.subclusters(of: cluster, in: whole)
+        if mask == L2Entry.allSubclusters, !isBacked { return .unallocated }
+        return self.zeroed(old, mask, isBacked: isBacked, mayUnmap: true)
+      }
+      return isBacked ? .zero : .unallocated
     }
+  }
+
+  /// An extended entry with these subclusters zero; nil where nothing changes.
+  private func zeroed(_ old: L2Entry, _ mask: UInt32, isBacked: Bool, mayUnmap: Bool) -> L2Entry? {
+    if old.isUnallocated, !isBacked { return nil }
+    var new = old.zeroing(mask)
+    // Nothing is left in the host cluster.
+    if new.allocated == 0, mayUnmap || !new.isExclusive { new.raw = 0 }
+    return new == old ? nil : new
+  }
+
+  /// What external data files hold is what the guest reads, to whoever takes them for raw images.
+  nonisolated(nonsending)
+    private func zeroDataFile(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError)
+  {
+    let end = min(range.end, data.byteCount, byteCount)
+    guard map.format.hasDataFile, range.offset < end else { return }
+    try await data.zero(ByteRange(range.offset..<end), options: mayUnmap ? .mayUnmap : [])
+  }
+
+  /// Whole units without those parts of compressed clusters that can't change apart from the rest, and these parts.
+  nonisolated(nonsending)
+    private func apartFromCompressed(
+      _ whole: ByteRange, _ operation: BlockError.Operation
+    ) async throws(BlockError) -> (whole: ByteRange, parts: [ByteRange])
+  {
+    var whole = whole
+    var parts: [ByteRange] = []
+    guard map.format.hasSubclusters, !whole.isEmpty else { return (whole, parts) }
+    let first = clusters(ByteRange(offset: whole.offset, length: 1))
+    if first.offset < whole.offset || first.end > whole.end {
+      if case .compressed = try await map.mapping(at: whole.offset, upTo: 1, operation).target {
+        let end = min(first.end, whole.end)
+        parts.append(ByteRange(whole.offset..<end))
+        whole = ByteRange(end..<whole.end)
+      }
+    }
+    let last = clusters(ByteRange(offset: max(whole.end, 1) - 1, length: 1))
+    if !whole.isEmpty, last.end > whole.end, last.offset >= whole.offset {
+      if case .compressed = try await map.mapping(at: last.offset, upTo: 1, operation).target {
+        parts.append(ByteRange(last.offset..<whole.end))
+        whole = ByteRange(whole.offset..<last.offset)
+      }
+    }
+    return (whole, parts)
   }
 
   /// Makes a range read as zeroes whose clusters the caller holds.
   nonisolated(nonsending)
     func zero(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError)
   {
-    let whole = wholeClusters(range)
-    guard !whole.isEmpty else { return try await writeZeroBytes(range) }
-    try await writeZeroBytes(ByteRange(range.offset..<whole.offset))
-    if whole.end < range.end { try await writeZeroBytes(ByteRange(whole.end..<range.end)) }
+    let units = wholeUnits(range)
+    guard !units.isEmpty else { return try await writeZeroBytes(range) }
+    try await writeZeroBytes(ByteRange(range.offset..<units.offset))
+    if units.end < range.end { try await writeZeroBytes(ByteRange(units.end..<range.end)) }
+    let (whole, parts) = try await apartFromCompressed(units, .writeZeroes)
+    for part in parts { try await writeZeroBytes(ByteRange(part.offset..<min(part.end, byteCount))) }
     if header.value.version >= 3 {
-      try await change(whole, .writeZeroes) { cluster, old in self.zeroEntry(cluster, old, mayUnmap: mayUnmap) }
+      try await zeroDataFile(whole, mayUnmap: mayUnmap)
+      try await change(whole, .writeZeroes) { cluster, old in
+        guard self.map.format.hasSubclusters else { return self.zeroEntry(cluster, old, mayUnmap: mayUnmap) }
+        let mask = self.subclusters(of: cluster, in: whole)
+        return self.zeroed(old, mask, isBacked: self.isBacked(cluster), mayUnmap: mayUnmap)
+      }
     } else {
       try await zeroWithoutZeroClusters(whole, mayUnmap: mayUnmap)
     }
   }
 
-  /// The entry that makes a cluster read as zeroes; nil where it does so already.
-  private func zeroEntry(_ cluster: UInt64, _ old: L2Entry.Meaning, mayUnmap: Bool) -> L2Entry? {
-    switch old {
-    case .unallocated: isBacked(cluster) ? .zero : nil
-    case .zero(let host, _): mayUnmap && host != nil ? .zero : nil
-    case .data(let host, isExclusive: true) where !mayUnmap: .zero(keeping: host)
-    case .data, .compressed, .damaged: .zero
-    }
+  /// The standard entry that makes a cluster read as zeroes; nil where it does so already.
+  private func zeroEntry(_ cluster: UInt64, _ old: L2Entry, mayUnmap: Bool) -> L2Entry? {
+    if old.isUnallocated { return isBacked(cluster) ? .zero : nil }
+    if old.isCompressed { return .zero }
+    if old.raw & L2Entry.zeroFlag != 0 { return mayUnmap && old.host != 0 ? .zero : nil }
+    return old.isExclusive && !mayUnmap ? .zero(keeping: old.host) : .zero
   }
 
   /// Version 2: clusters may be dropped where no backing file would show; the others are filled with zeroes.
@@ -78,32 +142,33 @@ extension Qcow2Image {
   /// True if the backing file holds bytes of the guest cluster.
   func isBacked(_ cluster: UInt64) -> Bool { (backing?.byteCount ?? 0) > cluster * file.clusterByteCount }
 
-  /// The whole clusters in a range. The last cluster of the image counts as whole if the range reaches its end.
-  private func wholeClusters(_ range: ByteRange) -> ByteRange {
-    let cluster = file.clusterByteCount
-    let start = ByteRange(offset: 0, length: range.offset).aligned(to: cluster).length
-    let end = range.end >= byteCount ? clusters(range).end : range.end / cluster * cluster
+  /// The whole subclusters or clusters in a range. The image's last cluster counts as whole if the range reaches its
+  /// end.
+  func wholeUnits(_ range: ByteRange) -> ByteRange {
+    let unit: UInt64 = 1 << map.unitBits
+    let start = ByteRange(offset: 0, length: range.offset).aligned(to: unit).length
+    let end = range.end >= byteCount ? clusters(range).end : range.end / unit * unit
     return start < end ? ByteRange(start..<end) : ByteRange(offset: range.end, length: 0)
   }
 
-  /// Changes the entries of whole clusters, skipping stretches without a table that stay as they are.
+  /// Changes the entries of all clusters that whole units lie in, skipping stretches without a table that stay as they are.
   nonisolated(nonsending)
     private func change(
-      _ whole: ByteRange, _ operation: BlockError.Operation, _ entry: (UInt64, L2Entry.Meaning) -> L2Entry?
+      _ whole: ByteRange, _ operation: BlockError.Operation, _ entry: (UInt64, L2Entry) -> L2Entry?
     ) async throws(BlockError)
   {
     var offset = whole.offset
     while offset < whole.end {
       let mapping = try await map.mapping(at: offset, upTo: whole.end - offset, operation)
       let first = offset / file.clusterByteCount
-      let count = mapping.guest.length / file.clusterByteCount
-      if case .unallocated = mapping.target, entry(first, .unallocated) == nil {
+      let count = clusters(mapping.guest).length / file.clusterByteCount
+      if case .unallocated(nil, _) = mapping.target, entry(first, .unallocated) == nil {
         offset = mapping.guest.end
         continue
       }
       let done = try await map.update(from: first, count: count, operation, entry)
       expanded.forget(first..<first + done)
-      offset += done * file.clusterByteCount
+      offset = (first + done) * file.clusterByteCount
       try await map.commitIfNeeded()
     }
   }
@@ -142,7 +207,8 @@ extension Qcow2Image {
     private func checkFast(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError)
   {
     var offset = range.offset
-    let whole = wholeClusters(range)
+    let (whole, parts) = try await apartFromCompressed(wholeUnits(range), .writeZeroes)
+    if !parts.isEmpty { throw BlockError(.notFast, .writeZeroes, range) }
     if header.value.version >= 3, whole.offset <= offset, whole.end >= range.end { return }
     while offset < range.end {
       let mapping = try await map.mapping(at: offset, upTo: range.end - offset, .writeZeroes)

@@ -1,7 +1,8 @@
 import BlockCore
 import Buffers
 
-/// A qcow2 image as a block device, over the device that holds its file and, if it has one, its backing device.
+/// A qcow2 image as a block device, over the devices that hold its file and, if it has such, its data file and
+/// its backing file.
 ///
 /// **Locks.** Every request holds the guest clusters that it touches: shared while only the bytes behind their
 /// mapping are read or overwritten, exclusively while the mapping changes. Tables are looked up and changed between
@@ -9,7 +10,7 @@ import Buffers
 ///
 /// **Discard** makes whole clusters read as zeroes: as zero clusters, so that a backing file never shows through,
 /// or as unallocated where there is no backing file. In version 2, which has no zero clusters, an image with a
-/// backing file keeps its clusters. Parts of clusters stay as they are.
+/// backing file keeps its clusters. Parts of clusters stay as they are, or of subclusters where an image has them.
 ///
 /// **Snapshots.** Clusters that internal snapshots share are copied before they change, as their refcounts say.
 package final class Qcow2Image: BlockDevice, @unchecked Sendable {
@@ -21,6 +22,8 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   static let maximumTransferByteCount = 32 << 20
 
   let file: HostFile
+  /// Where the guest's data lie: `file`, or a file of their own.
+  let data: HostFile
   let header: HeaderOnDisk
   let refcounts: Refcounts
   let map: ClusterMap
@@ -32,10 +35,12 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   package let isReadOnly: Bool
 
   init(
-    file: HostFile, header: HeaderOnDisk, refcounts: Refcounts, map: ClusterMap, backing: (any BlockDevice)?,
+    file: HostFile, data: HostFile, header: HeaderOnDisk, refcounts: Refcounts, map: ClusterMap,
+    backing: (any BlockDevice)?,
     work: any BackgroundWork, isReadOnly: Bool
   ) {
     self.file = file
+    self.data = data
     self.header = header
     self.refcounts = refcounts
     self.map = map
@@ -62,15 +67,17 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   /// The whole clusters that a guest range touches.
   func clusters(_ range: ByteRange) -> ByteRange { range.aligned(to: file.clusterByteCount) }
 
-  /// Comes before the first change: bits that vouch for what we don't keep right are cleared.
+  /// Comes before every change: none where tables share a place. Before the first, bits that vouch for what we don't keep right are cleared.
   nonisolated(nonsending)
     func prepareToChange(_ operation: BlockError.Operation) async throws(BlockError)
   {
     if isReadOnly { throw BlockError(.readOnly, operation) }
-    if header.value.autoclear.isEmpty { return }
+    if let conflict = file.places.conflict { throw BlockError(.corrupt(conflict), operation) }
+    let kept = header.value.keptAutoclear
+    if header.value.autoclear.isSubset(of: kept) { return }
     let hold = await preparation.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { preparation.release(hold) }
-    try await header.clearAutoclear()
+    try await header.clearAutoclear(besides: kept)
   }
 
   nonisolated(nonsending)
@@ -92,6 +99,7 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
     func keep(_ error: BlockError) { failure = failure ?? error }
     if !isReadOnly { do { try await writeBack() } catch { keep(error) } }
     do { try await file.device.close() } catch { keep(error) }
+    if data !== file { do { try await data.device.close() } catch { keep(error) } }
     if let backing { do { try await backing.close() } catch { keep(error) } }
     if let failure { throw failure }
   }

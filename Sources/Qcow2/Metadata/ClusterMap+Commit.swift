@@ -105,6 +105,6 @@ extension ClusterMap {
     var bytes = buffer.mutableBytes
     bytes.zero(range.count * 8..<byteCount)
     for (position, entry) in l1[range].enumerated() { bytes.storeBigEndian(entry.raw, at: position * 8) }
-    return StagedWrite(offset: l1Offset + UInt64(range.lowerBound) * 8, byteCount: byteCount, buffer: buffer)
+    return StagedWrite(.l1Table, offset: l1Offset + UInt64(range.lowerBound) * 8, byteCount: byteCount, buffer: buffer)
   }
 }

@@ -7,25 +7,37 @@ extension ClusterMap {
   func tryMapping(
     at offset: UInt64, upTo length: UInt64, _ operation: BlockError.Operation
   ) throws(BlockError) -> Mapping? {
-    let first = offset >> clusterBits
-    let entry = l1[l1Index(first)]
+    let cluster = offset >> clusterBits
+    let entry = l1[l1Index(cluster)]
     guard entry.raw != 0 else { return unmapped(at: offset, upTo: length) }
-    guard let slice = cache.cached(sliceOffset(entry, first)) else { return nil }
-    let target = try target(of: first, in: slice, skipping: offset & (clusterByteCount - 1), operation)
-    let last = (offset + length - 1) >> clusterBits
+    guard let slice = cache.cached(sliceOffset(entry, cluster)) else { return nil }
+    let first = offset >> unitBits
+    let target = try target(of: first, in: slice, skipping: offset & (1 << unitBits - 1), operation)
+    let last = (offset + length - 1) >> unitBits
     var end = first + 1
+    // Plain data that lie in one piece are told by their entries alone.
+    var piece: UInt64?
+    if !format.hasSubclusters, case .data = target { piece = slice.entry(at: entryPosition(first)) }
+    let storageByteCount = end > last || piece == nil ? 0 : data.byteCount
     // A run may go on in the next slice, as far as that is in memory.
     var current = slice
     while end <= last {
-      if clustersLeftInSlice(end - 1) == 1 {
-        let entry = l1[l1Index(end)]
-        guard entry.raw != 0, let next = cache.cached(sliceOffset(entry, end)) else { break }
+      if beginsSlice(end) {
+        let cluster = end >> format.unitsPerClusterBits
+        let entry = l1[l1Index(cluster)]
+        guard entry.raw != 0, let next = cache.cached(sliceOffset(entry, cluster)) else { break }
         current = next
       }
-      guard continues(target, meaning(end, in: current), distance: (end << clusterBits) - offset) else { break }
+      if let piece {
+        let entry: UInt64 = current.entry(at: entryPosition(end))
+        guard entry == piece + (end - first) << unitBits, entry & L2Entry.offsetMask < storageByteCount else { break }
+        end += 1
+        continue
+      }
+      guard continues(target, meaning(end, in: current), distance: (end << unitBits) - offset) else { break }
       end += 1
     }
-    return Mapping(guest: ByteRange(offset..<min(offset + length, end << clusterBits)), target: target)
+    return Mapping(guest: ByteRange(offset..<min(offset + length, end << unitBits)), target: target)
   }
 
   /// The same, reading tables as needed.
@@ -50,29 +62,33 @@ extension ClusterMap {
     repeat {
       cluster += clustersLeftInTable(cluster)
     } while cluster << clusterBits < end && l1[l1Index(cluster)].raw == 0
-    return Mapping(guest: ByteRange(offset..<min(end, cluster << clusterBits)), target: .unallocated)
+    return Mapping(guest: ByteRange(offset..<min(end, cluster << clusterBits)), target: .unallocated())
   }
 
-  /// The cluster's target for its bytes from `skipped` on.
+  /// The unit's target for its bytes from `skipped` on.
   private func target(
-    of cluster: UInt64, in slice: TableSlice, skipping skipped: UInt64, _ operation: BlockError.Operation
+    of unit: UInt64, in slice: TableSlice, skipping skipped: UInt64, _ operation: BlockError.Operation
   ) throws(BlockError) -> Mapping.Target {
-    switch meaning(cluster, in: slice) {
-    case .unallocated: return .unallocated
+    switch meaning(unit, in: slice) {
+    case .unallocated(let host, let isExclusive):
+      return .unallocated(host: host.map { $0 + skipped }, isExclusive: isExclusive)
     case .zero(let host, let isExclusive): return .zero(host: host.map { $0 + skipped }, isExclusive: isExclusive)
     case .data(let host, let isExclusive): return .data(host: host + skipped, isExclusive: isExclusive)
     case .compressed(let place): return .compressed(place)
     case .damaged(let how):
+      let cluster = unit >> format.unitsPerClusterBits
       let range = ByteRange(offset: cluster << clusterBits, length: clusterByteCount)
       let place = slice.offset + UInt64(entryPosition(cluster))
       throw BlockError(.corrupt("L2 entry at \(place): \(how)"), operation, range)
     }
   }
 
-  /// True if a cluster that means `next` goes on with `target`, `distance` bytes behind its start.
+  /// True if a unit that means `next` goes on with `target`, `distance` bytes behind its start.
   private func continues(_ target: Mapping.Target, _ next: L2Entry.Meaning, distance: UInt64) -> Bool {
     switch (target, next) {
-    case (.unallocated, .unallocated): true
+    case (.unallocated(nil, _), .unallocated(nil, _)): true
+    case (.unallocated(let host?, let isExclusive), .unallocated(let other?, let otherIsExclusive)):
+      other == host + distance && isExclusive == otherIsExclusive
     case (.zero(nil, _), .zero(nil, _)): true
     case (.zero(let host?, let isExclusive), .zero(let other?, let otherIsExclusive)):
       other == host + distance && isExclusive == otherIsExclusive

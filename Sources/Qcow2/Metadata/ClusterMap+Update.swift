@@ -6,27 +6,40 @@ extension ClusterMap {
   /// Sets the entries of guest clusters from `first` on, at most `count`, as far as one slice reaches.
   ///
   /// What the old entries named is released at a commit. All that is set changes at once.
-  /// - Parameter entry: the new entry for a cluster, given what the old one means; nil to leave it as it is.
+  /// - Parameter entry: the new entry for a cluster, given the old one, which is sound; nil to leave it as it is.
   /// - Returns: how many clusters were dealt with.
   nonisolated(nonsending)
     func update(
       from first: UInt64, count: UInt64, _ operation: BlockError.Operation,
-      _ entry: (UInt64, L2Entry.Meaning) -> L2Entry?
+      _ entry: (UInt64, L2Entry) -> L2Entry?
     ) async throws(BlockError) -> UInt64
   {
     let slice = try await exclusiveSlice(first, operation)
     let end = first + min(count, clustersLeftInSlice(first))
     for cluster in first..<end {
-      guard case .damaged(let how) = meaning(cluster, in: slice) else { continue }
-      throw BlockError(.corrupt("L2 entry at \(slice.offset + UInt64(entryPosition(cluster))): \(how)"), operation)
+      if case .damaged(let how) = meaning(cluster << format.unitsPerClusterBits, in: slice) {
+        throw BlockError(.corrupt("L2 entry at \(slice.offset + UInt64(entryPosition(cluster))): \(how)"), operation)
+      }
+      try checkStorage(entryIn: slice, cluster)
     }
     for cluster in first..<end {
-      let old = meaning(cluster, in: slice)
+      let old = self.entry(cluster, in: slice)
       guard let new = entry(cluster, old) else { continue }
-      cache.store(new.raw, in: slice, at: entryPosition(cluster))
+      store(new, for: cluster, in: slice)
       dropReference(old, keeping: new)
     }
     return end - first
+  }
+
+  /// What an entry names will be given back in the end: metadata never is.
+  private func checkStorage(entryIn slice: TableSlice, _ cluster: UInt64) throws(BlockError) {
+    let entry = entry(cluster, in: slice)
+    if entry.isCompressed {
+      let place = CompressedPlace(decoding: entry.raw, clusterBits: clusterBits)
+      try file.checkNotMetadata(ByteRange(offset: place.offset, length: UInt64(place.byteCount)))
+    } else if entry.host != 0, !format.hasDataFile {
+      try file.checkNotMetadata(ByteRange(offset: entry.host, length: clusterByteCount))
+    }
   }
 
   /// Commits where much waits for it.
@@ -38,16 +51,14 @@ extension ClusterMap {
     }
   }
 
-  private func dropReference(_ old: L2Entry.Meaning, keeping new: L2Entry) {
-    switch old {
-    case .unallocated, .zero(nil, _), .damaged: return
-    case .data(let host, _), .zero(let host?, _):
-      guard new.raw & L2Entry.compressedFlag != 0 || new.raw & L2Entry.offsetMask != host else { return }
-      unreferenced.appendMerging(ClusterRun(first: host >> clusterBits, count: 1))
-    case .compressed(let place):
+  private func dropReference(_ old: L2Entry, keeping new: L2Entry) {
+    if old.isCompressed {
+      let place = CompressedPlace(decoding: old.raw, clusterBits: clusterBits)
       for cluster in refcounts.touched(place.offset, place.byteCount) {
         unreferenced.append(ClusterRun(first: cluster, count: 1))
       }
+    } else if old.host != 0, old.host != new.host, !format.hasDataFile {
+      unreferenced.appendMerging(ClusterRun(first: old.host >> clusterBits, count: 1))
     }
   }
 
@@ -95,7 +106,10 @@ extension ClusterMap {
     }
     l1[index] = .table(at: place.offset)
     dirtyL1Sectors.insert(index / Self.l1EntriesPerSector)
-    if old.raw != 0 { unreferenced.append(ClusterRun(first: old.tableOffset >> clusterBits, count: 1)) }
+    file.places.add(.l2Table, at: place.offset)
+    if old.raw == 0 { return }
+    file.places.remove(at: old.tableOffset)
+    unreferenced.append(ClusterRun(first: old.tableOffset >> clusterBits, count: 1))
   }
 
   /// Copies a shared table. It is never dirty, so the file has it whole. The COPIED bits of its entries stay: they
@@ -107,6 +121,6 @@ extension ClusterMap {
     var all = buffer.mutableBytes
     var table = all.part(0..<Int(clusterByteCount))
     try await file.read(into: &table, at: source)
-    try await file.writeTable(buffer.bytes.extracting(0..<Int(clusterByteCount)), at: target)
+    try await file.writeTable(buffer.bytes.extracting(0..<Int(clusterByteCount)), at: target, of: .l2Table)
   }
 }

@@ -12,11 +12,19 @@ import Buffers
 /// All of 2 and 3 happen in `commit` (ClusterMap+Commit.swift), one at a time.
 final class ClusterMap {
   let file: HostFile
+  /// What holds the guest's data: `file`, or a file of its own.
+  let data: HostFile
   let header: HeaderOnDisk
   let refcounts: Refcounts
   let cache: TableCache
   let clusterBits: UInt64
-  let version: UInt32
+  let format: L2Format
+
+  /// A table maps 2^tableBits clusters.
+  private let tableBits: UInt64
+  private let entriesPerSlice: UInt64
+  /// Subclusters or clusters: what has a mapping of its own.
+  let unitBits: UInt64
 
   var l1: [L1Entry]
   var l1Offset: UInt64
@@ -37,21 +45,24 @@ final class ClusterMap {
   /// When so many slices are dirty, or so many runs wait to be released, the operation that notices commits.
   static let maximumUnreferencedRuns = 4096
 
-  init(file: HostFile, header: HeaderOnDisk, refcounts: Refcounts, l1: [L1Entry], memoryByteCount: Int) {
+  init(
+    file: HostFile, data: HostFile, header: HeaderOnDisk, refcounts: Refcounts, l1: [L1Entry], memoryByteCount: Int
+  ) {
     self.file = file
+    self.data = data
     self.header = header
     self.refcounts = refcounts
     self.l1 = l1
     l1Offset = header.value.l1Offset
     clusterBits = UInt64(header.value.clusterBits)
-    version = header.value.version
-    cache = TableCache(file: file, tableByteCount: 1 << Int(clusterBits), memoryByteCount: memoryByteCount)
+    format = L2Format(header.value)
+    cache = TableCache(.l2Table, file: file, tableByteCount: 1 << Int(clusterBits), memoryByteCount: memoryByteCount)
+    tableBits = clusterBits - UInt64(format.entryByteCount.trailingZeroBitCount)
+    entriesPerSlice = UInt64(cache.sliceByteCount / format.entryByteCount)
+    unitBits = format.unitBits
   }
 
   var clusterByteCount: UInt64 { 1 << clusterBits }
-  /// L2 entries are 8 bytes: a table maps as many clusters as it has entries.
-  private var tableBits: UInt64 { clusterBits - 3 }
-  private var entriesPerSlice: UInt64 { UInt64(cache.sliceByteCount) / 8 }
 
   /// The L1 entry's index for a guest cluster.
   func l1Index(_ cluster: UInt64) -> Int { Int(cluster >> tableBits) }
@@ -71,11 +82,30 @@ final class ClusterMap {
   }
 
   /// Place of the cluster's entry in its slice.
-  func entryPosition(_ cluster: UInt64) -> Int { Int(cluster % entriesPerSlice) * 8 }
+  func entryPosition(_ cluster: UInt64) -> Int { Int(cluster % entriesPerSlice) * format.entryByteCount }
 
-  func meaning(_ cluster: UInt64, in slice: TableSlice) -> L2Entry.Meaning {
-    L2Entry(raw: slice.entry(at: entryPosition(cluster)))
-      .meaning(clusterBits: clusterBits, version: version, fileByteCount: file.byteCount)
+  /// True if the unit is the first of its slice.
+  func beginsSlice(_ unit: UInt64) -> Bool { unit & (entriesPerSlice << format.unitsPerClusterBits - 1) == 0 }
+
+  func entry(_ cluster: UInt64, in slice: TableSlice) -> L2Entry {
+    let position = entryPosition(cluster)
+    return L2Entry(
+      raw: slice.entry(at: position), bitmap: format.hasSubclusters ? slice.entry(at: position + 8) : 0)
+  }
+
+  func store(_ entry: L2Entry, for cluster: UInt64, in slice: TableSlice) {
+    let position = entryPosition(cluster)
+    cache.store(entry.raw, in: slice, at: position)
+    if format.hasSubclusters { cache.store(entry.bitmap, in: slice, at: position + 8) }
+  }
+
+  /// What the table says of a unit: a subcluster, or a cluster.
+  func meaning(_ unit: UInt64, in slice: TableSlice) -> L2Entry.Meaning {
+    let cluster = unit >> format.unitsPerClusterBits
+    let meaning = entry(cluster, in: slice).meaning(
+      format, subcluster: unit & (1 << format.unitsPerClusterBits - 1), fileByteCount: file.byteCount,
+      storageByteCount: data.byteCount)
+    return format.hasDataFile ? meaning.checked(against: unit << unitBits) : meaning
   }
 
   func checkTable(_ entry: L1Entry, _ index: Int, _ operation: BlockError.Operation) throws(BlockError) {

@@ -12,6 +12,7 @@ final class TableCache {
   /// What changed is written in blocks of this size, a sector.
   private static let writeAlignment = 512
 
+  private let kind: MetadataPlaces.Kind
   let sliceByteCount: Int
   let capacity: Int
   private let file: HostFile
@@ -23,7 +24,8 @@ final class TableCache {
   /// Slices that were changed since they were last staged.
   private(set) var dirtyCount = 0
 
-  init(file: HostFile, tableByteCount: Int, memoryByteCount: Int) {
+  init(_ kind: MetadataPlaces.Kind, file: HostFile, tableByteCount: Int, memoryByteCount: Int) {
+    self.kind = kind
     self.file = file
     sliceByteCount = min(tableByteCount, Self.maximumSliceByteCount)
     capacity = max(memoryByteCount / max(sliceByteCount, pageByteCount), Self.minimumSliceCount)
@@ -79,7 +81,7 @@ final class TableCache {
     var all = buffer.mutableBytes
     var bytes = all.part(0..<sliceByteCount)
     try await file.read(into: &bytes, at: offset)
-    let slice = TableSlice(offset: offset, byteCount: sliceByteCount, buffer: buffer)
+    let slice = TableSlice(kind, offset: offset, byteCount: sliceByteCount, buffer: buffer)
     slices[offset] = slice
     ring.append(slice)
   }

@@ -8,6 +8,7 @@ final class TableSlice {
   /// Place in the file, in bytes.
   let offset: UInt64
   let byteCount: Int
+  private let kind: MetadataPlaces.Kind
   private var buffer: PageBuffer
   /// Bytes that were changed since they were last staged.
   private var dirty: Range<Int>?
@@ -15,7 +16,8 @@ final class TableSlice {
   fileprivate(set) var writesUnderWay = 0
   var wasUsed = true
 
-  init(offset: UInt64, byteCount: Int, buffer: consuming PageBuffer) {
+  init(_ kind: MetadataPlaces.Kind, offset: UInt64, byteCount: Int, buffer: consuming PageBuffer) {
+    self.kind = kind
     self.offset = offset
     self.byteCount = byteCount
     self.buffer = buffer
@@ -48,18 +50,23 @@ final class TableSlice {
     var copy = pool.take(end - start)
     var bytes = copy.mutableBytes
     buffer.copy(start..<end, into: &bytes)
-    return StagedWrite(offset: offset + UInt64(start), byteCount: end - start, buffer: copy, of: self)
+    return StagedWrite(kind, offset: offset + UInt64(start), byteCount: end - start, buffer: copy, of: self)
   }
 }
 
 /// Bytes of a table as they were at one moment, to be written while the table changes on.
 final class StagedWrite {
+  private let kind: MetadataPlaces.Kind
   let offset: UInt64
   let byteCount: Int
   private var buffer: PageBuffer?
   private let slice: TableSlice?
 
-  init(offset: UInt64, byteCount: Int, buffer: consuming PageBuffer, of slice: TableSlice? = nil) {
+  init(
+    _ kind: MetadataPlaces.Kind, offset: UInt64, byteCount: Int, buffer: consuming PageBuffer,
+    of slice: TableSlice? = nil
+  ) {
+    self.kind = kind
     self.offset = offset
     self.byteCount = byteCount
     self.buffer = consume buffer
@@ -72,6 +79,6 @@ final class StagedWrite {
   {
     defer { slice?.writesUnderWay -= 1 }
     guard let bytes = buffer.take() else { return }
-    try await file.writeTable(bytes.bytes.extracting(0..<byteCount), at: offset)
+    try await file.writeTable(bytes.bytes.extracting(0..<byteCount), at: offset, of: kind)
   }
 }

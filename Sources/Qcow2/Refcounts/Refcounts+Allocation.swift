@@ -83,17 +83,7 @@ extension Refcounts {
   /// Refcounts that call the header or a table free are wrong: writing there would destroy the image.
   func checkFree(_ run: ClusterRun) throws(BlockError) {
     guard run.end <= Self.maximumFileByteCount >> clusterBits else { throw BlockError(.noSpace, .write) }
-    try checkNotMetadata(ByteRange(offset: run.first << clusterBits, length: run.count << clusterBits))
-  }
-
-  /// Throws, and latches, if guest data or a new table would go where the header, the L1 or the refcount table lies.
-  func checkNotMetadata(_ range: ByteRange) throws(BlockError) {
-    let table = ByteRange(offset: tableOffset, length: UInt64(table.count) * 8)
-    let header = ByteRange(offset: 0, length: clusterByteCount)
-    for place in [l1Range, table, header] where place.overlaps(range) {
-      file.latch()
-      throw BlockError(.corrupt("the image's tables give away the place of other metadata, \(place)"), .write, range)
-    }
+    try file.checkNotMetadata(bytes(of: run))
   }
 
   /// Adds a reference to a cluster in use; false if its count can't rise or it isn't in use.

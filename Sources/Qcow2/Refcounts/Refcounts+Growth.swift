@@ -25,7 +25,8 @@ extension Refcounts {
     let sector = index / 64 * 64
     var bytes: [UInt8] = []
     for entry in table[sector..<min(sector + 64, table.count)] { bytes.appendBigEndian(entry) }
-    try await file.writeTable(bytes.span.bytes, at: tableOffset + UInt64(sector) * 8)
+    try await file.writeTable(bytes.span.bytes, at: tableOffset + UInt64(sector) * 8, of: .refcountTable)
+    file.places.add(.refcountBlock, at: first << clusterBits)
     usedEnd = max(usedEnd, first + 1)
   }
 
@@ -39,7 +40,8 @@ extension Refcounts {
     var all = buffer.mutableBytes
     all.zero()
     for index in 0..<Int(used) { width.store(1, in: &all, at: index) }
-    try await file.writeTable(buffer.bytes.extracting(0..<Int(clusterByteCount)), at: place << clusterBits)
+    try await file.writeTable(
+      buffer.bytes.extracting(0..<Int(clusterByteCount)), at: place << clusterBits, of: .refcountBlock)
   }
 
   /// Moves the refcount table behind all that it covers, at least half as large again, with blocks for itself.
@@ -89,9 +91,14 @@ extension Refcounts {
     var bytes = file.pool.take(entryCount * 8)
     var all = bytes.mutableBytes
     for (index, entry) in larger.enumerated() { all.storeBigEndian(entry, at: index * 8) }
-    try await file.writeTable(bytes.bytes.extracting(0..<entryCount * 8), at: tableCluster << clusterBits)
+    try await file.writeTable(
+      bytes.bytes.extracting(0..<entryCount * 8), at: tableCluster << clusterBits, of: .refcountTable)
     try await file.flush()
     try await header.moveRefcountTable(to: tableCluster << clusterBits, clusterCount: Int(used.end - tableCluster))
+    for number in 0..<blockCount { file.places.add(.refcountBlock, at: (used.first + number) << clusterBits) }
+    file.places.removeArea(at: tableOffset)
+    let place = ClusterRun(first: tableCluster, count: used.end - tableCluster)
+    file.places.add([(.refcountTable, self.bytes(of: place))])
     table = larger
     tableOffset = tableCluster << clusterBits
     usedEnd = max(usedEnd, used.end)

@@ -22,8 +22,6 @@ final class Refcounts {
   /// The refcount table: offsets of blocks, 0 where there is none.
   var table: [UInt64]
   var tableOffset: UInt64
-  /// The L1 table, which must never be handed out.
-  var l1Range: ByteRange
   let header: HeaderOnDisk
   /// No cluster below is free.
   var searchStart: UInt64 = 0
@@ -47,12 +45,14 @@ final class Refcounts {
     entriesPerBlock = width.entryCount(in: value.clusterByteCount)
     tableOffset = value.refcountTableOffset
     cache = TableCache(
-      file: file, tableByteCount: Int(value.clusterByteCount), memoryByteCount: memoryByteCount)
-    l1Range = ByteRange(offset: value.l1Offset, length: UInt64(value.l1EntryCount) * 8)
+      .refcountBlock, file: file, tableByteCount: Int(value.clusterByteCount), memoryByteCount: memoryByteCount)
     usedEnd = (file.byteCount + value.clusterByteCount - 1) >> clusterBits
   }
 
   var clusterByteCount: UInt64 { 1 << clusterBits }
+  func bytes(of run: ClusterRun) -> ByteRange {
+    ByteRange(offset: run.first << clusterBits, length: run.count << clusterBits)
+  }
   private var entriesPerSlice: UInt64 { width.entryCount(in: UInt64(cache.sliceByteCount)) }
 
   /// How often the file's tables refer to `cluster`, references not yet durably removed included.
@@ -104,6 +104,8 @@ final class Refcounts {
     let hold = await turn.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { turn.release(hold) }
     while let run = runs.last {
+      // A cluster that an entry named as its storage may be anything.
+      try file.checkNotMetadata(bytes(of: run))
       if givingBack { try await giveBack(run) }
       for cluster in run.first..<run.end {
         try await lower(cluster)
@@ -140,7 +142,39 @@ final class Refcounts {
       last.appendMerging(ClusterRun(first: cluster, count: 1))
     }
     for run in last {
-      await file.giveBack(ByteRange(offset: run.first << clusterBits, length: run.count << clusterBits))
+      await file.giveBack(bytes(of: run))
+    }
+  }
+}
+
+extension Refcounts {
+  /// Sets a count that turned out wrong, of an image at rest.
+  nonisolated(nonsending)
+    func set(_ cluster: UInt64, to count: UInt64) async throws(BlockError)
+  {
+    guard let place = try await slice(of: cluster) else {
+      throw BlockError(.corrupt("no refcount block covers the cluster at \(cluster << clusterBits)"), .write)
+    }
+    guard count <= width.maximum else {
+      throw BlockError(
+        .corrupt("the cluster at \(cluster << clusterBits) is used \(count) times, more than its refcount can say"),
+        .write)
+    }
+    width.store(count, in: place.slice, of: cache, at: place.index)
+    packingOffset = nil
+    if count == 0 { searchStart = min(searchStart, cluster) }
+  }
+
+  /// Clears counts of clusters past the end of the file: what a growth that was lost leaves behind.
+  nonisolated(nonsending)
+    func clearPastEnd() async throws(BlockError)
+  {
+    let end = (file.byteCount + clusterByteCount - 1) >> clusterBits
+    for block in Int(min(end / entriesPerBlock, UInt64(table.count)))..<table.count where table[block] != 0 {
+      let first = UInt64(block) * entriesPerBlock
+      for cluster in max(first, end)..<first + entriesPerBlock where try await count(of: cluster) > 0 {
+        try await set(cluster, to: 0)
+      }
     }
   }
 }
