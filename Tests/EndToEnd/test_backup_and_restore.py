@@ -30,7 +30,8 @@ def test_raw_image_comes_back_identical(any_backend_server, workspace, compressi
 
 
 @pytest.mark.parametrize("options", [
-    ["compat=0.10"], ["cluster_size=512"], ["cluster_size=2M"], ["compression_type=zstd"], ["refcount_bits=1"]])
+    ["compat=0.10"], ["cluster_size=512"], ["cluster_size=2M"], ["compression_type=zstd"], ["refcount_bits=1"],
+    ["extended_l2=on,cluster_size=128k"], ["lazy_refcounts=on"]])
 def test_qcow2_image_comes_back_identical(server, workspace, options):
     source = images.make_image(workspace / "images/vm1.qcow2", options=options)
     images.fill(source, "qcow2")
@@ -159,3 +160,18 @@ def test_delete_removes_the_files(server, workspace):
     server.problem(404, "not-found", "GET", f"/backups/{first['id']}")
     assert not list((workspace / "backup").rglob(f"*{first['id']}.qcow2"))
     assert server.verify(second)["state"] == "succeeded"
+
+
+def test_external_data_file_belongs_to_the_image(server, workspace, tmp_path_factory):
+    folder = workspace / "images"
+    images.make_image(folder / "vm1.qcow2", options=[f"data_file={folder}/vm1.data"])
+    images.fill(folder / "vm1.qcow2", "qcow2")
+    server.register(folder / "vm1.qcow2", "qcow2")
+    backup = server.back_up()
+    server.restore_to(folder / "back.raw", backup)
+    assert images.same(folder / "vm1.qcow2", "qcow2", folder / "back.raw", "raw")
+
+    outside = tmp_path_factory.mktemp("outside") / "secret"
+    images.make_image(folder / "vm2.qcow2", options=[f"data_file={outside}"])
+    server.problem(422, "path-outside-folders", "POST", "/images", {
+        "name": "vm2", "source": {"kind": "file", "path": str(folder / "vm2.qcow2")}, "format": "qcow2"})

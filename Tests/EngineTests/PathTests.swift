@@ -134,9 +134,13 @@ struct PathTests {
       try SampleImage.raw(at: raw, byteCount: 1 << 20, seed: 1)
       #expect(await inspect(test, raw, .qcow2) == .formatMismatch)
       #expect(await code { _ = try await test.backUp(test.record("vm", raw, .qcow2)) } == .formatMismatch)
+      let encrypted = test.images + "/encrypted.qcow2"
+      try Tool.run(
+        "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o",
+        "encrypt.format=aes,encrypt.key-secret=s", encrypted, "1M")
+      #expect(await code { _ = try await test.backUp(test.record("vm", encrypted, .qcow2)) } == .formatUnsupported)
       let extended = test.images + "/extended.qcow2"
       try Tool.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "extended_l2=on", extended, "1M")
-      #expect(await code { _ = try await test.backUp(test.record("vm", extended, .qcow2)) } == .formatUnsupported)
       let image = try await test.engine.inspect(ImageLocation(source: .file(path: extended), format: .qcow2))
       #expect(image.features.contains { $0.contains("extended") }, "\(image.features)")
       let file = ImageSource.file(path: extended)

@@ -90,6 +90,11 @@ extension LocalEngine {
       return try await closing([raw]) {
         let locks = Self.locks(try await raw.locksElsewhere())
         let description = format == .qcow2 ? try await Qcow2Description.read(from: raw, pool: pool) : nil
+        if let name = description?.externalDataFile {
+          // Looked for here, so that what can't be backed up isn't found out only then.
+          let beside = try BackingName(dataFile: name, in: path).joined(to: path)
+          try await opener(on: loop).openFile(.file(path: beside), isReadOnly: true).close()
+        }
         return Layer(
           file: status, virtualSize: description?.header.virtualByteCount ?? raw.byteCount, description: description,
           locks: locks)

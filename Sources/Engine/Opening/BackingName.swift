@@ -1,6 +1,7 @@
 import Model
 
-/// The name of a backing file as an image states it: judged before it is followed, as a guest may have written it.
+/// The name of another file as an image states it, its backing file or the one that holds its data: judged before it
+/// is followed, as a guest may have written it.
 package struct BackingName: Sendable {
   /// The path that the name means: absolute, or relative to the folder of the image that has it.
   package let path: String
@@ -9,14 +10,9 @@ package struct BackingName: Sendable {
   /// - Parameter image: what the person knows the image by that has the name.
   /// - Throws: `backingRefused`, `formatUnsupported`.
   package init(_ name: String, format: String?, in image: String) throws(DomainError) {
-    if name.hasPrefix("json:") || Self.hasProtocol(name) {
-      throw DomainError(
-        .backingRefused, "\(image) names '\(name)' as its backing file: only plain paths are followed",
-        remedy: "give the image a plain path with qemu-img rebase -u -b PATH -F FORMAT")
-    }
-    guard !name.isEmpty, !name.utf8.contains(0) else {
-      throw DomainError(.backingRefused, "\(image) names a backing file that can't exist")
-    }
+    try Self.check(
+      name, "backing file", in: image,
+      remedy: "give the image a plain path with qemu-img rebase -u -b PATH -F FORMAT")
     guard let format else {
       throw DomainError(
         .backingRefused, "\(image) names its backing file '\(name)' without saying what format that has",
@@ -29,6 +25,25 @@ package struct BackingName: Sendable {
     }
     path = name
     self.format = known
+  }
+
+  /// The file that holds the guest's data, where that isn't the image itself: always raw.
+  /// - Throws: `backingRefused`.
+  package init(dataFile name: String, in image: String) throws(DomainError) {
+    try Self.check(
+      name, "data file", in: image, remedy: "give the image a plain path with qemu-img amend -o data_file=PATH")
+    path = name
+    format = .raw
+  }
+
+  private static func check(_ name: String, _ what: String, in image: String, remedy: String) throws(DomainError) {
+    if name.hasPrefix("json:") || hasProtocol(name) {
+      throw DomainError(
+        .backingRefused, "\(image) names '\(name)' as its \(what): only plain paths are followed", remedy: remedy)
+    }
+    guard !name.isEmpty, !name.utf8.contains(0) else {
+      throw DomainError(.backingRefused, "\(image) names a \(what) that can't exist")
+    }
   }
 
   /// The path from the folder of the image at `imagePath`, if it is relative.

@@ -79,7 +79,7 @@ struct ImageOpener: Sendable {
     if chain.files.contains(where: { $0.status.device == layer.status.device && $0.status.inode == layer.status.inode })
     {
       throw DomainError(
-        .backingRefused, "\(chain.files[0].path) leads back to \(path): its backing files form a loop",
+        .backingRefused, "\(chain.files[0].path) leads back to \(path): the files that it names form a loop",
         remedy: "give it another backing file with qemu-img rebase")
     }
     chain.files.append(layer)
@@ -95,7 +95,14 @@ struct ImageOpener: Sendable {
           let file = try await openBacking(below)
           return try await openLayer(file, below, name.format, depth: reference.depth, isReadOnly: true, chain)
         }
-        return try await Qcow2Image.open(raw, options: options, backing: .resolve(resolver), work: work, pool: pool)
+        let dataFileResolver: DataFileResolver = { [self] name in
+          let beside = try BackingName(dataFile: name, in: path).joined(to: path)
+          let file = try await openFile(.file(path: beside), isReadOnly: isReadOnly)
+          return try await openLayer(file, beside, .raw, depth: depth, isReadOnly: isReadOnly, chain)
+        }
+        return try await Qcow2Image.open(
+          raw, options: options, backing: .resolve(resolver), dataFile: .resolve(dataFileResolver), work: work,
+          pool: pool)
       } orCleanUp: {
         try? await raw.close()
       }
