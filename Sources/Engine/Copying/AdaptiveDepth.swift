@@ -4,9 +4,11 @@
 package struct AdaptiveDepth {
   package static let minimum = 1
   package static let maximum = 16
-  private static let start = 4
+  private static let start = 8
   /// Chunks that one judgement is made of, for each in flight.
   private static let chunksPerDepth = 4
+  /// The shortest time of one judgement, in seconds: less tells noise from noise.
+  private static let shortestWindow = 0.2
   /// Windows to stay after a step that didn't pay.
   private static let restWindows = 8
 
@@ -27,7 +29,7 @@ package struct AdaptiveDepth {
   package mutating func completed(byteCount: UInt64, now: Double) {
     windowBytes += byteCount
     windowChunks += 1
-    guard windowChunks >= Self.chunksPerDepth * depth else { return }
+    guard windowChunks >= Self.chunksPerDepth * depth, now - windowStart >= Self.shortestWindow else { return }
     let rate = Double(windowBytes) / max(now - windowStart, 1e-6)
     windowBytes = 0
     windowChunks = 0

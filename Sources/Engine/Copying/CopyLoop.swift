@@ -3,17 +3,21 @@ import EventLoops
 import Glibc
 import Model
 
-/// What a copy does with its chunks. Called in the order of the guest's bytes, one call at a time, without gaps.
+/// What a copy does with its chunks: each has zeroes, by its plan, and then data; either may be empty.
 package protocol CopySink: AnyObject {
-  /// Takes the zeroes of the chunk's plan, then its data (either may be empty).
-  nonisolated(nonsending) func take(_ chunk: Chunk) async throws
+  /// Takes note of a chunk and judges it: in the order of the guest's bytes, one call at a time, without gaps.
+  nonisolated(nonsending) func admit(_ chunk: Chunk) async throws
+
+  /// Stores a chunk that was admitted. Begun in the same order, but many at a time, and they end in any order.
+  nonisolated(nonsending) func store(_ chunk: Chunk) async throws
 }
 
 /// Reads a device once from end to end and gives its chunks, hashed and maybe compressed, to a sink.
 ///
-/// One task plans; each chunk is a child task that reads on the loop, has the worker pool hash and compress, and waits
-/// for its turn at the sink. Memory is bounded by ``AdaptiveDepth/maximum`` chunks of two times 1 MiB.
-/// The first failure ends it: no chunk begins any more, those under way end without reaching the sink.
+/// One task plans; each chunk is a child task that reads on the loop, has the worker pool hash and compress, waits for
+/// its turn to be admitted to the sink, and is stored beside others. Memory is bounded by ``AdaptiveDepth/maximum``
+/// chunks of two times 1 MiB. The first failure ends it: no chunk begins any more, none is admitted, and those that
+/// are being stored come to their end.
 package actor CopyLoop {
   package nonisolated let loop: EventLoop
   package nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
@@ -29,7 +33,8 @@ package actor CopyLoop {
   private var depth: AdaptiveDepth
   private var limit = SpeedLimit()
   private var freeChunks: [Chunk] = []
-  private var inFlightCount = 0
+  /// Where the chunks under way begin, by ticket: all before the first of them is done.
+  private var underWay: [Int: UInt64] = [:]
   private var nextTicket = 0
   private var turn = 0
   private var turnWaiters: [Int: UnsafeContinuation<Void, Never>] = [:]
@@ -70,7 +75,7 @@ package actor CopyLoop {
           guard failure == nil else { break }
           let ticket = nextTicket
           nextTicket += 1
-          inFlightCount += 1
+          underWay[ticket] = plan.zeroes.offset
           group.addTask { await self.carry(plan, ticket) }
         }
       } catch {
@@ -118,27 +123,28 @@ package actor CopyLoop {
       }
       if !plan.data.isEmpty { await work.run { [compressors] in chunk.process(compressors) } }
       await waitForTurn(ticket)
-      guard failure == nil else { return end(chunk) }
-      try await sink.take(chunk)
-      control.report(done: plan.data.end, total: byteCount)
-      if !plan.data.isEmpty { depth.completed(byteCount: plan.data.length, now: Self.now) }
+      guard failure == nil else { return end(chunk, ticket) }
+      try await sink.admit(chunk)
       passTurn()
+      try await sink.store(chunk)
+      if !plan.data.isEmpty { depth.completed(byteCount: plan.data.length, now: Self.now) }
     } catch {
       fail(error)
     }
-    end(chunk)
+    end(chunk, ticket)
   }
 
-  private func end(_ chunk: Chunk) {
+  private func end(_ chunk: Chunk, _ ticket: Int) {
     if freeChunks.count < AdaptiveDepth.maximum { freeChunks.append(chunk) }
-    inFlightCount -= 1
-    guard inFlightCount < depth.depth || failure != nil else { return }
+    underWay[ticket] = nil
+    if failure == nil { control.report(done: underWay.values.min() ?? chunk.plan.data.end, total: byteCount) }
+    guard underWay.count < depth.depth || failure != nil else { return }
     slotWaiter?.resume()
     slotWaiter = nil
   }
 
   private func waitForSlot() async {
-    while inFlightCount >= depth.depth, failure == nil {
+    while underWay.count >= depth.depth, failure == nil {
       await withUnsafeContinuation { slotWaiter = $0 }
     }
   }

@@ -24,7 +24,7 @@ final class BackupSink: CopySink {
   }
 
   nonisolated(nonsending)
-    func take(_ chunk: Chunk) async throws
+    func admit(_ chunk: Chunk) async throws
   {
     if let damage = chunk.damages.first {
       throw DomainError(BlockError(.corrupt(damage.text), .read, damage.range), of: source)
@@ -35,6 +35,11 @@ final class BackupSink: CopySink {
     } catch {
       throw DomainError(error, of: hashesName)
     }
+  }
+
+  nonisolated(nonsending)
+    func store(_ chunk: Chunk) async throws
+  {
     do throws(BlockError) {
       if !chunk.compressed.isEmpty {
         try await target.writeCompressed(chunk.compressed, from: chunk.compressedBytes)

@@ -83,13 +83,17 @@ final class VerifySink: CopySink {
   init(_ comparison: HashComparison) { self.comparison = comparison }
 
   nonisolated(nonsending)
-    func take(_ chunk: Chunk) async throws
+    func admit(_ chunk: Chunk) async throws
   {
     for difference in try await comparison.differences(in: chunk) {
       findingCount += 1
       if findings.count < VerifyReport.maximumFindingCount { findings.append(comparison.describe(difference)) }
     }
   }
+
+  nonisolated(nonsending)
+    func store(_ chunk: Chunk) async throws
+  {}
 }
 
 /// Writes what is proven to be what was backed up; the first difference ends it.
@@ -113,12 +117,17 @@ final class RestoreSink: CopySink {
   }
 
   nonisolated(nonsending)
-    func take(_ chunk: Chunk) async throws
+    func admit(_ chunk: Chunk) async throws
   {
     if let difference = try await comparison.differences(in: chunk).first {
       throw DomainError(
         .backupCorrupt, comparison.describe(difference), remedy: "verify the backup, and restore another one")
     }
+  }
+
+  nonisolated(nonsending)
+    func store(_ chunk: Chunk) async throws
+  {
     do throws(BlockError) {
       try await zero(chunk.plan.zeroes)
       for run in chunk.zeroRuns {
