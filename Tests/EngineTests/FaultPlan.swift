@@ -193,11 +193,11 @@ struct FaultyFiles: FolderFiles {
 
   nonisolated(nonsending)
     func device(
-      over file: FileDescriptor, isReadOnly: Bool, on loop: EventLoop
+      over file: FileDescriptor, isReadOnly: Bool, direct: Bool, on loop: EventLoop
     ) async throws(BlockError) -> any BlockDevice
   {
     if let verdict = plan.verdict(isChange: false) { throw BlockError(errno: verdict.code, .open, cause: "planned") }
-    let device = try await next.device(over: file, isReadOnly: isReadOnly, on: loop)
+    let device = try await next.device(over: file, isReadOnly: isReadOnly, direct: direct, on: loop)
     return PlannedDevice(device, plan, noteContents: { noteContents(file) }, settleContents: { settleContents(file) })
   }
 

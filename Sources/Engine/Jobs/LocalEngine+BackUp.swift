@@ -81,11 +81,11 @@ extension LocalEngine {
       return (try stage.createFile(.data), try stage.createFile(.hashes))
     }
     let hashDevice = try await telling(about: names.hashes) {
-      try await files.device(over: hashFile, isReadOnly: false, on: loop)
+      try await files.device(over: hashFile, isReadOnly: false, direct: false, on: loop)
     }
     return try await closing([hashDevice]) {
       let dataDevice = try await telling(about: names.data) {
-        try await files.device(over: dataFile, isReadOnly: false, on: loop)
+        try await files.device(over: dataFile, isReadOnly: false, direct: true, on: loop)
       }
       return try await closing([dataDevice]) {
         let target = try await makeImage(over: dataDevice, byteCount: image.device.byteCount, name: names.data)

@@ -1,4 +1,5 @@
 import BlockCore
+import Buffers
 import EventLoops
 import Glibc
 import Model
@@ -96,7 +97,9 @@ extension LocalEngine {
   {
     let byteCount = reading.stored.manifest.virtualSize
     let device = try await telling(about: path) {
-      try await files.device(over: file, isReadOnly: false, on: reading.loop)
+      // A raw file of an odd size can't be written past the page cache to its end.
+      let direct = format == .qcow2 || byteCount % UInt64(pageByteCount) == 0
+      return try await files.device(over: file, isReadOnly: false, direct: direct, on: reading.loop)
     }
     return try await closing([device]) {
       let target: any BlockDevice

@@ -31,7 +31,7 @@ struct RepositoryImageOpener: Sendable {
         guard error.code == ENOENT else { throw error }
         throw DomainError(.backupCorrupt, "\(full(path)) is missing", remedy: "use another backup")
       }
-      return try await files.device(over: file, isReadOnly: isReadOnly, on: loop)
+      return try await files.device(over: file, isReadOnly: isReadOnly, direct: false, on: loop)
     }
   }
 

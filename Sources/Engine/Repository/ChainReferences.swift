@@ -52,7 +52,7 @@ struct ChainReferences: Sendable {
   {
     try await telling(about: path) {
       let file = try await loop.blocking { () throws(SystemError) in try files.openFile(path, isReadOnly: true) }
-      let device = try await files.device(over: file, isReadOnly: true, on: loop)
+      let device = try await files.device(over: file, isReadOnly: true, direct: false, on: loop)
       return try await closing([device]) {
         do throws(Qcow2Error) {
           return try await Qcow2Description.read(from: device, pool: BufferPool()).backing?.name

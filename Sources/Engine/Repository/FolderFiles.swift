@@ -6,8 +6,8 @@ import Glibc
 /// tests can fail it.
 ///
 /// Paths are relative, with "/" between names; "." is the folder itself. They are resolved beneath the folder's
-/// descriptor and never lead out of it. All calls block but ``device(over:isReadOnly:on:)``: they are made through
-/// `EventLoop.blocking`.
+/// descriptor and never lead out of it. All calls block but ``device(over:isReadOnly:direct:on:)``: they are made
+/// through `EventLoop.blocking`.
 package protocol FolderFiles: Sendable {
   /// - Throws: EEXIST if the name is taken.
   func makeFolder(_ path: String) throws(SystemError)
@@ -36,9 +36,10 @@ package protocol FolderFiles: Sendable {
   func removeFolder(_ path: String) throws(SystemError)
 
   /// The open file as a device of the calling loop; closing it closes the file.
+  /// - Parameter direct: past the page cache, where the file system can.
   nonisolated(nonsending)
     func device(
-      over file: FileDescriptor, isReadOnly: Bool, on loop: EventLoop
+      over file: FileDescriptor, isReadOnly: Bool, direct: Bool, on loop: EventLoop
     ) async throws(BlockError) -> any BlockDevice
 }
 

@@ -83,9 +83,9 @@ package struct LocalFolderFiles: FolderFiles {
   /// Nobody else is kept from the files of a repository: reading them with QEMU's tools is always fine.
   nonisolated(nonsending)
     package func device(
-      over file: FileDescriptor, isReadOnly: Bool, on loop: EventLoop
+      over file: FileDescriptor, isReadOnly: Bool, direct: Bool, on loop: EventLoop
     ) async throws(BlockError) -> any BlockDevice
   {
-    try await RawFile.open(file, RawFile.Options(isReadOnly: isReadOnly, locks: false), on: loop)
+    try await RawFile.open(file, RawFile.Options(isReadOnly: isReadOnly, direct: direct, locks: false), on: loop)
   }
 }
