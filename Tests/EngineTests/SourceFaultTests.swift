@@ -15,11 +15,15 @@ struct SourceFaultTests {
     private(set) var end: UInt64 = 0
 
     nonisolated(nonsending)
-      func take(_ chunk: Chunk) async throws
+      func admit(_ chunk: Chunk) async throws
     {
       #expect(chunk.plan.zeroes.offset == end, "chunks come in order")
       end = chunk.plan.data.end
     }
+
+    nonisolated(nonsending)
+      func store(_ chunk: Chunk) async throws
+    {}
   }
 
   @Test(arguments: TestEngine.backends)
