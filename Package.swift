@@ -53,7 +53,7 @@ let package = Package(
     room("BlockCore", []),
     room("EventLoops", ["CLiburing", "Locks"]),
     room("RawFile", ["Buffers", "BlockCore", "EventLoops"]),
-    room("Qcow2", ["Buffers", "BlockCore", "CZstd", "CZlib"]),
+    room("Qcow2", ["Locks", "Buffers", "BlockCore", "CZstd", "CZlib"]),
     room("NBD", ["Buffers", "BlockCore", "EventLoops", "Locks", "CGnuTLS", logging]),
 
     // The domain and what serves it.
