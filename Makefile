@@ -1,5 +1,6 @@
 # Everything that a fresh Debian 12 with Swift lacks is installed by the targets that need it.
-SHELL := /bin/bash -o pipefail
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
 
 SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -57,7 +58,7 @@ test-swift: install-build install-test
 	swift build --build-tests $(SWIFT_FLAGS)
 	@# One room at a time: within a room tests run side by side, and many start programs or block threads.
 	@set -e; for room in $(notdir $(wildcard Tests/*Tests)); do \
-	  echo "== $$room"; swift test --skip-build --filter "^$$room\." 2>&1 | $(ESSENCE); done
+	  echo "== $$room"; swift test --skip-build --disable-xctest --filter "^$$room\." 2>&1 | $(ESSENCE); done
 
 test-end-to-end: build install-test $(VENV)/ready
 	COBWEB=$(abspath $(BINARY)) $(VENV)/bin/pytest -q Tests/EndToEnd
@@ -68,7 +69,7 @@ $(VENV)/ready: Tests/EndToEnd/requirements.txt | install-test
 	@touch $@
 
 # Longer seeded stories, and the qcow2 room under AddressSanitizer. LeakSanitizer would find the runtime's own.
-ASAN := ASAN_OPTIONS=detect_leaks=0 swift test --sanitize=address --scratch-path .build-asan
+ASAN := ASAN_OPTIONS=detect_leaks=0 swift test --disable-xctest --sanitize=address --scratch-path .build-asan
 FUZZ_SECONDS ?= 600
 
 test-long: export TEST_EFFORT = 20
