@@ -36,10 +36,11 @@ final class Peer {
 
   deinit { stop() }
 
-  /// Ends it without ado.
+  /// Ends it without ado, and returns when it is gone: until then its files are locked.
   func stop() {
     guard process.isRunning else { return }
     kill(process.processIdentifier, SIGKILL)
+    for _ in 0..<2000 where process.isRunning { usleep(5000) }
   }
 }
 
