@@ -126,16 +126,16 @@ import Testing
     try Data("key".utf8).write(to: URL(fileURLWithPath: secret))
     try Qemu.image(
       "create", "-q", "-f", "qcow2", "--object", "secret,id=s,file=\(secret)", "-o",
-      "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", folder.file("luks"), "1M")
-    try Qemu.image(
-      "create", "-q", "-f", "qcow2", "--object", "secret,id=s,file=\(secret)", "-o",
       "encrypt.format=aes,encrypt.key-secret=s", folder.file("aes"), "1M")
     try await LoopActor().run { _ in
-      for (name, feature) in [("luks", "LUKS"), ("aes", "AES")] {
-        let file = MemoryDevice(try SparseImage(contentsOf: folder.file(name)))
+      // LUKS isn't made by qemu-img here: it measures the processor first, and gives up on a busy one. The images differ
+      // in the method, which is all that is looked at.
+      for (method, feature) in [(UInt8(1), "AES"), (2, "LUKS")] {
+        let file = MemoryDevice(try SparseImage(contentsOf: folder.file("aes")))
+        try await file.writeBytes([method], at: 35)
         do {
           _ = try await openImage(file, isReadOnly: true)
-          Issue.record("\(name): opened")
+          Issue.record("\(feature): opened")
         } catch Qcow2Error.unsupportedFeature(let text) {
           #expect(text.contains(feature))
         }
