@@ -12,7 +12,12 @@ extension EventLoop {
   ) async throws -> Result {
     try gate.enter()
     defer { gate.leave() }
-    return try await withTaskExecutorPreference(self) { try await body() }
+    return try await withTaskExecutorPreference(self) {
+      // Makes sure of the hop: Swift 6.3.1 leaves it out where all that follows is calls that promise to make one, and
+      // a `body` that begins with a `nonisolated(nonsending)` call makes none.
+      checkIsolated()
+      return try await body()
+    }
   }
 
   /// Runs blocking `work` (a system call) on the group's threads for such; the loop goes on meanwhile.
