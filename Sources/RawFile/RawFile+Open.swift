@@ -15,6 +15,9 @@ extension RawFile {
     package var isReadOnly: Bool
     /// Goes past the page cache where the file system can and the size is whole blocks; see ``RawFile/isDirect``.
     package var direct: Bool
+    /// Whether the file may be made longer by zeroes, to whole blocks, so that `direct` is possible: for formats that
+    /// say themselves how long they are.
+    package var padsForDirect = false
     /// The claim that is made on the file as QEMU makes it; nil for files that only we know.
     package var lock: ImageLock?
     package var allowsBlockDevice: Bool
@@ -120,6 +123,7 @@ struct OpenedFile: Sendable {
   }
 
   private init(measuring file: FileDescriptor, _ options: RawFile.Options) throws(SystemError) {
+    if options.direct, options.padsForDirect { try Self.padForDirect(file) }
     let status = try file.status()
     descriptor = file
     preferredByteCount = status.preferredByteCount
@@ -133,6 +137,13 @@ struct OpenedFile: Sendable {
     default: throw SystemError(EINVAL, "\(status.kind.rawValue), not a regular file")
     }
     direct = options.direct ? try Self.makeDirect(file, byteCount) : nil
+  }
+
+  private static func padForDirect(_ file: FileDescriptor) throws(SystemError) {
+    let status = try file.status()
+    let alignment = UInt64(file.directAlignment()?.offset ?? cautiousAlignment)
+    guard status.kind == .regular, status.byteCount % alignment != 0 else { return }
+    try file.truncate(to: (status.byteCount / alignment + 1) * alignment)
   }
 
   /// The alignments that direct I/O needs from now on; nil, and the file stays cached, where it isn't possible.
