@@ -1,3 +1,8 @@
+import BlockCore
+
+/// Is told what part of a check is done, from 0 to 1.
+package typealias CheckProgress = nonisolated(nonsending) (Double) async throws(BlockError) -> Void
+
 /// What a walk through all tables of an image found.
 package struct CheckReport: Hashable, Sendable {
   package struct Finding: Hashable, Sendable {
@@ -13,8 +18,8 @@ package struct CheckReport: Hashable, Sendable {
     package var place: String
   }
 
-  /// So many findings are kept; the counts go on.
-  package static let maximumFindings = 20
+  /// So many findings are kept, corruption rather than leaks; the counts go on.
+  package static let maximumFindings = 100
 
   package var corruptionCount = 0
   package var leakCount = 0
@@ -27,6 +32,10 @@ package struct CheckReport: Hashable, Sendable {
 
   mutating func add(_ kind: Finding.Kind, _ place: @autoclosure () -> String) {
     if kind == .corruption { corruptionCount += 1 } else { leakCount += 1 }
-    if findings.count < Self.maximumFindings { findings.append(Finding(kind: kind, place: place())) }
+    if findings.count == Self.maximumFindings {
+      guard kind == .corruption, let leak = findings.lastIndex(where: { $0.kind == .leak }) else { return }
+      findings.remove(at: leak)
+    }
+    findings.append(Finding(kind: kind, place: place()))
   }
 }

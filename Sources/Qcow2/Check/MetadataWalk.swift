@@ -29,9 +29,14 @@ final class MetadataWalk {
   private(set) var lowRefcountCount = 0
   /// Takes the counts that are right, where they shall be put right.
   private var repaired: Refcounts?
+  private let progress: CheckProgress
+  /// Entries of L1 tables that were gone through, of how many in all windows.
+  private var doneEntryCount = 0
+  private var allEntryCount = 0
 
-  init(file: HostFile, header: Qcow2Header, refcountTable: [UInt64]) {
+  init(file: HostFile, header: Qcow2Header, refcountTable: [UInt64], progress: @escaping CheckProgress = { _ in }) {
     self.file = file
+    self.progress = progress
     self.header = header
     self.refcountTable = refcountTable
     width = RefcountWidth(order: header.refcountOrder)
@@ -58,6 +63,7 @@ final class MetadataWalk {
     guard l1ByteCount <= Self.maximumSnapshotL1ByteCount, windows <= Self.maximumWindowCount else {
       throw BlockError(.notSupported, .read, cause: "the image's tables are too large to check")
     }
+    allEntryCount = (Int(l1ByteCount) / 8 + header.l1EntryCount) * Int(max(windows, 1))
     for number in 0..<max(windows, 1) {
       let start = number * ReferenceCounts.windowClusterCount
       counts = ReferenceCounts(
@@ -146,13 +152,22 @@ final class MetadataWalk {
     // In the order of the file; a table named twice is counted twice and walked once.
     tables.sort { L1Entry(raw: $0).tableOffset < L1Entry(raw: $1).tableOffset }
     var last: UInt64 = 0
+    try await advance(count - tables.count)
     for raw in tables {
       let entry = L1Entry(raw: raw)
       let isRepeated = entry.tableOffset == last
       last = entry.tableOffset
       if isRepeated { add(.corruption, "\(name): the L2 table at \(last) is named twice") }
       try await walkTable(entry, name, isActive: isActive, isRepeated: isRepeated)
+      try await advance(1)
     }
+  }
+
+  nonisolated(nonsending)
+    private func advance(_ entryCount: Int) async throws(BlockError)
+  {
+    doneEntryCount += entryCount
+    try await progress(Double(doneEntryCount) / Double(max(1, allEntryCount)))
   }
 
   nonisolated(nonsending)

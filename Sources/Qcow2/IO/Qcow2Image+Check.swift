@@ -5,13 +5,18 @@ extension Qcow2Image {
   ///
   /// A writable image is brought to its file first. An error says that the walk couldn't be done; what is wrong with
   /// the image is in the report.
+  /// - Parameter progress: told at each table what part of the walk is done, from 0 to 1; ends it with what it throws.
   nonisolated(nonsending)
-    package func check() async throws(BlockError) -> CheckReport
+    package func check(_ progress: @escaping CheckProgress = { _ in }) async throws(BlockError) -> CheckReport
   {
     try checkUsable(.read)
     if !isReadOnly { try await map.settle() }
-    return try await MetadataWalk(file: file, header: header.value, refcountTable: refcounts.table).run()
+    let walk = MetadataWalk(file: file, header: header.value, refcountTable: refcounts.table, progress: progress)
+    return try await walk.run()
   }
+
+  /// Bytes of the image's own file.
+  package var fileByteCount: UInt64 { file.byteCount }
 
   /// Lowers the refcounts of clusters that nothing uses, so that their storage is used again. Waits until the image
   /// is at rest. Safe whenever it is cut off.
