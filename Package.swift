@@ -58,7 +58,9 @@ let package = Package(
 
     // The domain and what serves it.
     room("Model", []),
-    room("Engine", ["Model", "Locks", "Buffers", "BlockCore", "EventLoops", "RawFile", "Qcow2", "CGnuTLS", logging]),
+    room(
+      "Engine",
+      ["Model", "Locks", "Buffers", "BlockCore", "EventLoops", "RawFile", "Qcow2", "NBD", "CGnuTLS", logging]),
     room("Orchestrator", ["Model", "Locks", logging]),
     room("Catalog", ["Model", "Assets", grdb]),
     room("HTTPServer", ["CMicrohttpd", "Locks", logging]),
@@ -92,7 +94,7 @@ let package = Package(
     tests(
       "EngineTests",
       [
-        "Engine", "Model", "ModelTesting", "Locks", "BlockCore", "Buffers", "EventLoops", "RawFile", "Qcow2",
+        "Engine", "Model", "ModelTesting", "Locks", "BlockCore", "Buffers", "EventLoops", "RawFile", "Qcow2", "NBD",
         "BlockTesting",
       ]),
     tests("HTTPServerTests", ["HTTPServer", "Locks"]),

@@ -50,12 +50,13 @@ CREATE INDEX chains_by_image ON chains (image, id);
 
 CREATE INDEX chains_by_repository ON chains (repository, id);
 
-CREATE TABLE events (
+CREATE TABLE "events" (
   id      INTEGER PRIMARY KEY AUTOINCREMENT,
   at      INTEGER NOT NULL,
   kind    TEXT    NOT NULL CHECK (kind IN ('image.created', 'image.changed', 'image.deleted',
                                            'repository.created', 'repository.changed', 'repository.deleted',
                                            'backup.created', 'backup.changed', 'backup.deleted',
+                                           'export.created', 'export.changed', 'export.deleted',
                                            'job.created', 'job.changed')),
   subject TEXT    NOT NULL CHECK (length(subject) = 26),
   job     TEXT             CHECK (length(job) = 26),
@@ -63,6 +64,29 @@ CREATE TABLE events (
 ) STRICT;
 
 CREATE INDEX events_by_job ON events (job, id) WHERE job IS NOT NULL;
+
+CREATE TABLE exports (
+  id               TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
+  name             TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 63),
+  image            TEXT             CHECK (length(image) = 26),
+  backup           TEXT             CHECK (length(backup) = 26),
+  read_only        INTEGER NOT NULL CHECK (read_only IN (0, 1)),
+  listen_kind      TEXT    NOT NULL CHECK (listen_kind IN ('unix', 'tcp')),
+  listen_address   TEXT    NOT NULL,
+  listen_port      INTEGER          CHECK (listen_port BETWEEN 1 AND 65535),
+  tls              TEXT             CHECK (tls IN ('x509', 'psk')),
+  allocation_depth INTEGER NOT NULL CHECK (allocation_depth IN (0, 1)),
+  state            TEXT    NOT NULL CHECK (state IN ('active', 'unavailable')),
+  failure          TEXT,
+  created_at       INTEGER NOT NULL,
+  revision         INTEGER NOT NULL CHECK (revision > 0),
+  CHECK ((image IS NULL) <> (backup IS NULL)),
+  CHECK ((listen_kind = 'tcp') = (listen_port IS NOT NULL))
+) STRICT;
+
+CREATE INDEX exports_by_backup ON exports (backup, id) WHERE backup IS NOT NULL;
+
+CREATE INDEX exports_by_image ON exports (image, id) WHERE image IS NOT NULL;
 
 CREATE TABLE idempotency_keys (
   who        TEXT    NOT NULL,
@@ -78,18 +102,21 @@ CREATE TABLE idempotency_keys (
 
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 
-CREATE TABLE images (
-  id           TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
-  name         TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 63),
-  source_kind  TEXT    NOT NULL CHECK (source_kind IN ('file', 'device')),
-  source_path  TEXT    NOT NULL,
-  format       TEXT    NOT NULL CHECK (format IN ('raw', 'qcow2')),
-  virtual_size INTEGER NOT NULL CHECK (virtual_size >= 0),
-  state        TEXT    NOT NULL CHECK (state IN ('detached', 'attached', 'unavailable')),
-  labels       TEXT    NOT NULL CHECK (json_type(labels) = 'object'),
-  managed_by   TEXT    NOT NULL CHECK (managed_by IN ('api', 'config')),
-  created_at   INTEGER NOT NULL,
-  revision     INTEGER NOT NULL CHECK (revision > 0)
+CREATE TABLE "images" (
+  id             TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
+  name           TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 63),
+  source_kind    TEXT    NOT NULL CHECK (source_kind IN ('file', 'device', 'nbd')),
+  source_place   TEXT    NOT NULL,
+  format         TEXT    NOT NULL CHECK (format IN ('raw', 'qcow2')),
+  virtual_size   INTEGER NOT NULL CHECK (virtual_size >= 0),
+  state          TEXT    NOT NULL CHECK (state IN ('detached', 'attached', 'unavailable')),
+  attached_cache TEXT             CHECK (attached_cache IN ('direct', 'writeback')),
+  attached_by    TEXT             CHECK (attached_by IN ('request', 'export')),
+  labels         TEXT    NOT NULL CHECK (json_type(labels) = 'object'),
+  managed_by     TEXT    NOT NULL CHECK (managed_by IN ('api', 'config')),
+  created_at     INTEGER NOT NULL,
+  revision       INTEGER NOT NULL CHECK (revision > 0),
+  CHECK ((attached_cache IS NULL) = (attached_by IS NULL))
 ) STRICT;
 
 CREATE TABLE job_log (
@@ -101,9 +128,10 @@ CREATE TABLE job_log (
   PRIMARY KEY (job, sequence)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE jobs (
+CREATE TABLE "jobs" (
   id             TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
-  kind           TEXT    NOT NULL CHECK (kind IN ('backup', 'verify', 'restore', 'delete-backup', 'rescan')),
+  kind           TEXT    NOT NULL CHECK (kind IN ('backup', 'verify', 'restore', 'delete-backup', 'rescan',
+                                                  'check', 'attach', 'detach')),
   request        TEXT    NOT NULL CHECK (json_type(request) = 'object'),
   state          TEXT    NOT NULL CHECK (state IN ('queued', 'running', 'paused', 'cancelling',
                                                    'succeeded', 'failed', 'cancelled', 'interrupted')),

@@ -57,6 +57,21 @@ extension CatalogSession: CatalogReading {
     }
   }
 
+  package func export(_ id: ExportID) throws -> Export? {
+    try one(ExportRow.self, where: Condition("id", id.description))
+  }
+
+  package func export(named name: ResourceName) throws -> Export? {
+    try one(ExportRow.self, where: Condition("name", name.text))
+  }
+
+  package func exports(_ filter: ExportFilter, _ page: PageRequest) throws -> Page<Export> {
+    let conditions = [
+      Condition("image", ifGiven: filter.image?.description), Condition("backup", ifGiven: filter.backup?.description),
+    ]
+    return try self.page(ExportRow.self, .exports, where: conditions, page, id: \.id)
+  }
+
   package func job(_ id: JobID) throws -> Job? {
     try one(JobRow.self, where: Condition("id", id.description))
   }

@@ -83,6 +83,26 @@ extension CatalogSession: CatalogWriting {
 
   package func delete(_ backup: BackupID) throws { try delete(BackupRow.table, "backup", backup) }
 
+  // MARK: Exports
+
+  package func insert(_ export: Export) throws {
+    try refuseExisting(ExportRow.table, "export", export.id)
+    try refuseTaken(export.name, ExportRow.table, "export", export.id)
+    try insert(ExportRow(export))
+  }
+
+  @discardableResult
+  package func update(_ export: Export) throws -> Export {
+    try checkRevision(ExportRow.table, "export", export.id, given: export.revision)
+    try refuseTaken(export.name, ExportRow.table, "export", export.id)
+    var raised = export
+    raised.revision += 1
+    try overwrite(ExportRow(raised), id: export.id.description)
+    return raised
+  }
+
+  package func delete(_ export: ExportID) throws { try delete(ExportRow.table, "export", export) }
+
   // MARK: Jobs
 
   package func insert(_ job: Job) throws {

@@ -23,8 +23,8 @@ package struct ConfigurationKey: Hashable, Sendable {
   /// Every key of the file's top level, in the order in which they are shown.
   package static let all: [ConfigurationKey] = [
     listen, tls, hosts, socketMode, tokens, stateFolder, imageFolders, imageDevices, repositoryFolders,
-    socketFolder, repositories, images, nbdPeers, ioBackend, compressionLevel, jobsAtOnce, eventStreams, eventsKept,
-    logLevel,
+    socketFolder, socketGroup, repositories, images, exportTLS, exportConnections, nbdPeers, peerTLS, ioBackend,
+    compressionLevel, jobsAtOnce, eventStreams, eventsKept, logLevel,
   ]
 
   // MARK: The API
@@ -63,7 +63,11 @@ package struct ConfigurationKey: Hashable, Sendable {
     "repositoryFolders", "a list of paths", standard: "[./backup]",
     "Repositories lie beneath these, or are these.")
   static let socketFolder = ConfigurationKey(
-    "socketFolder", "a path", standard: "./run", "Sockets that the server makes for exports.")
+    "socketFolder", "a path", standard: "./run", "Sockets that the server makes for exports lie beneath it.")
+  static let socketGroup = ConfigurationKey(
+    "socketGroup", "the name of a group", standard: nil,
+    "Who may connect to the exports' unix sockets beside the server's own user: their mode is 0660, their group is "
+      + "this one, or else the server's own.")
 
   // MARK: What is looked after
 
@@ -83,16 +87,51 @@ package struct ConfigurationKey: Hashable, Sendable {
       ConfigurationKey(
         "source", "a section", standard: nil, "Where its bytes are.",
         fields: [
-          ConfigurationKey("kind", "file or device", standard: nil, "What is at the path."),
-          ConfigurationKey("path", "a path", standard: nil, "A file beneath imageFolders, or one of imageDevices."),
+          ConfigurationKey("kind", "file, device or nbd", standard: nil, "What they are in."),
+          ConfigurationKey(
+            "path", "a path", standard: nil, "Of a file beneath imageFolders, or of one of imageDevices."),
+          ConfigurationKey(
+            "uri", "an NBD URI", standard: nil,
+            "Of an export of one of nbdPeers: nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH; nbds for TLS."),
         ]),
       ConfigurationKey(
         "format", "raw or qcow2", standard: nil, "Stated, never guessed: a guest can write any header into a raw disk."),
       ConfigurationKey("labels", "text by text", standard: "{}", "To find the image by."),
     ])
+
+  // MARK: NBD
+
+  static let exportTLS = ConfigurationKey(
+    "exportTLS", "a section", standard: nil,
+    "What exports with TLS need: certificate, key and clientAuthority for x509, preSharedKeys for psk, or both.",
+    fields: [
+      ConfigurationKey("certificate", "a path", standard: nil, "The server's certificate chain, in PEM."),
+      ConfigurationKey("key", "a path", standard: nil, "The certificate's private key, in PEM."),
+      ConfigurationKey(
+        "clientAuthority", "a path", standard: nil,
+        "Who must have signed the certificate that each client shows, in PEM."),
+      ConfigurationKey(
+        "preSharedKeys", "a path", standard: nil, "The clients' keys, a line each, as psktool writes them."),
+    ])
+  static let exportConnections = ConfigurationKey(
+    "exportConnections", "1 to 10000", standard: "100", "Connections that all exports together have at one time.")
   static let nbdPeers = ConfigurationKey(
-    "nbdPeers", "a list of HOST, HOST:PORT or unix:PATH", standard: "[]",
-    "Hosts and sockets that NBD sources and targets may name.")
+    "nbdPeers", "a list of HOST, HOST:PORT, [IPv6]:PORT or unix:PATH", standard: "[]",
+    "Hosts and sockets that NBD sources and targets may name; without a port, every port of the host.")
+  static let peerTLS = ConfigurationKey(
+    "peerTLS", "a section", standard: nil,
+    "What nbds peers are judged by, and what the server proves itself by to them: certificates or a key.",
+    fields: [
+      ConfigurationKey(
+        "authority", "a path", standard: nil,
+        "Who must have signed the peers' certificates, in PEM; the system's authorities if left out."),
+      ConfigurationKey(
+        "certificate", "a path", standard: nil, "The server's certificate chain for peers that ask, in PEM."),
+      ConfigurationKey("key", "a path", standard: nil, "The certificate's private key, in PEM."),
+      ConfigurationKey(
+        "preSharedKey", "a path", standard: nil,
+        "Instead of certificates: a file with one line identity:hex, as psktool writes it."),
+    ])
 
   // MARK: How it works
 

@@ -130,7 +130,7 @@ struct ConfigurationSection {
   private let place: ConfigurationNode
   private let faults: FaultList
   /// False if there was no section at all: that is fault enough.
-  private let isWhole: Bool
+  let isWhole: Bool
 
   init(
     known: [ConfigurationKey], values: [String: ConfigurationNode], place: ConfigurationNode, faults: FaultList,

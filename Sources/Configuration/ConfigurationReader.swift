@@ -3,8 +3,8 @@ import Model
 
 /// Makes the checked value of the file's top level.
 struct ConfigurationReader {
-  private let root: ConfigurationSection
-  private let folder: String
+  let root: ConfigurationSection
+  let folder: String
   private var folders = FolderSet()
 
   init(_ root: ConfigurationSection, folder: String) {
@@ -19,7 +19,7 @@ struct ConfigurationReader {
       let sockets = root.required("socketFolder"), let backend = root.required("ioBackend"),
       let level = root.required("compressionLevel"), let jobs = root.required("jobsAtOnce"),
       let streams = root.required("eventStreams"), let kept = root.required("eventsKept"),
-      let logLevel = root.required("logLevel")
+      let connections = root.required("exportConnections"), let logLevel = root.required("logLevel")
     else { return nil }
     let stateFolder = ownFolder(state)
     let imageFolders = list("imageFolders").map { ownFolder($0) }
@@ -29,16 +29,17 @@ struct ConfigurationReader {
       socketMode: permissions(mode), tokens: readTokens(tokens),
       stateFolder: stateFolder, imageFolders: imageFolders,
       imageDevices: list("imageDevices").compactMap(devicePattern),
-      repositoryFolders: repositoryFolders, socketFolder: ownFolder(sockets),
-      repositories: repositories(in: repositoryFolders), images: images(in: imageFolders),
-      nbdPeers: list("nbdPeers").map(\.text),
+      repositoryFolders: repositoryFolders, socketFolder: ownFolder(sockets), socketGroup: socketGroup(),
+      repositories: repositories(in: repositoryFolders), images: images(in: imageFolders), exportTLS: exportTLS(),
+      exportConnections: connections.integer(in: 1...10_000), nbdPeers: nbdPeers(),
+      peerTLS: peerTLS(),
       ioBackend: backend.choice(ServerConfiguration.IOBackendChoice.self, else: .auto),
       compressionLevel: level.integer(in: 1...19), jobsAtOnce: jobs.integer(in: 1...64),
       eventStreams: streams.integer(in: 1...4096), eventsKept: kept.integer(in: 100...10_000_000),
       logLevel: logLevel.choice(ServerConfiguration.LogLevel.self, else: .info))
   }
 
-  private func list(_ key: String) -> [ConfigurationNode] {
+  func list(_ key: String) -> [ConfigurationNode] {
     guard let node = root.optional(key) else { return [] }
     let items = node.items
     guard items.count <= ServerConfiguration.maximumListLength else {
@@ -48,7 +49,7 @@ struct ConfigurationReader {
     return items
   }
 
-  private func path(_ node: ConfigurationNode) -> String { FolderPath.absolute(node.text, in: folder) }
+  func path(_ node: ConfigurationNode) -> String { FolderPath.absolute(node.text, in: folder) }
 
   private mutating func ownFolder(_ node: ConfigurationNode) -> String {
     let text = node.text
@@ -77,18 +78,7 @@ extension ConfigurationReader {
   private func address(_ node: ConfigurationNode) -> ListenAddress? {
     let text = node.text
     guard !text.isEmpty else { return nil }
-    if text.hasPrefix("unix:") {
-      let socket = FolderPath.absolute(String(text.dropFirst("unix:".count)), in: folder)
-      guard text != "unix:", !text.hasSuffix("/") else {
-        node.fault("names no socket")
-        return nil
-      }
-      guard socket.utf8.count <= ListenAddress.maximumSocketPathLength else {
-        node.fault("\(socket) is too long for a socket: at most \(ListenAddress.maximumSocketPathLength) bytes")
-        return nil
-      }
-      return .unix(path: socket)
-    }
+    if text.hasPrefix("unix:") { return socketPath(text, node).map { .unix(path: $0) } }
     guard let address = ListenAddress(tcp: text) else {
       node.fault("'\(text)' is no address: must be \(ConfigurationKey.listen.form)")
       return nil
@@ -99,6 +89,20 @@ extension ConfigurationReader {
           + "use a loopback address or a unix socket, behind a proxy of your own if others must reach it")
     }
     return address
+  }
+
+  /// The absolute path in `unix:PATH`; nil, and a fault, if it can't be a socket's.
+  func socketPath(_ text: String, _ node: ConfigurationNode) -> String? {
+    let path = FolderPath.absolute(String(text.dropFirst("unix:".count)), in: folder)
+    guard text != "unix:", !text.hasSuffix("/") else {
+      node.fault("names no socket")
+      return nil
+    }
+    guard path.utf8.count <= ListenAddress.maximumSocketPathLength else {
+      node.fault("\(path) is too long for a socket: at most \(ListenAddress.maximumSocketPathLength) bytes")
+      return nil
+    }
+    return path
   }
 
   private func tls() -> ServerConfiguration.TLSFiles? {
@@ -181,19 +185,24 @@ extension ConfigurationReader {
     }
   }
 
-  private enum SourceKind: String, CaseIterable { case file, device }
+  private enum SourceKind: String, CaseIterable { case file, device, nbd }
 
   private func source(_ node: ConfigurationNode, in allowed: [String]) -> ImageSource? {
     let fields = root.fields(of: "images").first { $0.name == "source" }?.fields ?? []
     let section = node.section(fields)
     let kind = section.required("kind")?.choice(SourceKind.self, else: .file)
-    guard let pathNode = section.required("path"), let kind else { return nil }
+    guard let kind else { return nil }
+    if kind != .nbd, let uri = section.optional("uri") { uri.fault("goes with kind nbd only") }
     switch kind {
     case .file:
-      return place(pathNode, in: allowed, "imageFolders", mayBeFolder: false).map { .file(path: $0) }
+      return section.required("path").flatMap { place($0, in: allowed, "imageFolders", mayBeFolder: false) }
+        .map { .file(path: $0) }
     case .device:
-      let text = pathNode.text
-      return text.isEmpty ? nil : .device(path: FolderPath.absolute(text, in: folder))
+      guard let text = section.required("path")?.text, !text.isEmpty else { return nil }
+      return .device(path: FolderPath.absolute(text, in: folder))
+    case .nbd:
+      section.optional("path")?.fault("goes with kind file or device only")
+      return section.required("uri").flatMap(nbdURI).map { .nbd(uri: $0) }
     }
   }
 

@@ -21,6 +21,26 @@ package struct ServerConfiguration: Hashable, Sendable {
     package var key: String
   }
 
+  /// Paths of what exports with TLS need.
+  package struct ExportTLSFiles: Hashable, Sendable {
+    /// With it, a key and an authority: x509 can be offered.
+    package var certificate: String?
+    package var key: String?
+    package var clientAuthority: String?
+    /// Lines `identity:hex`. With it, psk can be offered.
+    package var preSharedKeys: String?
+  }
+
+  /// Paths of what `nbds` peers are met with: certificates or a key.
+  package struct PeerTLSFiles: Hashable, Sendable {
+    package var authority: String?
+    /// Has a key.
+    package var certificate: String?
+    package var key: String?
+    /// One line `identity:hex`; without certificates.
+    package var preSharedKey: String?
+  }
+
   package struct DeclaredRepository: Hashable, Sendable {
     package var name: ResourceName
     package var kind: Repository.Kind
@@ -47,9 +67,17 @@ package struct ServerConfiguration: Hashable, Sendable {
   package var imageDevices: [String]
   package var repositoryFolders: [String]
   package var socketFolder: String
+  /// There is such a group on this host.
+  package var socketGroup: String?
   package var repositories: [DeclaredRepository]
   package var images: [DeclaredImage]
+  package var exportTLS: ExportTLSFiles?
+  /// At one time, of all exports together.
+  package var exportConnections: Int
+  /// Each `HOST` (any port), `HOST:PORT` or `unix:PATH`: host names in lower case, numeric addresses as inet_ntop
+  /// writes them, IPv6 in brackets, paths absolute.
   package var nbdPeers: [String]
+  package var peerTLS: PeerTLSFiles?
   package var ioBackend: IOBackendChoice
   package var compressionLevel: Int
   package var jobsAtOnce: Int

@@ -15,6 +15,10 @@ package struct EngineConfiguration: Sendable {
   /// Of zstd, 1–19.
   package var compressionLevel: Int
   package var lease: LeaseTiming
+  /// What is served to NBD clients, and how.
+  package var exports: ExportConfiguration
+  /// NBD servers that images may be on, or that may be restored to.
+  package var peers: PeerConfiguration
   /// How the files beneath a repository's folder, or a folder that is restored to, are reached.
   package var openFiles: @Sendable (Folder) -> any FolderFiles
 
@@ -23,6 +27,7 @@ package struct EngineConfiguration: Sendable {
   package init(
     imageFolders: [String], imageDevices: [String] = [], repositoryFolders: [String], writer: ULID,
     compressionLevel: Int = EngineConfiguration.defaultCompressionLevel, lease: LeaseTiming = LeaseTiming(),
+    exports: ExportConfiguration = ExportConfiguration(), peers: PeerConfiguration = PeerConfiguration(),
     openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) }
   ) {
     self.imageFolders = imageFolders
@@ -31,6 +36,8 @@ package struct EngineConfiguration: Sendable {
     self.writer = writer
     self.compressionLevel = compressionLevel
     self.lease = lease
+    self.exports = exports
+    self.peers = peers
     self.openFiles = openFiles
   }
 }

@@ -3,11 +3,13 @@ import Buffers
 import EventLoops
 import Logging
 import Model
+import NBD
 
 /// The block engine in this process: images and repositories on this machine's storage.
 ///
 /// Each piece of work runs on one event loop from its beginning to its end, with every device that it opens; what
-/// blocks runs on the group's threads. Nothing stays open between pieces of work but the allowed folders.
+/// blocks runs on the group's threads. Between pieces of work only the allowed folders stay open, attached images, and
+/// what is exported.
 package final class LocalEngine: BlockEngine {
   let configuration: EngineConfiguration
   let clock: any WallClock
@@ -20,12 +22,17 @@ package final class LocalEngine: BlockEngine {
   let imageFolders: AllowedFolders
   let imageDevices: AllowedDevices
   private let repositoryFolders: AllowedFolders
+  let peers: NBDPeers
+  let attachedImages = AttachedImages()
+  let servedExports = ServedExports()
+  let listeners: ExportListeners
   let calls = CallsInFlight()
-  private let logger = Logger(label: "engine")
+  let logger = Logger(label: "engine")
 
   /// Opens the allowed folders and keeps them open; blocks.
   /// - Parameter group: stays its owner's, who shuts it down after ``shutDown()``.
-  /// - Throws: `DomainError` for a folder that can't be opened, or a compression level that doesn't exist.
+  /// - Throws: `DomainError` for a folder that can't be opened, a file for TLS that can't be loaded, a group or a
+  ///   compression level that doesn't exist.
   package init(
     _ configuration: EngineConfiguration, group: EventLoopGroup, pool: BufferPool = BufferPool(),
     clock: any WallClock = SystemWallClock()
@@ -49,21 +56,41 @@ package final class LocalEngine: BlockEngine {
       throw DomainError(any: error, of: error.detail ?? "an allowed folder")
     }
     imageDevices = AllowedDevices(configuration.imageDevices)
+    peers = try NBDPeers(configuration.peers)
+    var options = NBDServerOptions()
+    options.maximumConnectionCount = configuration.exports.connectionCount
+    listeners = ExportListeners(
+      loops: group, options: options, sockets: try ExportSockets(configuration.exports),
+      credentials: try ExportCredentials(configuration.exports))
   }
 
   package var ioBackend: String { group.backend.rawValue }
 
-  /// Waits for the calls in flight. Nothing may be called afterwards.
-  package func shutDown() async { await calls.waitForNone() }
+  package func shutDown() async {
+    await calls.waitForNone()
+    await withDiscardingTaskGroup { group in
+      for export in servedExports.ids {
+        group.addTask { [self] in
+          do { try await withdraw(export, .hard) } catch { logger.error("ending the export \(export): \(error)") }
+        }
+      }
+    }
+    for image in attachedImages.open {
+      do { try await detach(image) } catch { logger.error("closing the image \(image): \(error)") }
+    }
+    await listeners.shutDown()
+  }
 
-  /// Runs one piece of work on a loop of its own choice.
-  /// - Parameter job: whose work files aren't leftovers meanwhile.
+  /// Runs one piece of work on one loop.
+  /// - Parameters:
+  ///   - loop: where the devices are that it uses; nil: any.
+  ///   - job: whose work files aren't leftovers meanwhile.
   func onLoop<Result: Sendable>(
-    for job: JobID? = nil, _ body: @Sendable @escaping (EventLoop) async throws -> Result
+    _ loop: EventLoop? = nil, for job: JobID? = nil, _ body: @Sendable @escaping (EventLoop) async throws -> Result
   ) async throws -> Result {
     calls.begin(job)
     defer { calls.end(job) }
-    let loop = group.next()
+    let loop = loop ?? group.next()
     do {
       return try await loop.run { try await body(loop) }
     } catch let error as SystemError {
@@ -72,7 +99,7 @@ package final class LocalEngine: BlockEngine {
   }
 
   func opener(on loop: EventLoop) -> ImageOpener {
-    ImageOpener(folders: imageFolders, devices: imageDevices, work: work, pool: pool, loop: loop)
+    ImageOpener(folders: imageFolders, devices: imageDevices, peers: peers, work: work, pool: pool, loop: loop)
   }
 
   func opener(of repository: DirectoryRepository, on loop: EventLoop) -> RepositoryImageOpener {

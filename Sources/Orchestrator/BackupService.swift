@@ -1,4 +1,5 @@
 import Foundation
+import Locks
 import Logging
 import Model
 
@@ -13,6 +14,9 @@ package final class BackupService: Sendable {
   let engine: any BlockEngine
   let ledger: Ledger
   let queue: JobQueue
+  let serving: Serving
+  /// Exports whose change is being committed, as they are to be shown: who renders them then can't ask the catalog.
+  let viewsInCommit = Lock<[ExportID: ExportView]>([:])
   let keys = KeysInFlight()
   let logger: Logger
 
@@ -26,7 +30,8 @@ package final class BackupService: Sendable {
     self.logger = logger
     startedAt = clock.now()
     ledger = Ledger(catalog: catalog, clock: clock, limits: limits, logger: logger)
-    let runner = JobRunner(ledger: ledger, engine: engine, limits: limits, logger: logger)
+    serving = Serving(ledger: ledger, engine: engine, limits: limits, logger: logger)
+    let runner = JobRunner(ledger: ledger, engine: engine, serving: serving, limits: limits, logger: logger)
     queue = JobQueue(runner: runner, ledger: ledger, limits: limits)
   }
 
@@ -46,10 +51,13 @@ package final class BackupService: Sendable {
     try await StartUp(self, declarations).run()
   }
 
-  /// Takes no more jobs, interrupts those that wait, and gives those that run `grace` to come to a halt. Then streams
-  /// and waits end. The engine and the catalog are still the composer's to close.
+  /// Takes no more jobs, interrupts those that wait, and gives those that run `grace` to come to a halt. Then nothing
+  /// is attached or exported any more, and streams and waits end. What is attached and exported stays so in the
+  /// catalog, for the next start. The engine, which serves it still, and the catalog are the composer's to close.
   package func stop(grace: Duration) async {
+    let deadline = ContinuousClock.now + grace
     await queue.stop(grace: grace)
+    await serving.stop(until: deadline)
     ledger.close()
   }
 }

@@ -38,6 +38,14 @@ package struct ServiceLimits: Sendable {
   /// next start.
   package var lateAttempts = 720
   package var lateInterval = Duration.seconds(5)
+  /// Exports that may be in the catalog.
+  package var maximumExports = 1000
+  /// Requests that may wait for other exports and attached images to be opened or closed.
+  package var waitingOperations = 256
+  /// How long the locks of an image that is to be attached at start-up are waited for, and how often they are tried:
+  /// those of a killed predecessor last as long as its requests are in the kernel.
+  package var lockPatience = Duration.seconds(30)
+  package var lockInterval = Duration.milliseconds(500)
   /// Rows that a rescan or recovery changes in one transaction.
   package var mergeBatch = 200
   /// Images that are opened at the same time at start-up, to see whether they are there.

@@ -49,7 +49,8 @@ final class Server: Sendable {
         imageFolders: configuration.imageFolders, imageDevices: configuration.imageDevices,
         repositoryFolders: configuration.repositoryFolders,
         writer: try ServerIdentity.load(from: configuration.stateFolder),
-        compressionLevel: configuration.compressionLevel),
+        compressionLevel: configuration.compressionLevel, exports: configuration.engineExports,
+        peers: configuration.enginePeers),
       group: group)
     var limits = ServiceLimits()
     limits.concurrentJobs = configuration.jobsAtOnce

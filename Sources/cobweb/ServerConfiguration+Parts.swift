@@ -1,4 +1,5 @@
 import Configuration
+import Engine
 import EventLoops
 import Orchestrator
 
@@ -10,6 +11,27 @@ extension ServerConfiguration {
     case .ioUring: .forced(.ioUring)
     case .epoll: .forced(.epoll)
     }
+  }
+
+  var engineExports: ExportConfiguration {
+    var exports = ExportConfiguration(
+      socketFolder: socketFolder, socketGroup: socketGroup, preSharedKeys: exportTLS?.preSharedKeys,
+      connectionCount: exportConnections)
+    if let files = exportTLS, let certificate = files.certificate, let key = files.key,
+      let authority = files.clientAuthority
+    {
+      exports.certificate = ExportConfiguration.Certificate(
+        certificate: certificate, key: key, clientAuthority: authority)
+    }
+    return exports
+  }
+
+  var enginePeers: PeerConfiguration {
+    let tls = peerTLS.map { files -> PeerConfiguration.TLS in
+      if let key = files.preSharedKey { return .preSharedKey(file: key) }
+      return .certificate(authority: files.authority, certificate: files.certificate, key: files.key)
+    }
+    return PeerConfiguration(allowed: nbdPeers, tls: tls)
   }
 
   var declarations: Declarations {

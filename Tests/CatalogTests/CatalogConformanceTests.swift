@@ -12,11 +12,13 @@ struct CatalogConformanceTests {
 
   @Test func everythingIsThereAgainAfterReopening() async throws {
     let folder = try TemporaryFolder()
-    let image = Image.sample(labels: ["tier": "gold"])
+    let image = Image.sample(
+      attachment: Attachment(cache: .writeback, cause: .export), labels: ["tier": "gold"])
     let repository = Repository.sample()
     let chain = Chain.sample(of: image, in: repository)
     let backup = Backup.sample(in: chain)
     let job = Job.sample(.verify(backup: backup.id, level: .checksum))
+    let export = Export.sample(of: .backup(backup.id), listen: .tcp(host: "::1", port: 10_809))
     let entry = JobLogEntry(sequence: 1, at: ManualClock.epoch, level: .info, message: "hello")
     let first = try SQLiteCatalog(stateFolder: folder.path)
     let event = try await first.write { transaction in
@@ -24,6 +26,7 @@ struct CatalogConformanceTests {
       try transaction.insert(repository)
       try transaction.insert(chain)
       try transaction.insert(backup)
+      try transaction.insert(export)
       try transaction.insert(job)
       try transaction.append(entry, to: job.id)
       return try transaction.append(Event(at: ManualClock.epoch, kind: .imageCreated, subject: image.id.ulid))
@@ -36,6 +39,7 @@ struct CatalogConformanceTests {
       #expect(try view.repository(repository.id) == repository)
       #expect(try view.chain(chain.id) == chain)
       #expect(try view.backup(backup.id) == backup)
+      #expect(try view.export(export.id) == export)
       #expect(try view.job(job.id) == job)
       #expect(try view.jobLog(job.id, PageRequest()).items == [entry])
       #expect(try view.events(after: 0, job: nil, limit: 10) == [event])
@@ -50,8 +54,13 @@ struct CatalogConformanceTests {
       #"{"verify":{"backup":"\#(id)","level":"checksum"}}"#,
       #"{"restore":{"backup":"\#(id)","target":{"newFile":{"format":"raw","path":"/images/a.raw"}}}}"#,
       #"{"restore":{"backup":"\#(id)","target":{"image":{"_0":"\#(id)"}}}}"#,
+      #"{"restore":{"backup":"\#(id)","target":{"nbd":{"targetIsZero":true,"uri":"nbd://[::1]:10809/x"}}}}"#,
       #"{"deleteBackup":{"backup":"\#(id)"}}"#,
       #"{"rescan":{"repository":"\#(id)"}}"#,
+      #"{"check":{"image":"\#(id)","repairsLeaks":true}}"#,
+      #"{"attach":{"cache":"direct","image":"\#(id)"}}"#,
+      #"{"attach":{"image":"\#(id)"}}"#,
+      #"{"detach":{"image":"\#(id)"}}"#,
       #"{"backup":{"_0":{"backups":["\#(id)"],"compression":"zstd","group":"\#(id)","images":["\#(id)"],"#
         + #""kind":"copy","repository":"\#(id)","speedLimit":0}}}"#,
     ]
@@ -61,8 +70,13 @@ struct CatalogConformanceTests {
       .verify(backup: backup, level: .checksum),
       .restore(backup: backup, target: .newFile(path: "/images/a.raw", format: .raw)),
       .restore(backup: backup, target: .image(ImageID(ulid))),
+      .restore(backup: backup, target: .nbd(uri: "nbd://[::1]:10809/x", targetIsZero: true)),
       .deleteBackup(backup: backup),
       .rescan(repository: RepositoryID(ulid)),
+      .check(image: ImageID(ulid), repairsLeaks: true),
+      .attach(image: ImageID(ulid), cache: .direct),
+      .attach(image: ImageID(ulid), cache: nil),
+      .detach(image: ImageID(ulid)),
       .backup(
         BackupJobRequest(
           images: [ImageID(ulid)], backups: [backup], group: ulid, repository: RepositoryID(ulid), kind: .copy,
@@ -70,6 +84,7 @@ struct CatalogConformanceTests {
     ]
     let folder = try TemporaryFolder()
     let catalog = try SQLiteCatalog(stateFolder: folder.path)
+    #expect(forms.count == requests.count)
     for (request, form) in zip(requests, forms) {
       let job = Job.sample(request)
       try await catalog.write { try $0.insert(job) }
@@ -77,6 +92,7 @@ struct CatalogConformanceTests {
         try (view as? CatalogSession)?.text("SELECT request FROM jobs WHERE id = '\(job.id)'")
       }
       #expect(stored == form)
+      #expect(try catalog.read { try $0.job(job.id) } == job)
     }
     try catalog.close()
   }

@@ -41,6 +41,14 @@ struct QueryPlanTests {
       _ = try view.repository(backup.repository)
       _ = try view.repository(named: "local")
     },
+    { view, backup, _ in
+      for filter in [ExportFilter(), ExportFilter(image: backup.image), ExportFilter(backup: backup.id)] {
+        let cursor = PageCursor.text(.exports, after: ExportID())
+        for after in [nil, cursor] { _ = try view.exports(filter, PageRequest(after: after, limit: 10)) }
+      }
+      _ = try view.export(ExportID())
+      _ = try view.export(named: "disk0")
+    },
     { view, _, job in
       for states in [nil, [JobState.queued, .running]] as [Set<JobState>?] {
         for kind in [nil, JobKind.backup] { _ = try view.jobs(JobFilter(states: states, kind: kind), PageRequest()) }
@@ -99,6 +107,10 @@ struct QueryPlanTests {
       try transaction.insert(job)
       try transaction.insert(backup)
       for _ in 1..<count { try transaction.insert(Backup.sample(in: chain)) }
+      for index in 0..<500 {
+        let source: ExportSource = index % 2 == 0 ? .image(image.id) : .backup(backup.id)
+        try transaction.insert(Export.sample(try #require(ResourceName("disk\(index)")), of: source))
+      }
     }
     return (backup, job.id)
   }

@@ -17,6 +17,7 @@ struct ConfigurationKeyTests {
       imageDevices: [/dev/vg0/*]
       repositoryFolders: [/backup]
       socketFolder: /run/cobweb
+      socketGroup: root
       repositories:
         - {name: local, kind: directory, path: /backup/local}
         - {name: other, path: /backup/other}
@@ -24,7 +25,11 @@ struct ConfigurationKeyTests {
         - {name: vm1, source: {kind: file, path: /images/vm1.qcow2}, format: qcow2, labels: {tier: gold, "7": "8"}}
         - {name: vm2, source: {kind: file, path: more/images/vm2.raw}, format: raw}
         - {name: lv, source: {kind: device, path: /dev/vg0/lv}, format: raw}
+        - {name: far, source: {kind: nbd, uri: "nbd+unix:///x?socket=/run/x.sock"}, format: raw}
+      exportTLS: {certificate: tls/nbd.pem, key: tls/nbd-key.pem, clientAuthority: /etc/ca.pem, preSharedKeys: keys}
+      exportConnections: 10000
       nbdPeers: [nbd.example.com, nbd.example.com:10809, unix:/run/x.sock]
+      peerTLS: {authority: tls/ca.pem, certificate: tls/we.pem, key: /etc/we-key.pem}
       ioBackend: io_uring
       compressionLevel: 19
       jobsAtOnce: 64
@@ -47,15 +52,26 @@ struct ConfigurationKeyTests {
     #expect(read.imageDevices == ["/dev/vg0/*"])
     #expect(read.repositoryFolders == ["/backup"])
     #expect(read.socketFolder == "/run/cobweb")
+    #expect(read.socketGroup == "root")
+    #expect(read.exportTLS?.certificate == "/srv/cobweb/tls/nbd.pem")
+    #expect(read.exportTLS?.key == "/srv/cobweb/tls/nbd-key.pem")
+    #expect(read.exportTLS?.clientAuthority == "/etc/ca.pem")
+    #expect(read.exportTLS?.preSharedKeys == "/srv/cobweb/keys")
+    #expect(read.exportConnections == 10_000)
+    #expect(read.peerTLS?.authority == "/srv/cobweb/tls/ca.pem")
+    #expect(read.peerTLS?.certificate == "/srv/cobweb/tls/we.pem")
+    #expect(read.peerTLS?.key == "/etc/we-key.pem")
+    #expect(read.peerTLS?.preSharedKey == nil)
     #expect(read.repositories.map(\.name.text) == ["local", "other"])
     #expect(read.repositories.map(\.path) == ["/backup/local", "/backup/other"])
     #expect(read.repositories.map(\.kind) == [.directory, .directory])
-    #expect(read.images.map(\.name.text) == ["vm1", "vm2", "lv"])
+    #expect(read.images.map(\.name.text) == ["vm1", "vm2", "lv", "far"])
     #expect(
       read.images.map(\.source) == [
         .file(path: "/images/vm1.qcow2"), .file(path: "/srv/cobweb/more/images/vm2.raw"), .device(path: "/dev/vg0/lv"),
+        .nbd(uri: "nbd+unix:///x?socket=/run/x.sock"),
       ])
-    #expect(read.images.map(\.format) == [.qcow2, .raw, .raw])
+    #expect(read.images.map(\.format) == [.qcow2, .raw, .raw, .raw])
     #expect(read.images[0].labels == ["tier": "gold", "7": "8"])
     #expect(read.nbdPeers == ["nbd.example.com", "nbd.example.com:10809", "unix:/run/x.sock"])
     #expect(read.ioBackend == .ioUring)
@@ -69,6 +85,21 @@ struct ConfigurationKeyTests {
   @Test(arguments: ["127.0.0.1:8480", "localhost:0", "[::1]:8480", "unix:/run/cobweb/api.sock"])
   func anAddressIsWrittenAsItIsRead(_ text: String) throws {
     #expect(try ServerConfiguration.read("listen: \"\(text)\"").listen.map(\.description) == [text])
+  }
+
+  @Test(arguments: [
+    ("NBD.Example.COM", "nbd.example.com"), ("localhost:10809", "localhost:10809"), ("10.0.0.7", "10.0.0.7"),
+    ("10.0.0.7:1", "10.0.0.7:1"), ("'[::1]'", "[::1]"), ("'[0:0::0001]:65535'", "[::1]:65535"),
+    ("3com:1", "3com:1"), ("unix:run/../x.sock", "unix:/srv/cobweb/x.sock"),
+  ])
+  func aPeerIsWrittenInOneWay(_ yaml: String, _ text: String) throws {
+    #expect(try ServerConfiguration.read("nbdPeers: [\(yaml)]").nbdPeers == [text])
+  }
+
+  @Test func aSectionOfTLSMayHoldOnlyAKey() throws {
+    let read = try ServerConfiguration.read("exportTLS: {preSharedKeys: keys}\npeerTLS: {preSharedKey: /etc/key}")
+    #expect(read.exportTLS?.preSharedKeys == "/srv/cobweb/keys" && read.exportTLS?.certificate == nil)
+    #expect(read.peerTLS?.preSharedKey == "/etc/key" && read.peerTLS?.authority == nil)
   }
 
   @Test func relativePathsStartAtTheFilesFolder() throws {

@@ -22,6 +22,8 @@ struct DefaultsTests {
     #expect(none.imageFolders == [folder.path("images")])
     #expect(none.repositoryFolders == [folder.path("backup")])
     #expect(none.socketFolder == folder.path("run"))
+    #expect(none.socketGroup == nil && none.exportTLS == nil && none.peerTLS == nil)
+    #expect(none.exportConnections == 100)
     #expect(none.repositories == [] && none.images == [])
     #expect(none.ioBackend == .auto)
     #expect(none.compressionLevel == 3)

@@ -11,7 +11,7 @@ struct RefusalTests {
       surprise: 1
       images:
         - name: VM1
-          source: {kind: nbd, path: x}
+          source: {kind: s3, path: x}
         - {name: vm2, format: vhd, source: {kind: file, path: /elsewhere/x}, Labels: {}}
       compressionLevel: lots
       """
@@ -19,7 +19,7 @@ struct RefusalTests {
     let starts = [
       "ioBackend:1 is 'kqueue'", "surprise:2 isn't a key", "images[0]:4 lacks 'format'",
       "images[0].name:4 'VM1' is no name",
-      "images[0].source.kind:5 is 'nbd'", "images[0].source.path:5 /srv/cobweb/x lies in none",
+      "images[0].source.kind:5 is 's3'", "images[0].source.path:5 /srv/cobweb/x lies in none",
       "images[1].Labels:6 isn't a key here: is 'labels' meant?", "images[1].format:6 is 'vhd'",
       "images[1].source.path:6 /elsewhere/x lies in none of the imageFolders",
       "compressionLevel:7 must be a whole number",
@@ -68,7 +68,38 @@ struct RefusalTests {
     ("imageFolders: ./images", "imageFolders:1 must be a list"),
     ("imageDevices: [vg0/lv]", "imageDevices[0]:1 'vg0/lv' is no path of a device"),
     ("imageDevices: [/dev/../etc/x]", "imageDevices[0]:1 "),
+    ("socketGroup: no-such-group-here", "socketGroup:1 there is no group 'no-such-group-here' on this host"),
+    ("socketGroup: 27", "socketGroup:1 must be text"),
+    ("socketGroup: [a]", "socketGroup:1 must be text"),
+    ("exportTLS: off", "exportTLS:1 must be a section"),
+    ("exportTLS: {}", "exportTLS:1 is empty: needs certificate, key and clientAuthority, or preSharedKeys"),
+    ("exportTLS: {certificate: a, clientAuthority: c}", "exportTLS:1 lacks 'key'"),
+    ("exportTLS: {certificate: a, key: b}", "exportTLS:1 lacks 'clientAuthority'"),
+    ("exportTLS: {certificate: a, key: b, clientAuthority: 5}", "exportTLS.clientAuthority:1 must be text"),
+    ("exportTLS: {preSharedKeys: b, preSharedKey: a}", "exportTLS.preSharedKey:1 isn't a key here"),
+    ("exportConnections: 0", "exportConnections:1 must be a whole number from 1 to 10000"),
+    ("exportConnections: 10001", "exportConnections:1 must be a whole number from 1 to 10000"),
+    ("nbdPeers: localhost", "nbdPeers:1 must be a list"),
     ("nbdPeers: [5]", "nbdPeers[0]:1 must be text"),
+    ("nbdPeers: ['unix:']", "nbdPeers[0]:1 names no socket"),
+    ("nbdPeers: [unix:/\(String(repeating: "x", count: 107))]", "nbdPeers[0]:1 /xxx"),
+    ("nbdPeers: ['nbd://host']", "nbdPeers[0]:1 'nbd://host' is no peer"),
+    ("nbdPeers: ['::1']", "nbdPeers[0]:1 '::1' is no peer"),
+    ("nbdPeers: ['[::1']", "nbdPeers[0]:1 '[::1' is no peer"),
+    ("nbdPeers: ['[::g]']", "nbdPeers[0]:1 '[::g]' is no peer"),
+    ("nbdPeers: ['[::1]10809']", "nbdPeers[0]:1 '[::1]10809' is no peer"),
+    ("nbdPeers: ['host:']", "nbdPeers[0]:1 'host:' is no peer"),
+    ("nbdPeers: ['host:0']", "nbdPeers[0]:1 'host:0' is no peer"),
+    ("nbdPeers: ['host:+9']", "nbdPeers[0]:1 'host:+9' is no peer"),
+    ("nbdPeers: ['host:65536']", "nbdPeers[0]:1 'host:65536' is no peer"),
+    ("nbdPeers: [10.0.0.300]", "nbdPeers[0]:1 '10.0.0.300' is no peer"),
+    ("nbdPeers: [127.1:10809]", "nbdPeers[0]:1 '127.1:10809' is no peer"),
+    ("nbdPeers: ['a host']", "nbdPeers[0]:1 'a host' is no peer"),
+    ("peerTLS: {}", "peerTLS:1 is empty: needs authority, or preSharedKey"),
+    ("peerTLS: {certificate: a}", "peerTLS:1 lacks 'key'"),
+    ("peerTLS: {authority: a, key: b}", "peerTLS:1 lacks 'certificate'"),
+    ("peerTLS: {authority: a, preSharedKey: b}", "peerTLS.preSharedKey:1 takes the place of certificates"),
+    ("peerTLS: {authority: b, clientAuthority: a}", "peerTLS.clientAuthority:1 isn't a key here"),
     ("ioBackend: uring", "ioBackend:1 is 'uring': must be one of auto, io_uring, epoll"),
     ("compressionLevel: 0", "compressionLevel:1 must be a whole number from 1 to 19"),
     ("compressionLevel: 20", "compressionLevel:1 must be a whole number from 1 to 19"),
@@ -98,6 +129,21 @@ struct RefusalTests {
     ("images: [{name: a, source: images/a, format: raw}]", "images[0].source:1 must be a section"),
     ("images: [{name: a, source: {kind: file, path: images}, format: raw}]", "images[0].source.path:1 "),
     ("images: [{name: a, source: {kind: file, path: imagesx/a}, format: raw}]", "images[0].source.path:1 "),
+    ("images: [{name: a, source: {kind: nbd}, format: raw}]", "images[0].source:1 lacks 'uri'"),
+    ("images: [{name: a, source: {kind: nbd, uri: 5}, format: raw}]", "images[0].source.uri:1 must be text"),
+    (
+      "images: [{name: a, source: {kind: nbd, uri: 'http://a/b'}, format: raw}]",
+      "images[0].source.uri:1 'http://a/b' is no NBD URI: must start with nbd://, nbds://,"
+    ),
+    (
+      "images: [{name: a, source: {kind: nbd, uri: 'nbd://a/b', path: images/a}, format: raw}]",
+      "images[0].source.path:1 goes with kind file or device only"
+    ),
+    (
+      "images: [{name: a, source: {kind: file, uri: 'nbd://a/b', path: images/a}, format: raw}]",
+      "images[0].source.uri:1 goes with kind nbd only"
+    ),
+    ("images: [{name: a, source: {kind: device}, format: raw}]", "images[0].source:1 lacks 'path'"),
     (
       "images: [{name: 01J00000000000000000000000, source: {kind: file, path: images/a}, format: raw}]",
       "images[0].name:1 '01J00000000000000000000000' is no name"

@@ -78,7 +78,7 @@ struct ControlTests {
       async let receipt = test.engine.backUp(order, control: control)
       for _ in 0..<500 where control.checkpoints == 0 { try await Task.sleep(for: .milliseconds(10)) }
       // A writer that takes no notice of image locks.
-      let file = try FileHandle(forUpdating: URL(fileURLWithPath: image.source.path))
+      let file = try FileHandle(forUpdating: URL(fileURLWithPath: image.source.place))
       try file.write(contentsOf: Data([1, 2, 3]))
       try file.close()
       control.resume()
@@ -94,7 +94,7 @@ struct ControlTests {
 
   @Test func imageThatAnotherProcessWritesIsRefusedAndUntouched() async throws {
     try await withSource { test, image in
-      let path = image.source.path
+      let path = image.source.place
       let made = try await test.backUp(image)
       let stored = test.storedFiles
       let before = try SampleImage.bytes(path)

@@ -25,12 +25,14 @@ final class TestEngine: Sendable {
   let writer: ULID
 
   var images: String { root + "/images" }
+  var sockets: String { root + "/run" }
   var repositoryPath: String { repository.path }
 
   /// - Parameter root: a folder to share with an earlier one; else a new one, removed at the end of ``with(_:)``.
   init(
     root: String? = nil, backend: IOBackend? = nil, writer: ULID = ULID(), lease: LeaseTiming = LeaseTiming(),
-    repository: RepositoryLocation? = nil,
+    repository: RepositoryLocation? = nil, exports: ExportConfiguration? = nil,
+    peers: PeerConfiguration = PeerConfiguration(),
     openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) }
   ) async throws {
     guard let group = Self.groups[backend ?? Self.backends[0]] else { throw Tool.Failure(description: "no loops") }
@@ -43,7 +45,8 @@ final class TestEngine: Sendable {
     engine = try LocalEngine(
       EngineConfiguration(
         imageFolders: [self.root + "/images"], repositoryFolders: [self.root + "/backup"], writer: writer,
-        lease: lease, openFiles: openFiles),
+        lease: lease, exports: exports ?? ExportConfiguration(socketFolder: self.root + "/run"), peers: peers,
+        openFiles: openFiles),
       group: group)
     if let repository {
       self.repository = repository
@@ -122,13 +125,34 @@ final class TestEngine: Sendable {
   var storedFiles: [String] { Self.files(beneath: repositoryPath + "/images") }
 }
 
-/// Runs `body` with a new test engine and removes its folder.
+/// Runs `body` with a new test engine, shuts it down, and removes its folder.
 func withEngine(
-  backend: IOBackend? = nil, lease: LeaseTiming = LeaseTiming(),
+  root: String? = nil, backend: IOBackend? = nil, lease: LeaseTiming = LeaseTiming(),
+  exports: ExportConfiguration? = nil, peers: [String] = [],
   openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) },
   _ body: (TestEngine) async throws -> Void
 ) async throws {
-  let engine = try await TestEngine(backend: backend, lease: lease, openFiles: openFiles)
-  defer { engine.removeFolder() }
-  try await body(engine)
+  let test = try await TestEngine(
+    root: root, backend: backend, lease: lease, exports: exports, peers: PeerConfiguration(allowed: peers),
+    openFiles: openFiles)
+  defer { test.removeFolder() }
+  do {
+    try await body(test)
+  } catch {
+    await test.engine.shutDown()
+    throw error
+  }
+  await test.engine.shutDown()
+}
+
+/// The code of the `DomainError` that `body` throws; nil if it throws nothing.
+func code(_ body: () async throws -> Void) async -> ProblemCode? {
+  do {
+    try await body()
+    return nil
+  } catch let error as DomainError {
+    return error.code
+  } catch {
+    return .internalError
+  }
 }

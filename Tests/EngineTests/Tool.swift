@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 
 /// A program that is run as a person would run it.
 enum Tool {
@@ -10,6 +11,11 @@ enum Tool {
   /// - Throws: unless it exits with one of `expected`.
   @discardableResult
   static func run(_ name: String, _ arguments: String..., expecting expected: Set<Int32> = [0]) throws -> String {
+    try run(name, arguments, expecting: expected)
+  }
+
+  @discardableResult
+  static func run(_ name: String, _ arguments: [String], expecting expected: Set<Int32> = [0]) throws -> String {
     let process = Process()
     process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
     process.arguments = [name] + arguments
@@ -25,5 +31,25 @@ enum Tool {
         description: "\(name) \(arguments.joined(separator: " ")): exit \(process.terminationStatus): \(text)")
     }
     return text
+  }
+
+  /// The same for what talks to this process meanwhile: nobody's thread is held up.
+  @discardableResult
+  static func runAside(_ name: String, _ arguments: [String], expecting expected: Set<Int32> = [0]) async throws
+    -> String
+  {
+    try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<String, any Error>) in
+      Thread {
+        allowSignals()
+        continuation.resume(with: Result { try run(name, arguments, expecting: expected) })
+      }.start()
+    }
+  }
+
+  /// Swift's own threads block all signals, which programs that are started on them inherit.
+  static func allowSignals() {
+    var none = sigset_t()
+    sigemptyset(&none)
+    pthread_sigmask(SIG_SETMASK, &none, nil)
   }
 }

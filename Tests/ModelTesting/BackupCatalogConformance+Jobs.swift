@@ -55,12 +55,12 @@ extension BackupCatalogConformance {
       try await catalog.write { transaction in for job in all { try transaction.insert(job) } }
       let stateSets: [Set<JobState>?] = [nil, [], [.queued], [.queued, .running, .paused, .cancelling]]
       for states in stateSets {
-        for kind in [nil, JobKind.backup, .rescan] {
+        for kind in [nil, JobKind.backup, .rescan, .attach] {
           let expected = all.filter { job in
             (states?.contains(job.state) ?? true) && (kind == nil || job.request.kind == kind)
           }
           let filter = JobFilter(states: states, kind: kind)
-          let pages = try everyPage(limit: 3) { page in try catalog.read { try $0.jobs(filter, page) } }
+          let pages = try everyPage(limit: 7) { page in try catalog.read { try $0.jobs(filter, page) } }
           try expectEqual(pages.flatMap(\.items), expected, "\(filter)")
         }
       }
@@ -102,15 +102,17 @@ extension BackupCatalogConformance {
       let next = try await catalog.write { try $0.append(event()) }
       try expect(next.id > (stored.last?.id ?? .max), "no id comes back after a prune")
     },
-    Check("an event comes back as it was stored") { catalog in
-      let told = Event(
-        at: Date(timeIntervalSince1970: 1_767_225_600.5), kind: .jobChanged, subject: ULID(), job: JobID(),
-        payload: ["state": "running", "n": 1])
-      let stored = try await catalog.write { try $0.append(told) }
-      var expected = told
-      expected.id = stored.id
-      try expectEqual(stored, expected)
-      try expectEqual(try catalog.read { try $0.events(after: stored.id - 1, job: nil, limit: 1) }, [expected])
+    Check("an event of every kind comes back as it was stored") { catalog in
+      for kind in Event.Kind.allCases {
+        let told = Event(
+          at: Date(timeIntervalSince1970: 1_767_225_600.5), kind: kind, subject: ULID(), job: JobID(),
+          payload: ["state": "running", "n": 1])
+        let stored = try await catalog.write { try $0.append(told) }
+        var expected = told
+        expected.id = stored.id
+        try expectEqual(stored, expected)
+        try expectEqual(try catalog.read { try $0.events(after: stored.id - 1, job: nil, limit: 1) }, [expected])
+      }
     },
     Check("events are read behind an id, of one job if asked, up to the limit") { catalog in
       let job = JobID()
@@ -165,8 +167,13 @@ extension BackupCatalogConformance {
     .verify(backup: BackupID(), level: .checksum),
     .restore(backup: BackupID(), target: .newFile(path: "/images/back.raw", format: .raw)),
     .restore(backup: BackupID(), target: .image(ImageID())),
+    .restore(backup: BackupID(), target: .nbd(uri: "nbd+unix:///x?socket=/run/x.sock", targetIsZero: true)),
     .deleteBackup(backup: BackupID()),
     .rescan(repository: RepositoryID()),
+    .check(image: ImageID(), repairsLeaks: true),
+    .attach(image: ImageID(), cache: .writeback),
+    .attach(image: ImageID(), cache: nil),
+    .detach(image: ImageID()),
   ]
 
   private static func event(job: JobID? = nil) -> Event {

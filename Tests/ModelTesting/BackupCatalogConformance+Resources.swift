@@ -14,6 +14,26 @@ extension BackupCatalogConformance {
       try expectEqual(try catalog.read { try $0.image(ImageID()) }, nil)
       try expectEqual(try catalog.read { try $0.image(named: "other") }, nil)
     },
+    Check("an image comes back with where it is and how it is attached") { catalog in
+      let sources: [ImageSource] = [
+        .file(path: "/images/a.raw"), .device(path: "/dev/vg0/a"), .nbd(uri: "nbd+unix:///x?socket=/run/x.sock"),
+      ]
+      let attachments: [Attachment?] = [
+        nil, Attachment(cache: .direct, cause: .request), Attachment(cache: .writeback, cause: .export),
+      ]
+      for (number, attachment) in attachments.enumerated() {
+        var image = Image.sample(.numbered(number), attachment: attachment)
+        image.source = sources[number]
+        try await catalog.write { [image] in try $0.insert(image) }
+        try expectEqual(try catalog.read { try $0.image(image.id) }, image)
+        for (source, change) in zip(sources, attachments) {
+          image.source = source
+          image.attachment = change
+          image = try await catalog.write { [image] in try $0.update(image) }
+          try expectEqual(try catalog.read { try $0.image(image.id) }, image)
+        }
+      }
+    },
     Check("an image's name is taken until it is deleted") { catalog in
       let first = Image.sample("vm1")
       let second = Image.sample("vm2")

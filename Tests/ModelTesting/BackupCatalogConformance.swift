@@ -23,7 +23,8 @@ package enum BackupCatalogConformance {
     }
   }
 
-  package static let checks: [Check] = transactions + images + repositories + backups + jobs + events + guards
+  package static let checks: [Check] =
+    transactions + images + repositories + backups + exports + jobs + events + guards
 }
 
 extension BackupCatalogConformance {

@@ -19,6 +19,8 @@ package final class Gate: Sendable {
   package func open() { state.withLock { $0.isOpen = true } }
   package func close() { state.withLock { $0.isOpen = false } }
 
+  package var isOpen: Bool { state.withLock { $0.isOpen } }
+
   /// How many came to the gate so far.
   package var arrivals: Int { state.withLock { $0.arrivals } }
 

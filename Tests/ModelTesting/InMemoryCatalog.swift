@@ -40,6 +40,7 @@ struct InMemoryCatalogState: Sendable {
   var repositories: [RepositoryID: Repository] = [:]
   var chains: [ChainID: Chain] = [:]
   var backups: [BackupID: Backup] = [:]
+  var exports: [ExportID: Export] = [:]
   var jobs: [JobID: Job] = [:]
   var logs: [JobID: [Int: JobLogEntry]] = [:]
   /// In order of id.

@@ -46,6 +46,19 @@ extension InMemoryTransaction: CatalogReading {
     state.backups.values.filter { $0.parent == backup }.map(\.id).sorted()
   }
 
+  func export(_ id: ExportID) throws -> Export? { state.exports[id] }
+
+  func export(named name: ResourceName) throws -> Export? { state.exports.values.first { $0.name == name } }
+
+  func exports(_ filter: ExportFilter, _ page: PageRequest) throws -> Page<Export> {
+    try self.page(state.exports, .exports, page) { export in
+      switch export.source {
+      case .image(let image): matches(filter.image, image) && filter.backup == nil
+      case .backup(let backup): filter.image == nil && matches(filter.backup, backup)
+      }
+    }
+  }
+
   func job(_ id: JobID) throws -> Job? { state.jobs[id] }
 
   func jobs(_ filter: JobFilter, _ page: PageRequest) throws -> Page<Job> {

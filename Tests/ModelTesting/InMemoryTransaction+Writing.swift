@@ -88,6 +88,25 @@ extension InMemoryTransaction: CatalogWriting {
     guard state.backups.removeValue(forKey: backup) != nil else { throw CatalogRefusal.missing("backup", backup) }
   }
 
+  func insert(_ export: Export) throws {
+    try refuseDuplicate(state.exports[export.id], "export", export.id)
+    try refuseTaken(export.name, "export", by: try self.export(named: export.name)?.id, allowing: nil)
+    state.exports[export.id] = export
+  }
+
+  func update(_ export: Export) throws -> Export {
+    try checkRevision("export", export.id, stored: state.exports[export.id]?.revision, given: export.revision)
+    try refuseTaken(export.name, "export", by: try self.export(named: export.name)?.id, allowing: export.id)
+    var raised = export
+    raised.revision += 1
+    state.exports[export.id] = raised
+    return raised
+  }
+
+  func delete(_ export: ExportID) throws {
+    guard state.exports.removeValue(forKey: export) != nil else { throw CatalogRefusal.missing("export", export) }
+  }
+
   func insert(_ job: Job) throws {
     try refuseDuplicate(state.jobs[job.id], "job", job.id)
     state.jobs[job.id] = job

@@ -13,11 +13,12 @@ extension ResourceName: ExpressibleByStringLiteral {
 extension Image {
   package static func sample(
     _ name: ResourceName = "vm1", id: ImageID = ImageID(), path: String? = nil, format: DiskFormat = .raw,
-    labels: [String: String] = [:], managedBy: ManagedBy = .api
+    attachment: Attachment? = nil, labels: [String: String] = [:], managedBy: ManagedBy = .api
   ) -> Image {
     Image(
       id: id, name: name, source: .file(path: path ?? "/images/\(name)"), format: format, virtualSize: 1 << 20,
-      labels: labels, managedBy: managedBy, createdAt: ManualClock.epoch)
+      state: attachment == nil ? .detached : .attached, attachment: attachment, labels: labels, managedBy: managedBy,
+      createdAt: ManualClock.epoch)
   }
 }
 
@@ -50,6 +51,19 @@ extension Backup {
       compression: .zstd, pointInTime: ManualClock.epoch, createdAt: ManualClock.epoch,
       finishedAt: state == .running ? nil : ManualClock.epoch, virtualSize: 1 << 20, dirtyBytes: 1 << 16,
       storedSize: 1 << 15, merkleRoot: state == .complete ? String(repeating: "5a", count: 32) : nil, job: job)
+  }
+}
+
+extension Export {
+  /// Of a backup that is none, unless one is given.
+  package static func sample(
+    _ name: ResourceName = "disk0", id: ExportID = ExportID(), of source: ExportSource = .backup(BackupID()),
+    isReadOnly: Bool = true, listen: ExportAddress = .unix(path: "/run/cobweb/nbd.sock"), tls: ExportTLS? = nil,
+    state: State = .active
+  ) -> Export {
+    Export(
+      id: id, name: name, source: source, isReadOnly: isReadOnly, listen: listen, tls: tls, state: state,
+      failure: state == .unavailable ? "its image couldn't be opened" : nil, createdAt: ManualClock.epoch)
   }
 }
 

@@ -3,13 +3,17 @@ import Locks
 import Model
 
 /// A block engine without blocks: it answers by its script, remembers every order, and keeps what was backed up in
-/// repositories of its own that can be scanned.
+/// repositories of its own that can be scanned. Attached images and served exports are remembered until they end.
 package final class ScriptedEngine: BlockEngine {
   /// What it was asked to do, in the order of the calls.
   package enum Order: Hashable, Sendable {
     case suggestFormat(ImageSource)
     case inspect(ImageLocation)
     case extents(ImageLocation, offset: UInt64, length: UInt64?, limit: Int)
+    case attach(AttachOrder, job: JobID)
+    case detach(ImageID)
+    case export(ExportOrder)
+    case withdraw(ExportID, ExportRemoval)
     case openRepository(path: String, id: RepositoryID)
     case scan(RepositoryLocation)
     case recover(RepositoryLocation, liveJobs: Set<JobID>)
@@ -19,6 +23,7 @@ package final class ScriptedEngine: BlockEngine {
     case verify(VerifyOrder, job: JobID)
     case restore(RestoreOrder, job: JobID)
     case delete(StoredBackupLocation, job: JobID)
+    case check(CheckOrder, job: JobID)
     case shutDown
   }
 
@@ -36,6 +41,16 @@ package final class ScriptedEngine: BlockEngine {
       let item = ExtentPage.Item(offset: offset, length: end - offset, data: true, zero: false)
       return ExtentPage(items: [item], nextOffset: nil, generation: "1")
     }
+    package var attach: @Sendable (AttachOrder) throws -> AttachReceipt = { order in
+      AttachReceipt(virtualSize: 1 << 20, cache: order.cache ?? .direct)
+    }
+    /// What throws here is told when the image is closed all the same.
+    package var detach: @Sendable (ImageID) throws -> Void = { _ in }
+    package var export: @Sendable (ExportOrder) throws -> Void = { _ in }
+    /// What throws here leaves the export as it is.
+    package var withdraw: @Sendable (ExportID, ExportRemoval) throws -> Void = { _, _ in }
+    /// Of an export that is served; with clients, it isn't withdrawn safely.
+    package var activity: @Sendable (ExportID) -> ExportActivity = { _ in ExportActivity() }
     /// The id that a folder's repository.json has; by default the one that it was opened with first.
     package var repositoryID: @Sendable (_ path: String) throws -> RepositoryID? = { _ in nil }
     package var recover: @Sendable (RepositoryLocation) throws -> RecoveryReport = { _ in
@@ -43,7 +58,7 @@ package final class ScriptedEngine: BlockEngine {
     }
     /// Findings of a scan, beside what was backed up.
     package var scanFindings: @Sendable (RepositoryLocation) throws -> [String] = { _ in [] }
-    /// What every job goes through before its answer: by default half the progress, a checkpoint, the other half.
+    /// What every job, and every attach, goes through before its answer: by default half the progress, a checkpoint, the other half.
     package var work: @Sendable (Order, any JobControl) async throws -> Void = { _, control in
       control.report(done: 1 << 19, total: 1 << 20)
       try await control.checkpoint()
@@ -60,14 +75,17 @@ package final class ScriptedEngine: BlockEngine {
     package var restore: @Sendable (RestoreOrder) throws -> RestoreReport = { _ in
       RestoreReport(virtualSize: 1 << 20, writtenBytes: 1 << 16)
     }
+    package var check: @Sendable (CheckOrder) throws -> CheckReport = { _ in
+      CheckReport(findings: [], errorCount: 0, leakCount: 0, repairedLeakCount: 0, checkedBytes: 1 << 16)
+    }
 
     package init() {}
 
-    /// Lets every job wait at `gate`, honouring pause and cancel, before it goes on.
-    package mutating func hold(at gate: Gate) {
+    /// Lets every job that is meant wait at `gate`, honouring pause and cancel, before it goes on.
+    package mutating func hold(at gate: Gate, where isMeant: @Sendable @escaping (Order) -> Bool = { _ in true }) {
       let work = work
       self.work = { order, control in
-        try await gate.pass(control)
+        if isMeant(order) { try await gate.pass(control) }
         try await work(order, control)
       }
     }
@@ -77,6 +95,8 @@ package final class ScriptedEngine: BlockEngine {
     var script: Script
     var orders: [Order] = []
     var repositories: [String: ScriptedRepository] = [:]
+    var attachedImages: [ImageID: AttachOrder] = [:]
+    var servedExports: [ExportID: ExportOrder] = [:]
   }
 
   package let ioBackend: String
@@ -96,6 +116,11 @@ package final class ScriptedEngine: BlockEngine {
 
   package var orders: [Order] { state.withLock { $0.orders } }
 
+  /// The images that are attached now, each with what it was attached by.
+  package var attachedImages: [ImageID: AttachOrder] { state.withLock { $0.attachedImages } }
+  /// The exports that clients could use now.
+  package var servedExports: [ExportID: ExportOrder] { state.withLock { $0.servedExports } }
+
   package func suggestFormat(of source: ImageSource) async throws -> FormatSuggestion {
     try note(.suggestFormat(source)).suggestFormat(source)
   }
@@ -108,6 +133,63 @@ package final class ScriptedEngine: BlockEngine {
     of image: ImageLocation, offset: UInt64, length: UInt64?, limit: Int
   ) async throws -> ExtentPage {
     try note(.extents(image, offset: offset, length: length, limit: limit)).extents(image, offset, length, limit)
+  }
+
+  package func attach(_ order: AttachOrder, control: any JobControl) async throws -> AttachReceipt {
+    let script = note(.attach(order, job: control.job))
+    try await script.work(.attach(order, job: control.job), control)
+    let receipt = try script.attach(order)
+    try state.withLock { state in
+      guard state.attachedImages[order.image] == nil else {
+        throw DomainError(.imageInUse, "image \(order.image) is attached already")
+      }
+      state.attachedImages[order.image] = order
+    }
+    return receipt
+  }
+
+  package func detach(_ image: ImageID) async throws {
+    let script = note(.detach(image))
+    let wasAttached = try state.withLock { state in
+      guard !state.servedExports.values.contains(where: { $0.source == .attachedImage(image) }) else {
+        throw DomainError(.imageInUse, "image \(image) has exports")
+      }
+      return state.attachedImages.removeValue(forKey: image) != nil
+    }
+    if wasAttached { try script.detach(image) }
+  }
+
+  package func export(_ order: ExportOrder) async throws {
+    try note(.export(order)).export(order)
+    try state.withLock { state in
+      if case .attachedImage(let image) = order.source, state.attachedImages[image] == nil {
+        throw DomainError(.imageNotAttached, "image \(image) isn't attached")
+      }
+      let neighbours = state.servedExports.values.filter { $0.listen == order.listen }
+      guard !neighbours.contains(where: { $0.name == order.name }) else {
+        throw DomainError(.nameTaken, "\(order.listen.text) has an export '\(order.name)' already")
+      }
+      guard neighbours.allSatisfy({ $0.tls == order.tls }) else {
+        throw DomainError(.addressUnavailable, "\(order.listen.text) is open with other terms of TLS")
+      }
+      state.servedExports[order.export] = order
+    }
+  }
+
+  package func withdraw(_ export: ExportID, _ removal: ExportRemoval) async throws {
+    let script = note(.withdraw(export, removal))
+    guard servedExports[export] != nil else { return }
+    let clients = script.activity(export).clients
+    guard removal == .hard || clients == 0 else {
+      throw DomainError(.exportInUse, "export \(export) has clients: \(clients)")
+    }
+    try script.withdraw(export, removal)
+    state.withLock { $0.servedExports[export] = nil }
+  }
+
+  package func activity(of export: ExportID) -> ExportActivity? {
+    let (script, isServed) = state.withLock { ($0.script, $0.servedExports[export] != nil) }
+    return isServed ? script.activity(export) : nil
   }
 
   package func openRepository(at path: String, id: RepositoryID) async throws -> RepositoryID {
@@ -176,7 +258,16 @@ package final class ScriptedEngine: BlockEngine {
     state.withLock { $0.repositories[backup.repository.path]?.delete(backup.backup) }
   }
 
-  package func shutDown() async { _ = note(.shutDown) }
+  package func check(_ order: CheckOrder, control: any JobControl) async throws -> CheckReport {
+    let script = note(.check(order, job: control.job))
+    try await script.work(.check(order, job: control.job), control)
+    return try script.check(order)
+  }
+
+  package func shutDown() async {
+    _ = note(.shutDown)
+    state.withLock { ($0.attachedImages, $0.servedExports) = ([:], [:]) }
+  }
 
   /// Remembers the order; returns the script that it runs by.
   private func note(_ order: Order) -> Script {

@@ -83,7 +83,7 @@ import Testing
     let backup = try await bench.completeBackup()
     try await bench.stored.write { catalog in
       var image = try #require(try catalog.image(named: "vm1"))
-      image.state = .attached
+      (image.state, image.attachment) = (.attached, Attachment(cache: .direct, cause: .request))
       try catalog.update(image)
     }
     await expectRefusal(.imageInUse) {
@@ -101,5 +101,58 @@ import Testing
     await expectRefusal(.backupCorrupt) {
       try await bench.service.restoreBackup(backup.id, to: .image(.name("vm1"), confirm: "vm1"))
     }
+  }
+
+  @Test func restoreOverAnNBDExportTakesOneOfTheSameSize() async throws {
+    let bench = try await ServiceBench()
+    let backup = try await bench.completeBackup()
+    let uri = "nbd+unix:///x?socket=/run/x.sock"
+    let target = RestoreDraft.nbd(uri: uri, targetIsZero: true)
+    let plan = try await bench.service.restoreBackup(backup.id, to: target, Terms(dryRun: true)).planned()
+    #expect(plan.warnings.contains { $0.contains("is lost") })
+    let job = try await bench.end(of: bench.service.restoreBackup(backup.id, to: target).done())
+    #expect(job.state == .succeeded)
+    #expect(job.result?["target"] == ["kind": "nbd", "uri": .string(uri), "targetIsZero": true])
+    #expect(
+      bench.engine.orders.contains {
+        if case .restore(let order, _) = $0 { order.target == .nbd(uri: uri, targetIsZero: true) } else { false }
+      })
+    bench.engine.script { script in
+      script.inspect = { ImageInspection(format: $0.format, virtualSize: 1 << 21, storedSize: 0) }
+    }
+    await expectRefusal(.targetMismatch) { try await bench.service.restoreBackup(backup.id, to: target) }
+    bench.engine.script { $0.inspect = { _ in throw DomainError(.peerNotAllowed, "not in nbdPeers") } }
+    await expectRefusal(.peerNotAllowed) { try await bench.service.restoreBackup(backup.id, to: target) }
+  }
+
+  @Test func nbdExportThatIsAnImageIsRestoredOverAsOne() async throws {
+    let bench = try await ServiceBench()
+    let backup = try await bench.completeBackup()
+    let uri = "nbd://localhost:10809/x"
+    _ = try await bench.service.registerImage(ImageDraft(name: "remote", source: .nbd(uri: uri), format: .raw))
+    let refusal = await expectRefusal(.sourceTaken) {
+      try await bench.service.restoreBackup(backup.id, to: .nbd(uri: uri, targetIsZero: false))
+    }
+    #expect(refusal?.detail.contains("'remote'") == true)
+    let job = try await bench.end(
+      of: bench.service.restoreBackup(backup.id, to: .image(.name("remote"), confirm: "remote")).done())
+    #expect(job.state == .succeeded)
+  }
+
+  @Test func restoresOverOneNBDExportGoOneAfterTheOther() async throws {
+    let bench = try await ServiceBench { $0.concurrentJobs = 8 }
+    let backup = try await bench.completeBackup()
+    let gate = Gate()
+    bench.engine.script { $0.hold(at: gate) }
+    func restore(_ uri: String) async throws -> Job {
+      try await bench.service.restoreBackup(backup.id, to: .nbd(uri: uri, targetIsZero: false)).done()
+    }
+    let jobs = [try await restore("nbd://a/x"), try await restore("nbd://a/y")]
+    try await gate.reached(by: 2)
+    let second = try await restore("nbd://a/x")
+    let waiting = try await bench.job(second.id) { $0.waitingFor != nil }
+    #expect(waiting.waitingFor == "the restore job \(jobs[0].id), which has nbd://a/x to itself")
+    gate.open()
+    for job in jobs + [second] { #expect(try await bench.end(of: job).state == .succeeded) }
   }
 }

@@ -13,15 +13,17 @@ struct ServiceBench {
   let clock: ManualClock
   let service: BackupService
 
+  /// `writeFault`: of the catalog, from the start on.
   init(
     catalog stored: InMemoryCatalog = InMemoryCatalog(), engine: ScriptedEngine = ScriptedEngine(),
     clock: ManualClock = ManualClock(), declarations: Declarations = Declarations(),
+    writeFault: FaultyCatalog.Fault? = nil,
     _ adjust: (inout ServiceLimits) -> Void = { _ in }
   ) async throws {
     self.stored = stored
     self.engine = engine
     self.clock = clock
-    catalog = FaultyCatalog(stored)
+    catalog = FaultyCatalog(stored, write: writeFault)
     var limits = ServiceLimits()
     limits.tickInterval = .milliseconds(5)
     limits.storeInterval = .milliseconds(20)
@@ -61,6 +63,51 @@ struct ServiceBench {
     let job = try await end(of: backUp("vm1"))
     #expect(job.state == .succeeded)
     return try service.backup(job.backups[0]).backup
+  }
+
+  /// Attaches the image.
+  @discardableResult
+  func attach(_ image: ResourceName, cache: CacheMode? = nil) async throws -> Image {
+    let job = try await end(of: service.attachImage(.name(image), cache: cache).done())
+    try #require(job.state == .succeeded, "\(job.error?.detail ?? "")")
+    return try service.image(.name(image))
+  }
+
+  /// Exports an image, at one socket for all.
+  @discardableResult
+  func export(
+    _ name: ResourceName, of image: ResourceName = "vm1", isReadOnly: Bool? = nil,
+    _ terms: Terms<Export> = Terms()
+  ) async throws -> Export {
+    try await service.createExport(.sample(name, of: image, isReadOnly: isReadOnly), terms).done()
+  }
+
+  /// Exports a backup.
+  @discardableResult
+  func export(_ name: ResourceName, of backup: Backup) async throws -> Export {
+    try await service.createExport(
+      ExportDraft(name: name, source: .backup(backup.id), listen: .unix(path: "/run/cobweb/nbd.sock"))
+    ).done()
+  }
+
+  /// What the engine serves and holds is what the catalog says, and what isn't served says why.
+  func expectInLine(_ comment: Comment? = nil, sourceLocation: SourceLocation = #_sourceLocation) throws {
+    let exports = try stored.read { try $0.exports(ExportFilter(), PageRequest()) }.items
+    let images = try stored.read { try $0.images(PageRequest()) }.items
+    let active = Set(exports.filter { $0.state == .active }.map(\.id))
+    #expect(Set(engine.servedExports.keys) == active, comment, sourceLocation: sourceLocation)
+    #expect(exports.allSatisfy { ($0.state == .active) == ($0.failure == nil) }, sourceLocation: sourceLocation)
+    let attached = images.filter { $0.state == .attached }
+    #expect(Set(engine.attachedImages.keys) == Set(attached.map(\.id)), comment, sourceLocation: sourceLocation)
+    #expect(attached.allSatisfy { $0.attachment != nil }, comment, sourceLocation: sourceLocation)
+  }
+
+  /// Whether ``expectInLine(_:sourceLocation:)`` would find nothing.
+  func isInLine() throws -> Bool {
+    let exports = try stored.read { try $0.exports(ExportFilter(), PageRequest()) }.items
+    let images = try stored.read { try $0.images(PageRequest()) }.items
+    return Set(engine.servedExports.keys) == Set(exports.filter { $0.state == .active }.map(\.id))
+      && Set(engine.attachedImages.keys) == Set(images.filter { $0.state == .attached }.map(\.id))
   }
 
   /// The job when it has ended.
@@ -103,6 +150,15 @@ extension Answer {
   func planned() throws -> Plan {
     guard case .planned(let plan) = self else { throw ExpectationFailure("expected a plan, got \(self)") }
     return plan
+  }
+}
+
+extension ExportDraft {
+  static func sample(
+    _ name: ResourceName = "disk0", of image: ResourceName = "vm1", isReadOnly: Bool? = nil,
+    listen: ExportAddress = .unix(path: "/run/cobweb/nbd.sock"), tls: ExportTLS? = nil
+  ) -> ExportDraft {
+    ExportDraft(name: name, source: .image(.name(image)), isReadOnly: isReadOnly, listen: listen, tls: tls)
   }
 }
 

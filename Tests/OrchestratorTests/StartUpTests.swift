@@ -103,8 +103,8 @@ import Testing
     for name in ["a", "b", "c"] as [ResourceName] { try await first.image(name) }
     engine.script { script in
       script.inspect = { location in
-        if location.source.path == "/images/b" { throw DomainError(.sourceNotFound, "gone") }
-        if location.source.path == "/images/c" { throw DomainError(.imageLocked, "QEMU has it") }
+        if location.source.place == "/images/b" { throw DomainError(.sourceNotFound, "gone") }
+        if location.source.place == "/images/c" { throw DomainError(.imageLocked, "QEMU has it") }
         return ImageInspection(format: location.format, virtualSize: 1 << 20, storedSize: 0)
       }
     }

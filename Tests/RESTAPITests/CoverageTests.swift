@@ -26,6 +26,11 @@ import Testing
 /// What the catalog holds at the start.
 struct Stock: Sendable {
   let image = Image.sample("vm1")
+  let attached = Image.sample("guest", attachment: Attachment(cache: .direct, cause: .request))
+  /// Has the exports `look` and `busy`; only `busy` has a client.
+  let shown = Image.sample("shown")
+  let look: Export
+  let busy: Export
   let repository = Repository.sample("local")
   let ended: Job
   let chain: Chain
@@ -43,6 +48,8 @@ struct Stock: Sendable {
   init() {
     chain = Chain.sample(of: image, in: repository)
     other = Chain.sample(of: image, in: repository)
+    look = Export.sample("look", of: .image(shown.id))
+    busy = Export.sample("busy", of: .image(shown.id))
     complete = Backup.sample(in: chain)
     failed = Backup.sample(in: Chain.sample(of: image, in: repository), state: .failed)
     parent = Backup.sample(in: other)
@@ -52,12 +59,13 @@ struct Stock: Sendable {
 
   func store(in catalog: InMemoryCatalog) async throws {
     try await catalog.write { catalog in
-      try catalog.insert(image)
+      for image in [image, attached, shown] { try catalog.insert(image) }
       try catalog.insert(repository)
       for chain in [chain, other, Chain.sample(of: image, in: repository, id: failed.chain)] {
         try catalog.insert(chain)
       }
       for backup in [complete, failed, parent, dependent] { try catalog.insert(backup) }
+      for export in [look, busy] { try catalog.insert(export) }
       try catalog.insert(ended)
     }
   }
@@ -102,6 +110,10 @@ struct Specimen: Sendable {
     case "GET /images/{image}/extents":
       item("images", "vm1", "/extents")
       engineRefuses = true
+    case "POST /images/{image}/attach":
+      item("images", "vm1", "/attach", conflict: "guest", #"{"cache":"writeback"}"#)
+    case "POST /images/{image}/detach": item("images", "guest", "/detach", conflict: "vm1")
+    case "POST /images/{image}/check": item("images", "vm1", "/check", conflict: "guest", #"{"repairLeaks":true}"#)
     case "POST /repositories":
       body = #"{"name":"new","kind":"directory","path":"/backup/new"}"#
       conflict = (target, #"{"name":"local","kind":"directory","path":"/backup/new"}"#)
@@ -120,6 +132,18 @@ struct Specimen: Sendable {
       item(
         "backups", backup, "/restore", conflict: failed,
         #"{"target":{"kind":"image","image":"vm1"},"confirm":"vm1"}"#)
+    case "GET /exports": missing = (target + "?image=ghost", nil)
+    case "POST /exports":
+      func export(_ name: String, of image: String) -> String {
+        #"{"name":"\#(name)","source":{"kind":"image","image":"\#(image)"},"listen":{"unix":"/run/cobweb/x.sock"}}"#
+      }
+      body = export("new", of: "vm1")
+      missing = (target, export("new", of: "ghost"))
+      conflict = (target, export("look", of: "vm1"))
+    case "GET /exports/{export}": item("exports", "look")
+    case "DELETE /exports/{export}":
+      item("exports", "look", conflict: "busy")
+      world.engine.script { $0.activity = { ExportActivity(clients: $0 == stock.busy.id ? 1 : 0) } }
     case "GET /jobs/{job}": item("jobs", ended)
     case "GET /jobs/{job}/log": item("jobs", ended, "/log")
     case "GET /jobs/{job}/events": item("jobs", ended, "/events")

@@ -95,7 +95,11 @@ import Testing
     (#"{"target":{"kind":"file","path":"/images/there","format":"raw"}}"#, 409, .targetExists),
     (#"{"target":{"kind":"file","path":"/images/x","format":"raw"},"confirm":"x"}"#, 400, .invalidField),
     (#"{"target":{"kind":"file","path":"/images/x"}}"#, 400, .invalidField),
-    (#"{"target":{"kind":"nbd","uri":"nbd://x"}}"#, 400, .invalidField), ("{}", 400, .invalidField),
+    (#"{"target":{"kind":"nbd"}}"#, 400, .invalidField),
+    (#"{"target":{"kind":"nbd","uri":"http://x"}}"#, 400, .invalidField),
+    (#"{"target":{"kind":"nbd","uri":"nbd://x/y","targetIsZero":1}}"#, 400, .invalidField),
+    (#"{"target":{"kind":"nbd","uri":"nbd://x/y","format":"raw"}}"#, 400, .invalidField),
+    (#"{"target":{"kind":"nbd","uri":"nbd://x/y"},"confirm":"y"}"#, 400, .invalidField), ("{}", 400, .invalidField),
   ])
   func aRestoreThatCantBeIsRefused(body: String, status: Int, code: ProblemCode) async throws {
     let stock = Stock()

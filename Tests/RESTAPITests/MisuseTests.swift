@@ -17,7 +17,12 @@ import Testing
     (#"{"name":"01ARZ3NDEKTSV4RRFFQ69G5FAV","source":{"kind":"file","path":"/i"},"format":"raw"}"#, "/name"),
     (#"{"source":{"kind":"file","path":"/i"},"format":"raw"}"#, "/name"),
     (#"{"name":"vm1","source":"/i","format":"raw"}"#, "/source"),
-    (#"{"name":"vm1","source":{"kind":"nbd","path":"/i"},"format":"raw"}"#, "/source/kind"),
+    (#"{"name":"vm1","source":{"kind":"s3","path":"/i"},"format":"raw"}"#, "/source/kind"),
+    (#"{"name":"vm1","source":{"kind":"nbd","path":"/i"},"format":"raw"}"#, "/source/uri"),
+    (#"{"name":"vm1","source":{"kind":"nbd","uri":"nbd://h/x","path":"/i"},"format":"raw"}"#, "/source/path"),
+    (#"{"name":"vm1","source":{"kind":"nbd","uri":"http://h/x"},"format":"raw"}"#, "/source/uri"),
+    (#"{"name":"vm1","source":{"kind":"nbd","uri":"nbd:h:10809"},"format":"raw"}"#, "/source/uri"),
+    (#"{"name":"vm1","source":{"kind":"file","path":"/i","uri":"nbd://h/x"},"format":"raw"}"#, "/source/uri"),
     (#"{"name":"vm1","source":{"kind":"file","path":"i"},"format":"raw"}"#, "/source/path"),
     (#"{"name":"vm1","source":{"kind":"file","path":"/i\u0000"},"format":"raw"}"#, "/source/path"),
     (#"{"name":"vm1","source":{"kind":"file"},"format":"raw"}"#, "/source/path"),
@@ -133,7 +138,8 @@ import Testing
     "images?Limit=1",
     "images?cursor=never", "backups?state=done", "backups?image=%20", "backups?chain=vm1", "jobs?state=queued,,running",
     "jobs?kind=dance", "jobs?wait=1", "images/vm1/extents?context=dirty", "images/vm1/extents?length=0",
-    "images/vm1/extents?offset=-1", "images/vm1/extents?limit=1001", "images/vm1/extents?bitmap=b0",
+    "images/vm1/extents?offset=-1", "exports?backup=vm1", "exports?image=%20", "exports?mode=safe",
+    "images/vm1/extents?limit=1001", "images/vm1/extents?bitmap=b0",
   ])
   func wrongParametersAreRefusedByName(target: String) async throws {
     try await withStockedWorld { world in

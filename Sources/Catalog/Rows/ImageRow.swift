@@ -5,19 +5,23 @@ import Model
 struct ImageRow: TableRow {
   static let table = "images"
   static let columns = [
-    "id", "name", "source_kind", "source_path", "format", "virtual_size", "state", "labels", "managed_by",
-    "created_at", "revision",
+    "id", "name", "source_kind", "source_place", "format", "virtual_size", "state", "attached_cache",
+    "attached_by", "labels", "managed_by", "created_at", "revision",
   ]
 
-  private enum SourceKind: String { case file, device }
+  private enum SourceKind: String { case file, device, nbd }
 
   let id: String
   let name: String
   let sourceKind: String
-  let sourcePath: String
+  /// The path, or the URI.
+  let sourcePlace: String
   let format: String
   let virtualSize: Int64
   let state: String
+  /// Both are there, or neither.
+  let attachedCache: String?
+  let attachedBy: String?
   let labels: String
   let managedBy: String
   let createdAt: Int64
@@ -30,11 +34,14 @@ struct ImageRow: TableRow {
       switch image.source {
       case .file: SourceKind.file.rawValue
       case .device: SourceKind.device.rawValue
+      case .nbd: SourceKind.nbd.rawValue
       }
-    sourcePath = image.source.path
+    sourcePlace = image.source.place
     format = image.format.rawValue
     virtualSize = try StoredForm.count(image.virtualSize, "virtualSize")
     state = image.state.rawValue
+    attachedCache = image.attachment?.cache.rawValue
+    attachedBy = image.attachment?.cause.rawValue
     labels = try StoredForm.json(image.labels)
     managedBy = image.managedBy.rawValue
     createdAt = image.createdAt.milliseconds
@@ -45,10 +52,12 @@ struct ImageRow: TableRow {
     id = columns.next()
     name = columns.next()
     sourceKind = columns.next()
-    sourcePath = columns.next()
+    sourcePlace = columns.next()
     format = columns.next()
     virtualSize = columns.next()
     state = columns.next()
+    attachedCache = columns.nextOrNull()
+    attachedBy = columns.nextOrNull()
     labels = columns.next()
     managedBy = columns.next()
     createdAt = columns.next()
@@ -56,7 +65,10 @@ struct ImageRow: TableRow {
   }
 
   var values: [(any DatabaseValueConvertible)?] {
-    [id, name, sourceKind, sourcePath, format, virtualSize, state, labels, managedBy, createdAt, revision]
+    [
+      id, name, sourceKind, sourcePlace, format, virtualSize, state, attachedCache, attachedBy, labels, managedBy,
+      createdAt, revision,
+    ]
   }
 
   func entity() throws -> Image {
@@ -64,12 +76,22 @@ struct ImageRow: TableRow {
     let kind: SourceKind = try check.choice(sourceKind)
     let source: ImageSource =
       switch kind {
-      case .file: .file(path: sourcePath)
-      case .device: .device(path: sourcePath)
+      case .file: .file(path: sourcePlace)
+      case .device: .device(path: sourcePlace)
+      case .nbd: .nbd(uri: sourcePlace)
       }
     return Image(
       id: try check.id(id), name: try check.name(name), source: source, format: try check.choice(format),
-      virtualSize: try check.count(virtualSize), state: try check.choice(state), labels: try check.json(labels),
-      managedBy: try check.choice(managedBy), createdAt: Date(milliseconds: createdAt), revision: revision)
+      virtualSize: try check.count(virtualSize), state: try check.choice(state), attachment: try attachment(check),
+      labels: try check.json(labels), managedBy: try check.choice(managedBy),
+      createdAt: Date(milliseconds: createdAt), revision: revision)
+  }
+
+  private func attachment(_ check: RowCheck) throws -> Attachment? {
+    switch (attachedCache, attachedBy) {
+    case (nil, nil): nil
+    case (let cache?, let cause?): Attachment(cache: try check.choice(cache), cause: try check.choice(cause))
+    case (nil, _?), (_?, nil): throw check.damaged("only half of how it is attached is there")
+    }
   }
 }

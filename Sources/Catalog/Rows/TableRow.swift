@@ -73,11 +73,16 @@ struct RowCheck {
     return count
   }
 
+  func port(_ value: Int) throws -> UInt16 {
+    guard let port = UInt16(exactly: value) else { throw damaged("\(value) is no port") }
+    return port
+  }
+
   func json<Value: Decodable>(_ text: String) throws -> Value {
     do { return try JSONDecoder().decode(Value.self, from: Data(text.utf8)) } catch { throw damaged("\(error)") }
   }
 
-  private func damaged(_ why: String) -> DomainError { .damagedRow(table, key, why) }
+  func damaged(_ why: String) -> DomainError { .damagedRow(table, key, why) }
 }
 
 enum StoredForm {

@@ -28,7 +28,8 @@ extension DomainError {
     case .io, .outOfRange, .misaligned, .notSupported, .notFast, .latchedFailed, .closed:
       self.init(
         .ioError, "\(file): \(error.operation.rawValue)\(place) failed: \(error.kind)\(cause)",
-        remedy: "look into the kernel's log for errors of the storage below it")
+        remedy: file.contains("://")
+          ? "look into the log of the NBD server" : "look into the kernel's log for errors of the storage below it")
     case .cancelled:
       self.init(.cancelled, "\(file): the work on it was cancelled")
     }

@@ -103,13 +103,18 @@ final class RestoreSink: CopySink {
   private let targetName: String
   /// Whether the target reads as zeroes where nothing was written.
   private let targetIsZero: Bool
+  private let control: any JobControl
   /// Bytes that were written because they aren't zero.
   private(set) var writtenByteCount: UInt64 = 0
 
-  /// Longest range of zeroes that the target is told of at once.
-  private static let zeroesAtOnce: UInt64 = 1 << 30
+  /// Longest range of zeroes that the target is told of at once: it may have to write them all.
+  private static let zeroesAtOnce: UInt64 = 128 << 20
 
-  init(_ comparison: HashComparison, target: any BlockDevice, targetName: String, targetIsZero: Bool) {
+  init(
+    _ comparison: HashComparison, target: any BlockDevice, targetName: String, targetIsZero: Bool,
+    control: any JobControl
+  ) {
+    self.control = control
     self.comparison = comparison
     self.target = target
     self.targetName = targetName
@@ -128,11 +133,11 @@ final class RestoreSink: CopySink {
   nonisolated(nonsending)
     func store(_ chunk: Chunk) async throws
   {
+    try await zero(chunk.plan.zeroes)
+    for run in chunk.zeroRuns {
+      try await zero(ByteRange(offset: chunk.data.offset + UInt64(run.lowerBound), length: UInt64(run.count)))
+    }
     do throws(BlockError) {
-      try await zero(chunk.plan.zeroes)
-      for run in chunk.zeroRuns {
-        try await zero(ByteRange(offset: chunk.data.offset + UInt64(run.lowerBound), length: UInt64(run.count)))
-      }
       for run in chunk.plainRuns {
         try await target.write(chunk.bytes.extracting(run), at: chunk.data.offset + UInt64(run.lowerBound), options: [])
       }
@@ -143,14 +148,19 @@ final class RestoreSink: CopySink {
   }
 
   nonisolated(nonsending)
-    private func zero(_ range: ByteRange) async throws(BlockError)
+    private func zero(_ range: ByteRange) async throws
   {
     guard !targetIsZero else { return }
     var offset = range.offset
     while offset < range.end {
       let length = min(range.end - offset, Self.zeroesAtOnce)
-      try await target.writeZeroes(ByteRange(offset: offset, length: length), options: .mayUnmap)
+      do throws(BlockError) {
+        try await target.writeZeroes(ByteRange(offset: offset, length: length), options: .mayUnmap)
+      } catch {
+        throw DomainError(error, of: targetName)
+      }
       offset += length
+      if offset < range.end { try await control.checkpoint() }
     }
   }
 }

@@ -6,10 +6,14 @@ import Qcow2
 
 extension LocalEngine {
   package func backUp(_ order: BackupOrder, control: any JobControl) async throws -> BackupReceipt {
-    try await onLoop(for: control.job) { [self] loop in
+    let location = ImageLocation(source: order.image.source, format: order.image.format)
+    try attachedImages.checkDetached(location)
+    return try await onLoop(for: control.job) { [self] loop in
       let repository = try await open(order.repository, on: loop)
-      let image = try await opener(on: loop).open(
-        ImageLocation(source: order.image.source, format: order.image.format), isReadOnly: true)
+      let image = try await opener(on: loop).open(location, isReadOnly: true)
+      if case .nbd(let uri) = location.source {
+        control.log(.warning, "\(uri): nothing can prove that nobody writes to an NBD export while it is backed up")
+      }
       return try await closing([image.device]) {
         try await leases.withLease(on: order.image.id, of: repository, loop: loop, control: control) { lease in
           try await backUp(image, order, to: repository, lease, loop, control)

@@ -9,16 +9,15 @@ import RawFile
 extension LocalEngine {
   package func suggestFormat(of source: ImageSource) async throws -> FormatSuggestion {
     try await onLoop { [self] loop in
-      let file = try await opener(on: loop).openFile(source, isReadOnly: true)
-      return try await telling(about: source.path) {
-        let raw = try await openUnclaimed(file, loop)
-        return try await closing([raw]) { try await Self.suggestion(for: raw, pool: pool) }
+      let (raw, _) = try await openUnclaimed(source, loop)
+      return try await telling(about: source.place) {
+        try await closing([raw]) { try await Self.suggestion(for: raw, pool: pool) }
       }
     }
   }
 
   nonisolated(nonsending)
-    private static func suggestion(for raw: RawFile, pool: BufferPool) async throws -> FormatSuggestion
+    private static func suggestion(for raw: any BlockDevice, pool: BufferPool) async throws -> FormatSuggestion
   {
     do throws(Qcow2Error) {
       let version = try await Qcow2Description.read(from: raw, pool: pool).header.version
@@ -32,19 +31,38 @@ extension LocalEngine {
     }
   }
 
-  /// Without a claim: looking is allowed while somebody writes.
+  /// Without a claim: looking is allowed while somebody writes. The file's status is nil for an NBD export.
   nonisolated(nonsending)
-    private func openUnclaimed(_ file: FileDescriptor, _ loop: EventLoop) async throws(BlockError) -> RawFile
+    private func openUnclaimed(
+      _ source: ImageSource, _ loop: EventLoop
+    ) async throws -> (device: any BlockDevice, status: FileStatus?)
   {
-    try await RawFile.open(
-      file, RawFile.Options(isReadOnly: true, locks: false, allowsBlockDevice: true), on: loop)
+    if case .nbd(let uri) = source {
+      return (try await peers.open(uri, isReadOnly: true, connectionCount: 1, on: loop), nil)
+    }
+    let file = try await opener(on: loop).openFile(source, isReadOnly: true)
+    return try await openUnclaimed(file, source.place, loop)
+  }
+
+  nonisolated(nonsending)
+    private func openUnclaimed(
+      _ file: FileDescriptor, _ path: String, _ loop: EventLoop
+    ) async throws -> (device: any BlockDevice, status: FileStatus?)
+  {
+    try await telling(about: path) {
+      let status = try await loop.blocking { () throws(SystemError) in try file.status() }
+      let raw = try await RawFile.open(
+        file, RawFile.Options(isReadOnly: true, locks: false, allowsBlockDevice: true), on: loop)
+      return (raw, status)
+    }
   }
 
   // MARK: Inspection
 
   /// What one file of a chain tells of itself.
   private struct Layer {
-    var file: FileStatus
+    /// Nil for an NBD export.
+    var file: FileStatus?
     var virtualSize: UInt64
     var description: Qcow2Description?
     var locks: [ImageInspection.Lock]
@@ -53,9 +71,8 @@ extension LocalEngine {
   package func inspect(_ image: ImageLocation) async throws -> ImageInspection {
     try await onLoop { [self] loop in
       let opener = opener(on: loop)
-      let path = image.source.path
-      let first = try await look(
-        at: try await opener.openFile(image.source, isReadOnly: true), path, image.format, loop)
+      let path = image.source.place
+      let first = try await look(at: try await openUnclaimed(image.source, loop), path, image.format, loop)
       var seen = [first.file]
       var chain: [ImageInspection.Layer] = []
       var last = (path: path, layer: first)
@@ -65,10 +82,12 @@ extension LocalEngine {
             .backingRefused, "\(path) stands on more than \(Qcow2Image.maximumBackingDepth) backing files",
             remedy: "merge some with qemu-img commit")
         }
+        guard last.layer.file != nil else { throw BackingName.overNBD(reference.name, "backing file", in: path) }
         let name = try BackingName(reference.name, format: reference.format, in: last.path)
         let below = name.joined(to: last.path)
-        let layer = try await look(at: try await opener.openBacking(below), below, name.format, loop)
-        guard !seen.contains(where: { $0.device == layer.file.device && $0.inode == layer.file.inode }) else {
+        let file = try await openUnclaimed(try await opener.openBacking(below), below, loop)
+        let layer = try await look(at: file, below, name.format, loop)
+        guard !seen.contains(where: { $0?.device == layer.file?.device && $0?.inode == layer.file?.inode }) else {
           throw DomainError(.backingRefused, "\(path) leads back to \(below): its backing files form a loop")
         }
         seen.append(layer.file)
@@ -81,25 +100,43 @@ extension LocalEngine {
 
   nonisolated(nonsending)
     private func look(
-      at file: FileDescriptor, _ path: String, _ format: DiskFormat, _ loop: EventLoop
+      at opened: (device: any BlockDevice, status: FileStatus?), _ path: String, _ format: DiskFormat,
+      _ loop: EventLoop
     ) async throws -> Layer
   {
     try await telling(about: path) {
-      let status = try await loop.blocking { () throws(SystemError) in try file.status() }
-      let raw = try await openUnclaimed(file, loop)
-      return try await closing([raw]) {
-        let locks = Self.locks(try await raw.locksElsewhere())
-        let description = format == .qcow2 ? try await Qcow2Description.read(from: raw, pool: pool) : nil
-        if let name = description?.externalDataFile {
-          // Looked for here, so that what can't be backed up isn't found out only then.
-          let beside = try BackingName(dataFile: name, in: path).joined(to: path)
-          try await opener(on: loop).openFile(.file(path: beside), isReadOnly: true).close()
-        }
+      try await closing([opened.device]) {
+        let locks = try await (opened.device as? RawFile)?.locksElsewhere()
+        let description = format == .qcow2 ? try await Qcow2Description.read(from: opened.device, pool: pool) : nil
+        if let description { try await check(description, path, isFile: opened.status != nil, loop) }
         return Layer(
-          file: status, virtualSize: description?.header.virtualByteCount ?? raw.byteCount, description: description,
-          locks: locks)
+          file: opened.status, virtualSize: description?.header.virtualByteCount ?? opened.device.byteCount,
+          description: description, locks: locks.map(Self.locks) ?? [])
       }
     }
+  }
+
+  /// Refuses here already what can't be backed up, so that it isn't found out only then.
+  nonisolated(nonsending)
+    private func check(
+      _ description: Qcow2Description, _ path: String, isFile: Bool, _ loop: EventLoop
+    ) async throws
+  {
+    switch description.header.encryption {
+    case .none: break
+    case .aes: throw Self.encrypted(path, "AES")
+    case .luks: throw Self.encrypted(path, "LUKS")
+    }
+    guard let name = description.externalDataFile else { return }
+    guard isFile else { throw BackingName.overNBD(name, "data file", in: path) }
+    let beside = try BackingName(dataFile: name, in: path).joined(to: path)
+    try await opener(on: loop).openFile(.file(path: beside), isReadOnly: true).close()
+  }
+
+  private static func encrypted(_ path: String, _ method: String) -> DomainError {
+    DomainError(
+      .formatUnsupported, "\(path) is a qcow2 image encrypted with \(method), which can't be read",
+      remedy: "convert it to one without encryption with qemu-img convert")
   }
 
   private static func locks(_ lock: ImageLock) -> [ImageInspection.Lock] {
@@ -114,7 +151,7 @@ extension LocalEngine {
   ) -> ImageInspection {
     var inspection = ImageInspection(
       format: format, virtualSize: layer.virtualSize,
-      storedSize: layer.file.kind == .blockDevice ? layer.virtualSize : layer.file.allocatedByteCount,
+      storedSize: layer.file.flatMap { $0.kind == .blockDevice ? nil : $0.allocatedByteCount } ?? layer.virtualSize,
       backingChain: chain, locks: layer.locks)
     guard let description = layer.description else { return inspection }
     let header = description.header
@@ -146,22 +183,31 @@ extension LocalEngine {
   package func extents(
     of image: ImageLocation, offset: UInt64, length: UInt64?, limit: Int
   ) async throws -> ExtentPage {
-    try await onLoop { [self] loop in
+    if let attached = attachedImages.image(at: image.source) {
+      return try await onLoop(attached.loop) { _ in
+        try await telling(about: attached.name) {
+          try await Self.page(
+            of: attached.slot, attached.generation, offset: offset, length: length, limit: limit)
+        }
+      }
+    }
+    return try await onLoop { [self] loop in
       let opened = try await opener(on: loop).open(image, isReadOnly: true)
       return try await closing([opened.device]) {
         try await telling(about: opened.name) {
-          try await Self.page(of: opened, offset: offset, length: length, limit: limit)
+          try await Self.page(of: opened.device, opened.generation, offset: offset, length: length, limit: limit)
         }
       }
     }
   }
 
+  /// - Parameter generation: what the image's was before it was asked for its extents.
   nonisolated(nonsending)
     private static func page(
-      of image: OpenImage, offset: UInt64, length: UInt64?, limit: Int
+      of device: any BlockDevice, _ generation: FileGeneration, offset: UInt64, length: UInt64?, limit: Int
     ) async throws -> ExtentPage
   {
-    let byteCount = image.device.byteCount
+    let byteCount = device.byteCount
     guard offset <= byteCount, limit > 0 else {
       throw DomainError(.invalidParameter, "the offset \(offset) is past the image's \(byteCount) bytes")
     }
@@ -169,7 +215,7 @@ extension LocalEngine {
     var items: [ExtentPage.Item] = []
     var position = offset
     for _ in 0..<callsPerPage where position < end {
-      for extent in try await image.device.blockStatus(ByteRange(position..<end), limit: extentsPerCall) {
+      for extent in try await device.blockStatus(ByteRange(position..<end), limit: extentsPerCall) {
         let item = ExtentPage.Item(
           offset: extent.range.offset, length: extent.range.length, data: !extent.status.contains(.hole),
           zero: extent.readsAsZero)
@@ -178,12 +224,12 @@ extension LocalEngine {
         } else if items.count < limit {
           items.append(item)
         } else {
-          return ExtentPage(items: items, nextOffset: position, generation: image.generation.token)
+          return ExtentPage(items: items, nextOffset: position, generation: generation.token)
         }
         position = extent.range.end
       }
     }
     return ExtentPage(
-      items: items, nextOffset: position < end ? position : nil, generation: image.generation.token)
+      items: items, nextOffset: position < end ? position : nil, generation: generation.token)
   }
 }

@@ -33,6 +33,7 @@ extension LocalEngine {
     switch target {
     case .newFile(let path, let format): try await restore(reading, toNewFile: path, format)
     case .image(let location): try await restore(reading, over: location)
+    case .nbd(let uri, let targetIsZero): try await restore(reading, toExport: uri, targetIsZero: targetIsZero)
     }
   }
 
@@ -43,7 +44,7 @@ extension LocalEngine {
   {
     let (stored, loop, control) = (reading.stored, reading.loop, reading.control)
     let sink = RestoreSink(
-      stored.comparison(reading.hashes), target: target, targetName: name, targetIsZero: targetIsZero)
+      stored.comparison(reading.hashes), target: target, targetName: name, targetIsZero: targetIsZero, control: control)
     let source = stored.place.fullPath(.data)
     try await run(from: reading.data, byteCount: stored.manifest.virtualSize, to: sink, loop, control) {
       DomainError($0, of: source, damage: .backupCorrupt)
@@ -149,35 +150,69 @@ extension LocalEngine {
       .targetExists, "\(path) exists already", remedy: "give another path, or remove the file if nobody needs it")
   }
 
-  // MARK: Over an image
+  // MARK: Over what is there
 
   nonisolated(nonsending)
     private func restore(_ reading: RestoreReading, over location: ImageLocation) async throws -> UInt64
   {
+    try attachedImages.checkDetached(location)
     let image = try await opener(on: reading.loop).open(location, isReadOnly: false)
     let byteCount = reading.stored.manifest.virtualSize
-    let needed = location.format == .qcow2 ? Self.qcow2ByteCount(byteCount) : byteCount
     return try await closing([image.device]) {
-      guard image.device.byteCount == needed else {
-        throw DomainError(
-          .targetMismatch, "\(image.name) is of \(image.device.byteCount) bytes, and the backup of \(byteCount)",
-          remedy: "restore to a new file, or resize the image with qemu-img resize")
-      }
-      do {
-        let written = try await copy(reading, to: image.device, image.name, targetIsZero: false)
-        try await telling(about: image.name) {
-          try await image.device.flush()
-          try await image.device.close()
-        }
-        reading.control.log(.info, "restored over \(image.name)")
-        return written
-      } catch {
-        throw Self.spoiled(image.name, error, reading.control)
-      }
+      try Self.checkSize(
+        image.device, image.name, location.format == .qcow2 ? Self.qcow2ByteCount(byteCount) : byteCount,
+        remedy: "restore to a new file, or resize the image with qemu-img resize")
+      return try await overwrite(image.device, image.name, reading, targetIsZero: false)
     }
   }
 
-  /// The error, with what it means for an image that was being overwritten.
+  nonisolated(nonsending)
+    private func restore(
+      _ reading: RestoreReading, toExport uri: String, targetIsZero: Bool
+    ) async throws -> UInt64
+  {
+    let export = try await peers.open(uri, isReadOnly: false, on: reading.loop)
+    return try await closing([export]) {
+      guard !export.isReadOnly else {
+        throw DomainError(
+          .targetMismatch, "\(uri) is exported read-only", remedy: "have its server export it to be written")
+      }
+      try Self.checkSize(
+        export, uri, reading.stored.manifest.virtualSize,
+        remedy: "export a disk of exactly the backup's size, or restore to a file")
+      return try await overwrite(export, uri, reading, targetIsZero: targetIsZero)
+    }
+  }
+
+  private static func checkSize(
+    _ target: any BlockDevice, _ name: String, _ byteCount: UInt64, remedy: String
+  ) throws(DomainError) {
+    guard target.byteCount == byteCount else {
+      throw DomainError(
+        .targetMismatch, "\(name) is of \(target.byteCount) bytes, and the backup of \(byteCount)", remedy: remedy)
+    }
+  }
+
+  /// Fills what holds something else, and makes it durable; closes it.
+  nonisolated(nonsending)
+    private func overwrite(
+      _ target: any BlockDevice, _ name: String, _ reading: RestoreReading, targetIsZero: Bool
+    ) async throws -> UInt64
+  {
+    do {
+      let written = try await copy(reading, to: target, name, targetIsZero: targetIsZero)
+      try await telling(about: name) {
+        try await target.flush()
+        try await target.close()
+      }
+      reading.control.log(.info, "restored over \(name)")
+      return written
+    } catch {
+      throw Self.spoiled(name, error, reading.control)
+    }
+  }
+
+  /// The error, with what it means for what was being overwritten.
   private static func spoiled(_ name: String, _ error: any Error, _ control: any JobControl) -> any Error {
     let text =
       "\(name) now holds a mixture of what it held and of the backup, and is of no use until it is restored again"
@@ -186,7 +221,7 @@ extension LocalEngine {
       return error
     }
     error.detail += "; \(text)"
-    error.remedy = [error.remedy, "restore over the image again before using it"].compactMap { $0 }.joined(
+    error.remedy = [error.remedy, "restore over it again before using it"].compactMap { $0 }.joined(
       separator: "; ")
     return error
   }

@@ -51,6 +51,13 @@ package struct BackingName: Sendable {
     path.hasPrefix("/") ? path : "\(RepositoryPath.folder(of: imagePath))/\(path)"
   }
 
+  /// Why an image that lies on another NBD server may name no further file: where would that be?
+  static func overNBD(_ name: String, _ what: String, in uri: String) -> DomainError {
+    DomainError(
+      .backingRefused, "the image at \(uri) names '\(name)' as its \(what), which can't be reached over NBD",
+      remedy: "have its server open the image and export what the guest sees, and state the format raw")
+  }
+
   /// As QEMU judges it: a colon before the first slash.
   private static func hasProtocol(_ name: String) -> Bool {
     guard let colon = name.firstIndex(of: ":") else { return false }

@@ -13,6 +13,7 @@ import RawFile
 struct ImageOpener: Sendable {
   let folders: AllowedFolders
   let devices: AllowedDevices
+  let peers: NBDPeers
   let work: any BackgroundWork
   let pool: BufferPool
   let loop: EventLoop
@@ -20,25 +21,56 @@ struct ImageOpener: Sendable {
   /// The files of a chain as they are opened; confined to the loop.
   private final class Chain: @unchecked Sendable {
     // Safe to hand over: confined to the opener's loop.
+    let wantsDirect: Bool
     var files: [LayerFile] = []
+    /// Whether the image's own files, those with its data, go past the page cache.
+    var isDirect: Bool
+
+    init(wantsDirect: Bool) {
+      self.wantsDirect = wantsDirect
+      isDirect = wantsDirect
+    }
   }
 
-  /// Opens the image and claims it as QEMU would, so that nobody writes to it meanwhile.
+  /// Opens the image and claims it as QEMU would, so that nobody writes to it meanwhile. An NBD export can't be
+  /// claimed.
+  /// - Parameter direct: goes past the page cache where the storage can; see ``OpenImage/isDirect``.
   nonisolated(nonsending)
-    func open(_ image: ImageLocation, isReadOnly: Bool) async throws -> OpenImage
+    func open(_ image: ImageLocation, isReadOnly: Bool, direct: Bool = false) async throws -> OpenImage
   {
-    let chain = Chain()
-    let path = image.source.path
+    if case .nbd(let uri) = image.source { return try await openPeer(uri, image.format, isReadOnly: isReadOnly) }
+    let chain = Chain(wantsDirect: direct)
+    let path = image.source.place
     let file = try await openFile(image.source, isReadOnly: isReadOnly)
     let device = try await openLayer(file, path, image.format, depth: 0, isReadOnly: isReadOnly, chain)
-    return OpenImage(device: device, name: path, files: chain.files)
+    return OpenImage(device: device, name: path, files: chain.files, isDirect: chain.isDirect)
   }
 
-  /// The file that the source names, checked to be one that may be opened.
+  /// An image on another NBD server: whatever it names besides is refused.
+  nonisolated(nonsending)
+    private func openPeer(_ uri: String, _ format: DiskFormat, isReadOnly: Bool) async throws -> OpenImage
+  {
+    let export = try await peers.open(uri, isReadOnly: isReadOnly, on: loop)
+    guard format == .qcow2 else { return OpenImage(device: export, name: uri, files: [], isDirect: false) }
+    return try await telling(about: uri) {
+      try await attempt {
+        let resolver: BackingResolver = { throw BackingName.overNBD($0.name, "backing file", in: uri) }
+        let dataFileResolver: DataFileResolver = { throw BackingName.overNBD($0, "data file", in: uri) }
+        let image = try await Qcow2Image.open(
+          export, options: Qcow2Image.OpenOptions(layer: 0, isReadOnly: isReadOnly), backing: .resolve(resolver),
+          dataFile: .resolve(dataFileResolver), work: work, pool: pool)
+        return OpenImage(device: image, name: uri, files: [], isDirect: false)
+      } orCleanUp: {
+        try? await export.close()
+      }
+    }
+  }
+
+  /// The file that the source names, checked to be one that may be opened. Not for NBD exports, which are no files.
   nonisolated(nonsending)
     func openFile(_ source: ImageSource, isReadOnly: Bool) async throws -> FileDescriptor
   {
-    try await telling(about: source.path) {
+    try await telling(about: source.place) {
       switch source {
       case .file(let path):
         let place = try folders.resolve(path)
@@ -48,6 +80,7 @@ struct ImageOpener: Sendable {
         }
       case .device(let path):
         return try await loop.blocking(about: path) { [devices] in try devices.open(path, isReadOnly: isReadOnly) }
+      case .nbd(let uri): throw DomainError(.sourceNotAFile, "\(uri) is an NBD export, not a file")
       }
     }
   }
@@ -84,8 +117,13 @@ struct ImageOpener: Sendable {
     }
     chain.files.append(layer)
     return try await telling(about: path) {
-      let raw = try await RawFile.open(
-        file, RawFile.Options(isReadOnly: isReadOnly, allowsBlockDevice: true), on: loop)
+      var options = RawFile.Options(isReadOnly: isReadOnly, direct: chain.wantsDirect, allowsBlockDevice: true)
+      if format == .qcow2, !isReadOnly, chain.wantsDirect {
+        // Only what is what was stated may be made longer.
+        options.padsForDirect = await loop.blocking { file.beginsAsQcow2 }
+      }
+      let raw = try await RawFile.open(file, options, on: loop)
+      if depth == 0, !raw.isDirect { chain.isDirect = false }
       guard format == .qcow2 else { return raw }
       return try await attempt {
         let options = Qcow2Image.OpenOptions(layer: depth, isReadOnly: isReadOnly)
@@ -107,6 +145,15 @@ struct ImageOpener: Sendable {
         try? await raw.close()
       }
     }
+  }
+}
+
+extension FileDescriptor {
+  /// Whether the file begins with qcow2's magic bytes. Blocks.
+  fileprivate var beginsAsQcow2: Bool {
+    var bytes: [UInt8] = [0, 0, 0, 0]
+    let count = bytes.withUnsafeMutableBytes { pread(rawValue, $0.baseAddress, $0.count, 0) }
+    return count == bytes.count && bytes == [UInt8(ascii: "Q"), UInt8(ascii: "F"), UInt8(ascii: "I"), 0xFB]
   }
 }
 

@@ -9,8 +9,10 @@ struct OpenImage: Sendable {
   let device: any BlockDevice
   /// What a person knows it by.
   let name: String
-  /// Every file of it, the image itself first.
+  /// Every file of it, the image itself first; none for an export of another server.
   let files: [LayerFile]
+  /// Whether the image's own data go past the page cache.
+  let isDirect: Bool
 
   /// Changes whenever a file of the image may have changed.
   var generation: FileGeneration { FileGeneration(files.map(\.generation)) }
@@ -44,6 +46,9 @@ struct FileGeneration: Hashable, Sendable {
       "\(status.st_dev).\(status.st_ino).\(status.st_size).\(status.st_mtim.tv_sec).\(status.st_mtim.tv_nsec)."
       + "\(status.st_ctim.tv_sec).\(status.st_ctim.tv_nsec)"
   }
+
+  /// The generation of an attached image, see ``AttachedImage``.
+  init(period: ULID, changeCount: UInt64) { text = "\(period).\(changeCount)" }
 
   /// The generation of several files together.
   init(_ parts: [FileGeneration]) { text = parts.map(\.text).joined(separator: "/") }

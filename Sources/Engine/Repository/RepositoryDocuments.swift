@@ -17,25 +17,36 @@ package struct RepositoryDocument: CheckedDocument {
   }
 }
 
-/// Where an image's bytes are, as a repository keeps it.
+/// Where an image's bytes are, as a repository keeps it: `kind` with `path`, or with `uri` for an NBD export.
 package struct StoredImageSource: Codable, Hashable, Sendable {
-  package enum Kind: String, Codable, Sendable { case file, device }
+  private enum Kind: String, Codable { case file, device, nbd }
+  private enum CodingKeys: CodingKey { case kind, path, uri }
 
-  package var kind: Kind
-  package var path: String
+  package var source: ImageSource
 
-  package init(_ source: ImageSource) {
-    path = source.path
-    switch source {
-    case .file: kind = .file
-    case .device: kind = .device
+  package init(_ source: ImageSource) { self.source = source }
+
+  package init(from decoder: any Decoder) throws {
+    let container = try decoder.container(keyedBy: CodingKeys.self)
+    switch try container.decode(Kind.self, forKey: .kind) {
+    case .file: source = .file(path: try container.decode(String.self, forKey: .path))
+    case .device: source = .device(path: try container.decode(String.self, forKey: .path))
+    case .nbd: source = .nbd(uri: try container.decode(String.self, forKey: .uri))
     }
   }
 
-  package var source: ImageSource {
-    switch kind {
-    case .file: .file(path: path)
-    case .device: .device(path: path)
+  package func encode(to encoder: any Encoder) throws {
+    var container = encoder.container(keyedBy: CodingKeys.self)
+    switch source {
+    case .file(let path):
+      try container.encode(Kind.file, forKey: .kind)
+      try container.encode(path, forKey: .path)
+    case .device(let path):
+      try container.encode(Kind.device, forKey: .kind)
+      try container.encode(path, forKey: .path)
+    case .nbd(let uri):
+      try container.encode(Kind.nbd, forKey: .kind)
+      try container.encode(uri, forKey: .uri)
     }
   }
 }

@@ -12,6 +12,9 @@ package struct Event: Hashable, Sendable, Codable {
     case backupCreated = "backup.created"
     case backupChanged = "backup.changed"
     case backupDeleted = "backup.deleted"
+    case exportCreated = "export.created"
+    case exportChanged = "export.changed"
+    case exportDeleted = "export.deleted"
     case jobCreated = "job.created"
     case jobChanged = "job.changed"
   }

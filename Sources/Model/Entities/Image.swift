@@ -5,9 +5,9 @@ package struct Image: Hashable, Sendable, Codable {
   package enum State: String, Sendable, Codable, CaseIterable {
     /// Registered and not open here: a guest may use it by itself, or it lies still.
     case detached
-    /// Opened read-write here and served to a guest.
+    /// Open read-write here, with the locks of a writer, to be served to a guest.
     case attached
-    /// Its file or device couldn't be opened the last time somebody looked.
+    /// It couldn't be opened the last time somebody looked. If it has an ``Image/attachment``, it is to be attached.
     case unavailable
   }
 
@@ -18,6 +18,8 @@ package struct Image: Hashable, Sendable, Codable {
   /// Bytes the guest sees.
   package var virtualSize: UInt64
   package var state: State
+  /// How it is attached, or is to be attached again once it can be opened; nil if it is detached.
+  package var attachment: Attachment?
   package var labels: [String: String]
   package var managedBy: ManagedBy
   package var createdAt: Date
@@ -26,8 +28,8 @@ package struct Image: Hashable, Sendable, Codable {
 
   package init(
     id: ImageID = ImageID(), name: ResourceName, source: ImageSource, format: DiskFormat, virtualSize: UInt64,
-    state: State = .detached, labels: [String: String] = [:], managedBy: ManagedBy = .api, createdAt: Date,
-    revision: Int = 1
+    state: State = .detached, attachment: Attachment? = nil, labels: [String: String] = [:],
+    managedBy: ManagedBy = .api, createdAt: Date, revision: Int = 1
   ) {
     self.id = id
     self.name = name
@@ -35,6 +37,7 @@ package struct Image: Hashable, Sendable, Codable {
     self.format = format
     self.virtualSize = virtualSize
     self.state = state
+    self.attachment = attachment
     self.labels = labels
     self.managedBy = managedBy
     self.createdAt = createdAt
@@ -45,14 +48,44 @@ package struct Image: Hashable, Sendable, Codable {
   package var location: ImageLocation { ImageLocation(source: source, format: format) }
 }
 
+/// How an image is held open for its guest.
+package struct Attachment: Hashable, Sendable, Codable {
+  package enum Cause: String, Sendable, Codable, CaseIterable {
+    /// Somebody asked for it: it stays attached until somebody asks for the opposite.
+    case request
+    /// A read-write export needed it: it is detached with the last such export.
+    case export
+  }
+
+  package var cache: CacheMode
+  package var cause: Cause
+
+  package init(cache: CacheMode, cause: Cause) {
+    self.cache = cache
+    self.cause = cause
+  }
+}
+
+/// Whether the host's page cache stands between an image and its storage.
+package enum CacheMode: String, Sendable, Codable, CaseIterable {
+  /// Reads and writes go past it (O_DIRECT).
+  case direct
+  /// They go through it; what a guest flushes is durable all the same.
+  case writeback
+}
+
 /// Where an image's bytes are. Paths are absolute.
 package enum ImageSource: Hashable, Sendable, Codable {
   case file(path: String)
   case device(path: String)
+  /// An export of an NBD server among the allowed peers.
+  case nbd(uri: String)
 
-  package var path: String {
+  /// What names it for a person: the path, or the URI.
+  package var place: String {
     switch self {
     case .file(let path), .device(let path): path
+    case .nbd(let uri): uri
     }
   }
 }

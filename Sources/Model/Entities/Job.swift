@@ -92,7 +92,7 @@ package struct JobProgress: Hashable, Sendable, Codable {
 package enum JobKind: String, Sendable, Codable, CaseIterable {
   case backup, verify, restore
   case deleteBackup = "delete-backup"
-  case rescan
+  case rescan, check, attach, detach
 }
 
 /// What a job was asked to do, with every name resolved to an id. Stored with the job.
@@ -102,6 +102,10 @@ package enum JobRequest: Hashable, Sendable, Codable {
   case restore(backup: BackupID, target: RestoreTarget)
   case deleteBackup(backup: BackupID)
   case rescan(repository: RepositoryID)
+  case check(image: ImageID, repairsLeaks: Bool)
+  /// `cache` is nil for what suits the storage best.
+  case attach(image: ImageID, cache: CacheMode?)
+  case detach(image: ImageID)
 
   package var kind: JobKind {
     switch self {
@@ -110,6 +114,9 @@ package enum JobRequest: Hashable, Sendable, Codable {
     case .restore: .restore
     case .deleteBackup: .deleteBackup
     case .rescan: .rescan
+    case .check: .check
+    case .attach: .attach
+    case .detach: .detach
     }
   }
 }
@@ -144,6 +151,8 @@ package enum RestoreTarget: Hashable, Sendable, Codable {
   case newFile(path: String, format: DiskFormat)
   /// Over a registered, detached image; its size must be the backup's.
   case image(ImageID)
+  /// Over an export of an NBD server. `targetIsZero`: it reads as zeroes, so that zeroes needn't be written.
+  case nbd(uri: String, targetIsZero: Bool)
 }
 
 package struct JobLogEntry: Hashable, Sendable, Codable {

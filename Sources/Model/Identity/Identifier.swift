@@ -29,3 +29,4 @@ package typealias RepositoryID = Identifier<Repository>
 package typealias ChainID = Identifier<Chain>
 package typealias BackupID = Identifier<Backup>
 package typealias JobID = Identifier<Job>
+package typealias ExportID = Identifier<Export>

@@ -65,6 +65,17 @@ package struct BackupFilter: Hashable, Sendable {
 }
 
 /// Nil means any.
+package struct ExportFilter: Hashable, Sendable {
+  package var image: ImageID?
+  package var backup: BackupID?
+
+  package init(image: ImageID? = nil, backup: BackupID? = nil) {
+    self.image = image
+    self.backup = backup
+  }
+}
+
+/// Nil means any.
 package struct JobFilter: Hashable, Sendable {
   package var states: Set<JobState>?
   package var kind: JobKind?
@@ -91,6 +102,10 @@ package protocol CatalogReading {
   func backups(_ filter: BackupFilter, _ page: PageRequest) throws -> Page<Backup>
   /// Backups whose parent is this one, in order of id.
   func dependents(of backup: BackupID) throws -> [BackupID]
+
+  func export(_ id: ExportID) throws -> Export?
+  func export(named name: ResourceName) throws -> Export?
+  func exports(_ filter: ExportFilter, _ page: PageRequest) throws -> Page<Export>
 
   func job(_ id: JobID) throws -> Job?
   func jobs(_ filter: JobFilter, _ page: PageRequest) throws -> Page<Job>
@@ -129,6 +144,11 @@ package protocol CatalogWriting: CatalogReading {
   func insert(_ backup: Backup) throws
   @discardableResult func update(_ backup: Backup) throws -> Backup
   func delete(_ backup: BackupID) throws
+
+  /// Throws `nameTaken` if another export has the name. Its image or backup needn't be there.
+  func insert(_ export: Export) throws
+  @discardableResult func update(_ export: Export) throws -> Export
+  func delete(_ export: ExportID) throws
 
   func insert(_ job: Job) throws
   @discardableResult func update(_ job: Job) throws -> Job

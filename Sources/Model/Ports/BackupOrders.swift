@@ -126,6 +126,8 @@ package struct RestoreOrder: Hashable, Sendable, Codable {
     case newFile(path: String, format: DiskFormat)
     /// An existing image, overwritten in place.
     case image(ImageLocation)
+    /// An export of an NBD server, overwritten in place. `targetIsZero`: zeroes needn't be written.
+    case nbd(uri: String, targetIsZero: Bool)
   }
 
   package var backup: StoredBackupLocation

@@ -19,6 +19,23 @@ package protocol BlockEngine: Sendable {
     of image: ImageLocation, offset: UInt64, length: UInt64?, limit: Int
   ) async throws -> ExtentPage
 
+  // MARK: Attached images and exports
+
+  /// Opens the image as `AttachOrder` says; from then on ``extents(of:offset:length:limit:)`` of it are the live ones.
+  /// Throws `imageLocked` if somebody else holds it, and `imageInUse` if it is attached already.
+  func attach(_ order: AttachOrder, control: any JobControl) async throws -> AttachReceipt
+  /// Flushes and closes the image. Throws `imageInUse` while it has exports; does nothing if it isn't attached.
+  /// After any other error it is closed all the same.
+  func detach(_ image: ImageID) async throws
+  /// Serves what the order names from the return on. Throws `nameTaken` if its address has the name already,
+  /// `addressUnavailable` if it can't listen there, `tlsUnavailable` without the credentials that it needs.
+  func export(_ order: ExportOrder) async throws
+  /// Ends the export; its address is given up with the last one. Throws `exportInUse` if it is to be safe and has
+  /// clients; does nothing if there is no such export.
+  func withdraw(_ export: ExportID, _ removal: ExportRemoval) async throws
+  /// Nil if it isn't served.
+  func activity(of export: ExportID) -> ExportActivity?
+
   // MARK: Repositories
 
   /// Makes the folder a repository, or takes over the one that it already is; any other content is refused.
@@ -41,8 +58,10 @@ package protocol BlockEngine: Sendable {
   func restore(_ order: RestoreOrder, control: any JobControl) async throws -> RestoreReport
   /// Deletes a stored backup's files: a tombstone first, so that a cut leaves nothing that claims to be whole.
   func delete(_ backup: StoredBackupLocation, control: any JobControl) async throws
+  /// Checks an image that isn't attached; a raw one has nothing to check, and is only opened.
+  func check(_ order: CheckOrder, control: any JobControl) async throws -> CheckReport
 
-  /// Ends what is open after the jobs in flight have ended. Nothing may be called afterwards.
+  /// Ends exports and closes attached images, after the jobs in flight have ended. Nothing may be called afterwards.
   func shutDown() async
 }
 

@@ -9,10 +9,14 @@ final class Ledger: Sendable {
   let feed: EventFeed
   /// Raised after each commit.
   let commits = ChangeSignal()
+  private let limits: ServiceLimits
+  private let logger: Logger
 
   init(catalog: any BackupCatalog, clock: any WallClock, limits: ServiceLimits, logger: Logger) {
     self.catalog = catalog
     self.clock = clock
+    self.limits = limits
+    self.logger = logger
     feed = EventFeed(catalog: catalog, limits: limits, logger: logger)
   }
 
@@ -35,6 +39,19 @@ final class Ledger: Sendable {
       if let kept { try catalog.pruneEvents(keeping: kept) }
       return result
     }
+  }
+
+  /// Tries until it succeeds, a bounded number of times, with growing delays.
+  func persistently<Result: Sendable>(_ body: () async throws -> Result) async throws -> Result {
+    var delay = limits.commitRetryDelay
+    for _ in 1..<max(1, limits.commitAttempts) {
+      do { return try await body() } catch {
+        logger.warning("the catalog failed; trying again", metadata: ["error": "\(error)"])
+      }
+      try? await Task.sleep(for: delay)
+      delay *= 2
+    }
+    return try await body()
   }
 
   func close() {
@@ -63,6 +80,15 @@ extension CatalogWriting {
     ]
     try append(
       Event(at: now, kind: kind, subject: backup.id.ulid, job: job ?? backup.job, payload: .object(payload)))
+  }
+
+  func announce(_ kind: Event.Kind, _ export: Export, at now: Date, job: JobID? = nil) throws {
+    var payload: [String: JSONValue] = ["name": .string(export.name.text), "state": .string(export.state.rawValue)]
+    switch export.source {
+    case .image(let id): payload["image"] = .string(id.description)
+    case .backup(let id): payload["backup"] = .string(id.description)
+    }
+    try append(Event(at: now, kind: kind, subject: export.id.ulid, job: job, payload: .object(payload)))
   }
 
   func announce(_ kind: Event.Kind, _ job: Job, at now: Date) throws {

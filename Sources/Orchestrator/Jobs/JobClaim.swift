@@ -5,7 +5,11 @@ import Model
 ///                  image     chain     repository   path
 ///     backup       shared    –         shared       –
 ///     verify       –         shared    shared       –
-///     restore      alone¹    shared    shared       alone²      ¹ the image it writes over  ² the file it makes
+///     restore      alone¹    shared    shared       alone²      ¹ the image it writes over
+///                                                               ² the file it makes, or the NBD export it overwrites
+///     check        shared³   –         –            –           ³ alone if it repairs
+///     attach       alone     –         –            –
+///     detach       alone     –         –            –
 ///     delete       –         alone     shared       –
 ///     rescan       –         –         alone        –
 struct JobClaim: Hashable, Sendable {
@@ -38,19 +42,27 @@ struct JobClaim: Hashable, Sendable {
           + [JobClaim(subject: .path(comparablePath(path)), isAlone: true, words: "the file \(path)")]
       case .image(let id):
         try of(backup, isAlone: false, in: catalog) + [image(id, isAlone: true, in: catalog)]
+      case .nbd(let uri, _):
+        try of(backup, isAlone: false, in: catalog) + [JobClaim(subject: .path(uri), isAlone: true, words: uri)]
       }
+    case .check(let id, let repairsLeaks): [try image(id, isAlone: repairsLeaks, in: catalog)]
+    case .attach(let id, _), .detach(let id): [try image(id, isAlone: true, in: catalog)]
     }
   }
 
   private static func of(_ id: BackupID, isAlone: Bool, in catalog: any CatalogReading) throws -> [JobClaim] {
     guard let backup = try catalog.backup(id) else { return [] }
     return [
-      JobClaim(subject: .chain(backup.chain), isAlone: isAlone, words: "chain \(backup.chain)"),
+      chain(backup.chain, isAlone: isAlone),
       try repository(backup.repository, isAlone: false, in: catalog),
     ]
   }
 
-  private static func image(_ id: ImageID, isAlone: Bool, in catalog: any CatalogReading) throws -> JobClaim {
+  static func chain(_ id: ChainID, isAlone: Bool) -> JobClaim {
+    JobClaim(subject: .chain(id), isAlone: isAlone, words: "chain \(id)")
+  }
+
+  static func image(_ id: ImageID, isAlone: Bool, in catalog: any CatalogReading) throws -> JobClaim {
     let name = try catalog.image(id)?.name.text ?? id.description
     return JobClaim(subject: .image(id), isAlone: isAlone, words: "image '\(name)'")
   }
@@ -61,6 +73,15 @@ struct JobClaim: Hashable, Sendable {
     let name = try catalog.repository(id)?.name.text ?? id.description
     return JobClaim(subject: .repository(id), isAlone: isAlone, words: "repository '\(name)'")
   }
+}
+
+/// The claims of something that isn't a job, e.g. of a request that makes an export. Nothing that they exclude starts
+/// meanwhile.
+struct ClaimHold: Sendable {
+  let id = ULID()
+  var claims: [JobClaim]
+  /// E.g. "the making of export 'disk0'".
+  var words: String
 }
 
 /// The path without doubled slashes and "." steps, so that two spellings can be compared. ".." stays: what it means

@@ -7,6 +7,7 @@ import Model
 /// Q1. A job is here from its commit as `queued` until its end is committed (or can't be for now).
 /// Q2. It starts when fewer than `concurrentJobs` run and nothing it claims is excluded by a running job or by an
 ///     earlier waiting one: no job overtakes one that it excludes, so none starves.
+///     The same goes for what a ``ClaimHold`` excludes.
 /// Q3. Its row says what it waits for, in words, as long as it waits.
 /// Q4. At most `queuedJobs` wait; a place is taken before a job is committed.
 /// Q5. The rows decide: who starts a job finds in its transaction whether it was cancelled meanwhile.
@@ -26,6 +27,7 @@ actor JobQueue {
   private var placesTaken = 0
   private var waiting: [Waiting] = []
   private var running: [JobID: Waiting] = [:]
+  private var holds: [ULID: ClaimHold] = [:]
   /// Ends that the catalog didn't take. At most one per job that ran while it failed.
   private var unsettled: [JobID: JobEnd] = [:]
   private var settler: Task<Void, Never>?
@@ -78,6 +80,28 @@ actor JobQueue {
     startWhatCan()
   }
 
+  /// Lets no job start that the hold excludes while `body` works. What runs already is told by the jobs' rows.
+  nonisolated func holding<Result: Sendable>(
+    _ hold: ClaimHold, _ body: () async throws -> Result
+  ) async throws -> Result {
+    await add(hold)
+    do {
+      let result = try await body()
+      await remove(hold)
+      return result
+    } catch {
+      await remove(hold)
+      throw error
+    }
+  }
+
+  private func add(_ hold: ClaimHold) { holds[hold.id] = hold }
+
+  private func remove(_ hold: ClaimHold) {
+    holds[hold.id] = nil
+    startWhatCan()
+  }
+
   /// Ends everything: what waits at once, what runs at its next checkpoint, or not at all within `grace`. What hasn't
   /// ended by then is interrupted as far as the catalog knows, and start-up recovery finds out what it came to.
   func stop(grace: Duration) async {
@@ -119,16 +143,17 @@ actor JobQueue {
   /// What the entry waits for; nil if it can start.
   private func obstacle(for entry: Waiting, behind earlier: [Waiting]) -> String? {
     for other in running.values.sorted(by: { $0.job.id < $1.job.id }) + earlier {
-      guard let claim = Self.conflict(entry, other) else { continue }
+      guard let claim = Self.conflict(entry.claims, other.claims) else { continue }
       return "the \(other.job.request.kind.rawValue) job \(other.job.id), which "
         + (claim.isAlone ? "has \(claim.words) to itself" : "uses \(claim.words)")
     }
+    for hold in holds.values where Self.conflict(entry.claims, hold.claims) != nil { return hold.words }
     return running.count < limits.concurrentJobs ? nil : "a free place: \(limits.concurrentJobs) jobs run at a time"
   }
 
-  /// The other's claim that is in the entry's way.
-  private static func conflict(_ entry: Waiting, _ other: Waiting) -> JobClaim? {
-    other.claims.first { theirs in entry.claims.contains { $0.excludes(theirs) } }
+  /// The one of `theirs` that is in the way of `claims`.
+  static func conflict(_ claims: [JobClaim], _ theirs: [JobClaim]) -> JobClaim? {
+    theirs.first { other in claims.contains { $0.excludes(other) } }
   }
 
   private func start(_ entry: Waiting) {

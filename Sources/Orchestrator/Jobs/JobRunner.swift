@@ -19,6 +19,7 @@ import Model
 struct JobRunner: Sendable {
   let ledger: Ledger
   let engine: any BlockEngine
+  let serving: Serving
   let limits: ServiceLimits
   let logger: Logger
 
@@ -26,7 +27,7 @@ struct JobRunner: Sendable {
   func run(_ id: JobID, _ live: LiveJob) async -> JobEnd? {
     let end: JobEnd
     do {
-      guard let job = try await persistently({ try await begin(id) }) else { return nil }
+      guard let job = try await ledger.persistently({ try await begin(id) }) else { return nil }
       end = await whileTelling(live) { await work(job, live) }
     } catch {
       logger.error("a job can't be started", metadata: ["job": "\(id)", "error": "\(error)"])
@@ -62,6 +63,9 @@ struct JobRunner: Sendable {
     case .restore(let backup, let target): await RestoreRun(self, job, backup, target, live).run()
     case .deleteBackup(let backup): await DeletionRun(self, job, backup, live).run()
     case .rescan(let repository): await RescanRun(self, job, repository, live).run()
+    case .check(let image, let repairsLeaks): await CheckRun(self, image, repairsLeaks: repairsLeaks, live).run()
+    case .attach(let image, let cache): await AttachRun(self, image, cache, live).run()
+    case .detach(let image): await DetachRun(self, image, live).run()
     }
   }
 
@@ -121,7 +125,7 @@ struct JobRunner: Sendable {
     let progress = live.progress
     let lines = live.takeLines()
     do {
-      try await persistently { try await commit(end, of: id, progress: progress, lines: lines) }
+      try await ledger.persistently { try await commit(end, of: id, progress: progress, lines: lines) }
       return nil
     } catch {
       logger.critical(
@@ -171,7 +175,7 @@ struct JobRunner: Sendable {
   /// Ends a job from outside, because the server stops.
   func interrupt(_ id: JobID, leavingBackups: Bool = false) async {
     do {
-      try await persistently {
+      try await ledger.persistently {
         try await ledger.write { catalog, now in
           guard var job = try catalog.job(id), job.state.allows(.interrupted) else { return }
           if !leavingBackups {
@@ -189,18 +193,5 @@ struct JobRunner: Sendable {
         "a job can't be marked as interrupted; the next start does it",
         metadata: ["job": "\(id)", "error": "\(error)"])
     }
-  }
-
-  /// Tries until it succeeds, a bounded number of times, with growing delays.
-  func persistently<Result: Sendable>(_ body: () async throws -> Result) async throws -> Result {
-    var delay = limits.commitRetryDelay
-    for _ in 1..<max(1, limits.commitAttempts) {
-      do { return try await body() } catch {
-        logger.warning("the catalog failed; trying again", metadata: ["error": "\(error)"])
-      }
-      try? await Task.sleep(for: delay)
-      delay *= 2
-    }
-    return try await body()
   }
 }

@@ -50,6 +50,7 @@ struct BackupRun: Sendable {
         (try find(image, in: catalog), try find(backup, in: catalog), try find(request.repository, in: catalog))
       }
       name = image.name.text
+      try requireAtRest(image)
       if let reason = live.stopReason {
         return Outcome(image: image.id, imageName: name, backup: backup, end: .stopped(reason))
       }
@@ -144,7 +145,7 @@ struct BackupRun: Sendable {
     guard var image = try catalog.image(id) else { return }
     let before = image
     image.virtualSize = receipt.virtualSize
-    if image.state == .unavailable { image.state = .detached }
+    if image.state == .unavailable, image.isAtRest { image.state = .detached }
     guard image != before else { return }
     try catalog.announce(.imageChanged, catalog.update(image), at: now, job: job)
   }

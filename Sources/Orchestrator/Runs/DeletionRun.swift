@@ -22,6 +22,7 @@ struct DeletionRun: Sendable {
     do {
       let stored = try runner.ledger.read { catalog in
         let stored = try storedBackup(backup, in: catalog)
+        try requireNotExported(backup, in: catalog)
         try requireNoDependents(of: backup, in: catalog)
         return stored
       }

@@ -25,7 +25,7 @@ struct RescanRun: Sendable {
       var merge = ScanMerge(scan, repository: repository.id, job: job.id, inspections: inspections)
       while let step = merge.nextStep(upTo: runner.limits.mergeBatch) {
         try await live.checkpoint()
-        let part = try await runner.persistently { try await commit(step) }
+        let part = try await runner.ledger.persistently { try await commit(step) }
         merge.tally.add(part)
       }
       for finding in merge.tally.findings { live.log(.warning, finding) }

@@ -45,11 +45,15 @@ struct RestoreRun: Sendable {
       return (stored, RestoreOrder(backup: stored.location, target: .newFile(path: path, format: format)), json)
     case .image(let id):
       let image = try find(id, in: catalog)
-      try requireRestorable(stored.backup, over: image)
+      try requireRestorable(stored.backup, over: image, in: catalog)
       let json: JSONValue = .object([
         "kind": "image", "image": .string(id.description), "imageName": .string(image.name.text),
       ])
       return (stored, RestoreOrder(backup: stored.location, target: .image(image.location)), json)
+    case .nbd(let uri, let targetIsZero):
+      let json: JSONValue = .object(["kind": "nbd", "uri": .string(uri), "targetIsZero": .bool(targetIsZero)])
+      let order = RestoreOrder(backup: stored.location, target: .nbd(uri: uri, targetIsZero: targetIsZero))
+      return (stored, order, json)
     }
   }
 }

@@ -168,7 +168,7 @@ extension ScanMerge.Step {
       remarks.append("image \(image.id) is registered as '\(image.name)': the name '\(record.name)' is taken")
     }
     if let other = sources[ComparableSource(image.source)] {
-      remarks.append("images '\(image.name)' and '\(other)' have the same source \(image.source.path)")
+      remarks.append("images '\(image.name)' and '\(other)' have the same source \(image.source.place)")
     }
     return remarks
   }
@@ -211,11 +211,16 @@ extension Backup {
   }
 }
 
-/// A source as it is compared with others: by its path's spelling.
+/// A source as it is compared with others: by its path's spelling, or by its URI.
 struct ComparableSource: Hashable, Sendable {
-  let path: String
+  let place: String
 
-  init(_ source: ImageSource) { path = comparablePath(source.path) }
+  init(_ source: ImageSource) {
+    switch source {
+    case .file(let path), .device(let path): place = comparablePath(path)
+    case .nbd(let uri): place = uri
+    }
+  }
 }
 
 /// All registered images' sources, with the names of their images.

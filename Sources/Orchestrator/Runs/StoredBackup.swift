@@ -59,6 +59,18 @@ func find(_ id: BackupID, in catalog: any CatalogReading) throws -> Backup {
   return backup
 }
 
+func find(_ reference: Reference<Export>, in catalog: any CatalogReading) throws -> Export {
+  let export =
+    switch reference {
+    case .id(let id): try catalog.export(id)
+    case .name(let name): try catalog.export(named: name)
+    }
+  guard let export else {
+    throw DomainError(.notFound, "there is no export '\(reference)'", remedy: "list the exports for their names")
+  }
+  return export
+}
+
 func find(_ id: JobID, in catalog: any CatalogReading) throws -> Job {
   guard let job = try catalog.job(id) else { throw DomainError(.notFound, "there is no job \(id)") }
   return job
@@ -76,11 +88,22 @@ func requireNoDependents(of id: BackupID, in catalog: any CatalogReading) throws
   }
 }
 
-/// The image must be detached and as large as the backup.
-func requireRestorable(_ backup: Backup, over image: Image) throws(DomainError) {
-  guard image.state != .attached else {
-    throw DomainError(.imageInUse, "image '\(image.name)' is attached", remedy: "detach it first")
+/// Throws `backupNotComplete` and `backupCorrupt` for one that nothing should be read from.
+func requireReadable(_ backup: Backup) throws(DomainError) {
+  switch backup.state {
+  case .running, .failed: throw BackupService.notComplete(backup)
+  case .corrupt:
+    throw DomainError(
+      .backupCorrupt, "backup \(backup.id) is damaged: \(backup.failure ?? "verification said so")",
+      remedy: "take another backup of the image, or verify this one again at level checksum")
+  case .complete, .expired: break
   }
+}
+
+/// The image must be detached, not exported, and as large as the backup.
+func requireRestorable(_ backup: Backup, over image: Image, in catalog: any CatalogReading) throws {
+  try requireAtRest(image)
+  try requireNoExports(of: image, in: catalog)
   guard image.virtualSize == backup.virtualSize else {
     throw DomainError(
       .targetMismatch,

@@ -55,8 +55,8 @@ struct ImageReconciliation {
       }
       throw DomainError(
         image.name == draft.name ? .nameTaken : .sourceTaken,
-        "the config declares image '\(draft.name)' at \(draft.source.path), but image '\(image.name)' at "
-          + "\(image.source.path) was made over REST",
+        "the config declares image '\(draft.name)' at \(draft.source.place), but image '\(image.name)' at "
+          + "\(image.source.place) was made over REST",
         remedy: "rename or unregister that one, or take the declaration out of the config")
     }
   }
@@ -86,7 +86,7 @@ struct ImageReconciliation {
         try catalog.announce(.imageDeleted, image, at: now)
         logger.notice(
           "an image is no longer declared: it is unregistered, its file and backups stay as they are",
-          metadata: ["image": "\(image.name)", "path": "\(image.source.path)"])
+          metadata: ["image": "\(image.name)", "path": "\(image.source.place)"])
       }
     }
   }

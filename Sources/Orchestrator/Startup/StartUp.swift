@@ -11,6 +11,8 @@ import Model
 /// 4. What interrupted restores left beside their targets is removed.
 /// 5. Declared images are brought in line with the catalog, with the ids that repositories know them by.
 /// 6. Each image is opened once, to see whether it is there. One that isn't doesn't fail the start.
+/// 7. Images that were attached are attached again, and what was exported is served again. What can't be is
+///    unavailable; an image that somebody else still holds is tried for a while longer.
 struct StartUp {
   let service: BackupService
   let declarations: Declarations
@@ -30,6 +32,7 @@ struct StartUp {
     if interrupted.contains(where: { $0.request.kind == .restore }) { await removeRestoreLeftovers() }
     try await ImageReconciliation(service, declarations).run()
     await lookAtImages()
+    try await serveAgain()
   }
 
   /// Returns the jobs as they were.
@@ -65,12 +68,43 @@ struct StartUp {
   }
 
   private func lookAtImages() async {
-    let images = (try? ledger.read { catalog in try allPages { try catalog.images($0) } }) ?? []
-    for batch in images.batches(of: service.limits.concurrentLooks) {
+    for batch in ((try? images()) ?? []).filter(\.isAtRest).batches(of: service.limits.concurrentLooks) {
       await withTaskGroup(of: Void.self) { group in
         for image in batch { group.addTask { await look(at: image) } }
       }
     }
+  }
+
+  private func images() throws -> [Image] {
+    try ledger.read { catalog in try allPages { try catalog.images($0) } }
+  }
+
+  private func serveAgain() async throws {
+    let serving = service.serving
+    try await serving.lock.alone {
+      let failures = try await attachAgain()
+      let obstacles = failures.mapValues { "its image couldn't be attached: \($0.detail)" }
+      let exports = try ledger.read { catalog in try allPages { try catalog.exports(ExportFilter(), $0) } }
+      for export in exports { await serving.open(export.id, obstacles: obstacles) }
+      serving.attachWhenUnlocked(failures.filter { $0.value.code == .imageLocked }.map(\.key))
+    }
+  }
+
+  /// Returns why those that couldn't be aren't attached.
+  private func attachAgain() async throws -> [ImageID: DomainError] {
+    var failures: [ImageID: DomainError] = [:]
+    for batch in try images().filter({ !$0.isAtRest }).batches(of: service.limits.concurrentLooks) {
+      await withTaskGroup(of: (Image, DomainError?).self) { group in
+        for image in batch { group.addTask { (image, await service.serving.attachAgain(image)) } }
+        for await (image, error) in group {
+          guard let error else { continue }
+          failures[image.id] = error
+          service.logger.warning(
+            "an image can't be attached", metadata: ["image": "\(image.name)", "error": "\(error)"])
+        }
+      }
+    }
+    return failures
   }
 
   private func look(at image: Image) async {
@@ -91,7 +125,7 @@ extension Declarations {
     try Self.refuseDuplicates(repositories.map(\.name.text), "repository name")
     try Self.refuseDuplicates(repositories.map { comparablePath($0.path) }, "repository path")
     try Self.refuseDuplicates(images.map(\.name.text), "image name")
-    try Self.refuseDuplicates(images.map { comparablePath($0.source.path) }, "image source")
+    try Self.refuseDuplicates(images.map { comparablePath($0.source.place) }, "image source")
   }
 
   private static func refuseDuplicates(_ texts: [String], _ what: String) throws(DomainError) {

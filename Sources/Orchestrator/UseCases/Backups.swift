@@ -48,7 +48,7 @@ package struct BackupView: Hashable, Sendable {
   package var repositoryName: ResourceName
   /// Backups that can't be restored without this one.
   package var dependents: [BackupID]
-  /// Whether a deletion would be taken: it is ended, and nothing depends on it.
+  /// Whether a deletion would be taken: it is ended, nothing depends on it, and it isn't exported.
   package var deletable: Bool
 
   init(_ backup: Backup, in catalog: any CatalogReading) throws {
@@ -62,7 +62,8 @@ package struct BackupView: Hashable, Sendable {
     imageName = chain.imageName
     repositoryName = repository.name
     dependents = try catalog.dependents(of: backup.id)
-    deletable = backup.state != .running && dependents.isEmpty
+    let exports = try catalog.exports(ExportFilter(backup: backup.id), PageRequest(limit: 1))
+    deletable = backup.state != .running && dependents.isEmpty && exports.items.isEmpty
   }
 }
 
@@ -80,7 +81,8 @@ extension BackupService {
     }
   }
 
-  /// A job that backs up each of the images. Throws `notFound`, `invalidField`, `repositoryUnavailable`.
+  /// A job that backs up each of the images. Throws `notFound`, `invalidField`, `repositoryUnavailable`, and
+  /// `imageInUse` for an attached one.
   package func createBackup(_ draft: BackupDraft, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
     let limits = limits
     return try await submit(terms) { catalog, now in
@@ -112,8 +114,8 @@ extension BackupService {
     }
   }
 
-  /// A job that deletes the backup's files, then forgets it. Throws `backupHasDependents`, `backupNotComplete` while it
-  /// is being made.
+  /// A job that deletes the backup's files, then forgets it. Throws `backupHasDependents`, `exportInUse`, and
+  /// `backupNotComplete` while it is being made.
   package func deleteBackup(_ id: BackupID, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
     try await submit(terms) { catalog, _ in
       let backup = try find(id, in: catalog)
@@ -122,6 +124,7 @@ extension BackupService {
         throw DomainError(
           .backupNotComplete, "backup \(id) is still being made", remedy: "wait for its job, or cancel it")
       }
+      try requireNotExported(id, in: catalog)
       try requireNoDependents(of: id, in: catalog)
       return JobDraft(
         request: .deleteBackup(backup: id), links: Self.links(to: backup),
@@ -157,6 +160,7 @@ extension BackupService {
           .invalidField, "image '\(image.name)' is named twice",
           faults: [DomainError.Fault(pointer: "/images/\(index)", detail: "is the same image as one before")])
       }
+      try requireAtRest(image)
       images.append(image)
     }
     return images

@@ -19,14 +19,15 @@ enum ImageSighting: Sendable {
 }
 
 extension BackupService {
-  /// Keeps what was seen of the image. Failing to is no matter: the next look tells it again.
+  /// Keeps what was seen of the image; whether one is attached, only attaching tells. Failing to is no matter: the next
+  /// look tells it again.
   func note(_ sighting: ImageSighting, of id: ImageID) async {
     let seen: @Sendable (Image) -> Image? = { image in
       var seen = image
       switch sighting {
       case .found(let virtualSize):
         seen.virtualSize = virtualSize
-        if seen.state == .unavailable { seen.state = .detached }
+        if seen.state == .unavailable, seen.isAtRest { seen.state = .detached }
       case .unavailable: if seen.state == .detached { seen.state = .unavailable }
       case .busy: break
       }

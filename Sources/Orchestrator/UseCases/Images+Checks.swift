@@ -11,7 +11,7 @@ extension BackupService {
     let format = suggestion.format.rawValue
     throw DomainError(
       .formatRequired,
-      "the format must be stated, for a guest can write any header into a raw disk; \(draft.source.path) looks like "
+      "the format must be stated, for a guest can write any header into a raw disk; \(draft.source.place) looks like "
         + "\(format): \(suggestion.why)",
       remedy: "if you know that it is so, send \"format\": \"\(format)\"",
       faults: [DomainError.Fault(pointer: "/format", detail: "is required; the header suggests \"\(format)\"")])
@@ -26,7 +26,7 @@ extension BackupService {
         suggestion.format != .qcow2
       else { throw error }
       throw DomainError(
-        .formatMismatch, "\(location.source.path) is no qcow2 image: \(suggestion.why)",
+        .formatMismatch, "\(location.source.place) is no qcow2 image: \(suggestion.why)",
         remedy: "if it is a raw disk, send \"format\": \"\(suggestion.format.rawValue)\"",
         faults: [DomainError.Fault(pointer: "/format", detail: "the source has no qcow2 header")])
     }
@@ -38,7 +38,7 @@ extension BackupService {
     try requireFree(name, in: catalog)
     if let other = try registeredSources(in: catalog)[ComparableSource(source)] {
       throw DomainError(
-        .sourceTaken, "\(source.path) is registered already, as image '\(other)'", remedy: "use that image")
+        .sourceTaken, "\(source.place) is registered already, as image '\(other)'", remedy: "use that image")
     }
   }
 
@@ -70,14 +70,14 @@ extension BackupService {
     let locked = inspection.locks.contains { $0.held }
     return Plan(
       action: "register-image",
-      steps: ["register \(draft.source.path) as image '\(draft.name)', read as \(location.format.rawValue)"],
+      steps: ["register \(draft.source.place) as image '\(draft.name)', read as \(location.format.rawValue)"],
       warnings: locked ? ["another process has it open: a backup would be refused while it may write"] : [],
       resource: json(image))
   }
 
   static func json(_ image: Image) -> JSONValue {
     .object([
-      "name": .string(image.name.text), "path": .string(image.source.path), "format": .string(image.format.rawValue),
+      "name": .string(image.name.text), "path": .string(image.source.place), "format": .string(image.format.rawValue),
       "virtualSize": .integer(Int64(clamping: image.virtualSize)),
       "labels": .object(image.labels.mapValues { .string($0) }),
     ])

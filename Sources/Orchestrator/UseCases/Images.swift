@@ -111,7 +111,7 @@ extension BackupService {
     }
   }
 
-  /// Forgets the image; its file and its backups stay. Throws `imageInUse` while a job uses it.
+  /// Forgets the image; its file and its backups stay. Throws `imageInUse` while a job or an export uses it.
   package func unregisterImage(
     _ reference: Reference<Image>, _ terms: Terms<Image> = Terms()
   ) async throws -> Answer<Image> {
@@ -119,9 +119,8 @@ extension BackupService {
       let image = try find(reference, in: catalog)
       try require(terms.expectedRevision, is: image.revision, of: "image '\(image.name)'")
       try requireManagedHere(image.managedBy, "image '\(image.name)'")
-      guard image.state != .attached else {
-        throw DomainError(.imageInUse, "image '\(image.name)' is attached", remedy: "detach it first")
-      }
+      try requireAtRest(image)
+      try requireNoExports(of: image, in: catalog)
       if let job = try liveJobs(in: catalog).first(where: { $0.request.images.contains(image.id) }) {
         throw DomainError(
           .imageInUse, "the \(job.request.kind.rawValue) job \(job.id) uses image '\(image.name)'",

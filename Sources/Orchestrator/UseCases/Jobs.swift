@@ -132,8 +132,8 @@ extension JobRequest {
   /// Whether its work has checkpoints to stand still at.
   var isPausable: Bool {
     switch self {
-    case .backup, .verify, .restore: true
-    case .deleteBackup, .rescan: false
+    case .backup, .verify, .restore, .check: true
+    case .deleteBackup, .rescan, .attach, .detach: false
     }
   }
 }

@@ -87,7 +87,8 @@ extension BackupService {
     }
   }
 
-  /// Forgets the repository and its backups; its folder keeps them all. Throws `repositoryInUse` while a job uses it.
+  /// Forgets the repository and its backups; its folder keeps them all. Throws `repositoryInUse` while a job uses it,
+  /// `exportInUse` while one of its backups is exported.
   package func unregisterRepository(
     _ reference: Reference<Repository>, _ terms: Terms<Repository> = Terms()
   ) async throws -> Answer<Repository> {
@@ -99,6 +100,14 @@ extension BackupService {
         throw DomainError(
           .repositoryInUse, "the \(job.request.kind.rawValue) job \(job.id) uses repository '\(repository.name)'",
           remedy: "wait for it, or cancel it")
+      }
+      for export in try allPages({ try catalog.exports(ExportFilter(), $0) }) {
+        guard case .backup(let id) = export.source, try catalog.backup(id)?.repository == repository.id else {
+          continue
+        }
+        throw DomainError(
+          .exportInUse, "backup \(id) in repository '\(repository.name)' is exported as '\(export.name)'",
+          remedy: "delete the export first")
       }
       return repository
     }

@@ -7,6 +7,8 @@ package enum RestoreDraft: Hashable, Sendable {
   case newFile(path: String, format: DiskFormat)
   /// Over a registered, detached image of the same size; `confirm` must be its name.
   case image(Reference<Image>, confirm: String?)
+  /// Over an export of an NBD server, of the same size; `targetIsZero`: it reads as zeroes.
+  case nbd(uri: String, targetIsZero: Bool)
 }
 
 extension BackupService {
@@ -18,7 +20,7 @@ extension BackupService {
     try await answering(terms) {
       // What the rows tell first, then what the engine tells, then the rows again with the job.
       _ = try ledger.read { try Self.resolve(id, target, terms, in: $0) }
-      try await look(at: target)
+      try await look(at: target, for: id)
       return try await submitNew(terms) { catalog, _ in
         let (backup, resolved) = try Self.resolve(id, target, terms, in: catalog)
         var links = Self.links(to: backup)
@@ -35,14 +37,7 @@ extension BackupService {
   ) throws -> (Backup, RestoreTarget) {
     let backup = try find(id, in: catalog)
     try requireRevision(of: backup, terms)
-    switch backup.state {
-    case .running, .failed: throw notComplete(backup)
-    case .corrupt:
-      throw DomainError(
-        .backupCorrupt, "backup \(id) is damaged: \(backup.failure ?? "verification said so")",
-        remedy: "restore another backup of the image, or verify this one again at level checksum")
-    case .complete, .expired: break
-    }
+    try requireReadable(backup)
     switch target {
     case .newFile(let path, let format): return (backup, .newFile(path: path, format: format))
     case .image(let reference, let confirm):
@@ -53,13 +48,19 @@ extension BackupService {
           remedy: "send \"confirm\": \"\(image.name)\" if that is meant",
           faults: [DomainError.Fault(pointer: "/confirm", detail: "must be the image's name")])
       }
-      try requireRestorable(backup, over: image)
+      try requireRestorable(backup, over: image, in: catalog)
       return (backup, .image(image.id))
+    case .nbd(let uri, let targetIsZero):
+      if let name = try registeredSources(in: catalog)[ComparableSource(.nbd(uri: uri))] {
+        throw DomainError(
+          .sourceTaken, "\(uri) is registered as image '\(name)'", remedy: "restore over that image")
+      }
+      return (backup, .nbd(uri: uri, targetIsZero: targetIsZero))
     }
   }
 
-  /// What only the storage knows: whether there is a file already, and whether the image can be opened.
-  private func look(at target: RestoreDraft) async throws {
+  /// What only the storage knows: whether there is a file already, whether the target can be opened, and its size.
+  private func look(at target: RestoreDraft, for id: BackupID) async throws {
     switch target {
     case .newFile(let path, _):
       do {
@@ -72,6 +73,14 @@ extension BackupService {
       throw Self.exists(path)
     case .image(let reference, _):
       _ = try await inspectImage(reference)
+    case .nbd(let uri, _):
+      let size = try await engine.inspect(ImageLocation(source: .nbd(uri: uri), format: .raw)).virtualSize
+      let backup = try ledger.read { try find(id, in: $0) }
+      guard size == backup.virtualSize else {
+        throw DomainError(
+          .targetMismatch, "\(uri) has \(size) bytes, backup \(id) has \(backup.virtualSize)",
+          remedy: "restore to an export of the same size, or to a new file")
+      }
     }
   }
 
@@ -92,6 +101,10 @@ extension BackupService {
       let name = try find(id, in: catalog).name
       step = "restore backup \(backup.id) over image '\(name)'"
       warnings.append("what image '\(name)' holds now is lost")
+    case .nbd(let uri, let targetIsZero):
+      step = "restore backup \(backup.id) to \(uri)" + (targetIsZero ? ", without its zeroes" : "")
+      warnings.append("what \(uri) holds now is lost")
+      if targetIsZero { warnings.append("unless it reads as zeroes, what isn't written keeps what it holds now") }
     }
     if backup.verifiedAt == nil { warnings.append("the backup was never verified") }
     return Plan(

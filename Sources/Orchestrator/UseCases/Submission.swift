@@ -24,6 +24,7 @@ extension JobRequest {
     switch self {
     case .backup(let request): request.images
     case .restore(_, .image(let id)): [id]
+    case .check(let id, _), .attach(let id, _), .detach(let id): [id]
     case .restore, .verify, .deleteBackup, .rescan: []
     }
   }
@@ -34,6 +35,7 @@ extension JobRequest {
     case .rescan(let id): id
     case .verify(let backup, _), .restore(let backup, _), .deleteBackup(let backup):
       try catalog.backup(backup)?.repository
+    case .check, .attach, .detach: nil
     }
   }
 }

@@ -14,6 +14,11 @@ enum JSONAnswer {
     try ok(JSONWriter.text(of: value), tag: nil, revision: revision, to: call.request)
   }
 
+  /// The same where the tag is of less than what is shown.
+  static func ok(_ value: some JSONWritable, tag: String, to call: Call) throws(DomainError) -> HTTPResponse {
+    try ok(JSONWriter.text(of: value), tag: tag, revision: nil, to: call.request)
+  }
+
   static func ok(
     _ bytes: [UInt8], tag known: String? = nil, revision: Int?, to request: HTTPRequest
   ) throws(DomainError) -> HTTPResponse {
@@ -43,9 +48,12 @@ enum JSONAnswer {
 
 extension StoredAnswer {
   /// An answer that shows a resource.
-  init(_ status: Int, _ value: some JSONWritable, revision: Int, location: String? = nil) {
+  ///
+  /// - Parameter tag: where it is of less than what is shown.
+  init(_ status: Int, _ value: some JSONWritable, tag: String? = nil, revision: Int, location: String? = nil) {
     let bytes = JSONWriter.text(of: value)
-    var headers = ["Content-Type": JSONAnswer.contentType, "ETag": EntityTag.of(bytes, revision: revision)]
+    let tag = tag ?? EntityTag.of(bytes, revision: revision)
+    var headers = ["Content-Type": JSONAnswer.contentType, "ETag": tag]
     headers["Location"] = location
     self.init(status: status, headers: headers, body: String(decoding: bytes, as: UTF8.self))
   }

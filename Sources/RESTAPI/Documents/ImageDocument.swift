@@ -16,6 +16,7 @@ struct ImageDocument: JSONWritable, Sendable {
       json.member("format", image.format)
       json.member("virtualSize", image.virtualSize)
       json.member("state", image.state)
+      json.member("attachment", image.attachment)
       json.member("labels", image.labels)
       json.member("managedBy", image.managedBy)
       json.member("createdAt", image.createdAt)
@@ -25,25 +26,39 @@ struct ImageDocument: JSONWritable, Sendable {
 
 /// Where an image's bytes are.
 struct SourceDocument: JSONWritable, Sendable {
-  let kind: SourceKind
-  let path: String
+  let source: ImageSource
 
   init(_ source: ImageSource) {
-    switch source {
-    case .file(let path): (kind, self.path) = (.file, path)
-    case .device(let path): (kind, self.path) = (.device, path)
-    }
+    self.source = source
   }
 
   func write(to json: inout JSONWriter) {
     json.object { json in
-      json.member("kind", kind)
-      json.member("path", path)
+      switch source {
+      case .file(let path):
+        json.member("kind", SourceKind.file)
+        json.member("path", path)
+      case .device(let path):
+        json.member("kind", SourceKind.device)
+        json.member("path", path)
+      case .nbd(let uri):
+        json.member("kind", SourceKind.nbd)
+        json.member("uri", uri)
+      }
     }
   }
 }
 
-/// The kinds of sources and file targets that are built.
+/// What an image's bytes may be in.
 enum SourceKind: String, CaseIterable, JSONWritable, Sendable {
-  case file, device
+  case file, device, nbd
+}
+
+extension Attachment: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("cache", cache)
+      json.member("cause", cause)
+    }
+  }
 }

@@ -154,6 +154,10 @@ extension ResourceName: JSONWritable {
 extension DiskFormat: JSONWritable {}
 extension ManagedBy: JSONWritable {}
 extension Image.State: JSONWritable {}
+extension CacheMode: JSONWritable {}
+extension Attachment.Cause: JSONWritable {}
+extension Export.State: JSONWritable {}
+extension ExportTLS: JSONWritable {}
 extension Repository.Kind: JSONWritable {}
 extension Repository.State: JSONWritable {}
 extension BackupKind: JSONWritable {}

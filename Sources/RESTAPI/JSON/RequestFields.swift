@@ -97,6 +97,15 @@ final class RequestFields {
     return text
   }
 
+  func boolean(_ name: String, required: Bool = true) -> Bool? {
+    guard let value = value(name, required: required) else { return nil }
+    guard case .bool(let flag) = value else {
+      mismatch(name, "true or false")
+      return nil
+    }
+    return flag
+  }
+
   /// A whole number from 0 on.
   func count(_ name: String, unit: String, required: Bool = true) -> UInt64? {
     guard let value = value(name, required: required) else { return nil }
@@ -135,6 +144,16 @@ final class RequestFields {
       return nil
     }
     return reference
+  }
+
+  /// What has no name is referred to by its id only.
+  func id<Entity>(_ name: String, of type: Entity.Type = Entity.self) -> Identifier<Entity>? {
+    guard let text = string(name) else { return nil }
+    guard let id = Identifier<Entity>(text) else {
+      refuse(name, "isn't an id: a ULID of 26 characters")
+      return nil
+    }
+    return id
   }
 
   /// One or more references, none twice.
@@ -193,11 +212,32 @@ final class RequestFields {
     return path
   }
 
+  /// The URI of an export of an NBD server; the rest of it is judged where it is used.
+  func nbdURI(_ name: String) -> String? {
+    guard let uri = string(name) else { return nil }
+    let schemes = ["nbd", "nbds", "nbd+unix", "nbds+unix"]
+    guard uri.utf8.count <= Self.longestURI, schemes.contains(where: { uri.lowercased().hasPrefix("\($0)://") }) else {
+      mismatch(
+        name, "an NBD URI of at most \(Self.longestURI) bytes, as nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH")
+      return nil
+    }
+    return uri
+  }
+
+  /// Room for the longest export name that NBD knows, each byte of it escaped, would be 12 KiB: nobody writes that.
+  static let longestURI = 4096
+
   /// PATH_MAX without the closing NUL.
   static let longestPath = 4095
 }
 
 extension DomainError {
+  /// The same with its field, where the request was well formed and only its use told that the field is wrong.
+  func about(_ pointer: String) -> DomainError {
+    guard code == .invalidField, faults.isEmpty else { return self }
+    return DomainError(code, detail, remedy: remedy, faults: [Fault(pointer: pointer, detail: detail)])
+  }
+
   /// A body that isn't JSON, or names a member twice.
   init(_ fault: JSONFault) {
     let place = Fault(pointer: fault.pointer.description, detail: "\(fault.detail) (byte \(fault.offset))")

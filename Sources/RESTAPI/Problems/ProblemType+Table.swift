@@ -115,7 +115,7 @@ extension ProblemType {
     case .sourceTaken:
       ProblemType(
         code, 409, "The source is registered already",
-        "Two images can't share a file or device: each would miss the changes of the other.",
+        "Two images can't share a file, a device or an NBD export: each would miss the changes of the other.",
         remedy: "use the image that is registered")
     case .formatRequired:
       ProblemType(
@@ -169,13 +169,63 @@ extension ProblemType {
     case .imageCorrupt:
       ProblemType(
         code, 409, "The image is damaged",
-        "The image's own metadata contradict each other; nothing is done with such an image.",
-        remedy: "look at it with `qemu-img check`")
+        "The image's own metadata contradict each other; nothing is done with such an image but to check it.",
+        remedy: "check it (POST …/check) to learn where, then restore a backup, or repair it with `qemu-img check -r`")
     case .imageInUse:
       ProblemType(
         code, 409, "The image is in use",
-        "A job works on the image, or it is attached.",
-        remedy: "wait for the job to end, or cancel it")
+        """
+        A job works on the image, it is attached, or exports show it. What an attached image holds changes all the \
+        time: it can't be backed up, checked, overwritten or forgotten meanwhile.
+        """,
+        remedy: "wait for the job to end, delete the exports, or detach the image")
+    case .imageNotAttached:
+      ProblemType(
+        code, 409, "The image isn't attached",
+        "The request is about an image that is open here, and this one isn't, or couldn't be opened yet.",
+        remedy: "look at the image's state; attach it first if that is what you want")
+    case .peerNotAllowed:
+      ProblemType(
+        code, 422, "The NBD server isn't among the allowed peers",
+        "The server connects only to hosts and sockets that its configuration lists.",
+        remedy: "add the host or the socket to `nbdPeers` in the configuration")
+    case .peerUnreachable:
+      ProblemType(
+        code, 409, "The NBD server can't be reached",
+        """
+        Nobody answers there, the handshake failed (TLS included), or the connection broke and couldn't be made \
+        anew. The detail says which.
+        """,
+        remedy: "check that the server runs, has the export, and takes this one's TLS identity")
+    case .exportInUse:
+      ProblemType(
+        code, 409, "An export is in use",
+        "Clients are connected to the export; or an export still shows what this request would take away.",
+        remedy: "disconnect the clients, or delete the export with `mode=hard`")
+    case .addressUnavailable:
+      ProblemType(
+        code, 409, "The address can't be listened on",
+        """
+        Another program has the port or the socket, the host hasn't such an address, or exports that share it \
+        disagree about TLS.
+        """,
+        remedy: "choose another address or port")
+    case .tlsRequired:
+      ProblemType(
+        code, 422, "This address needs TLS",
+        """
+        Whoever reaches an export can read the disk, and perhaps write it. Beyond this host clients must prove who \
+        they are, with a certificate or a pre-shared key.
+        """,
+        remedy: "send `tls` with x509 or psk, or listen on a unix socket or a loopback address")
+    case .tlsUnavailable:
+      ProblemType(
+        code, 422, "TLS isn't configured for this",
+        """
+        x509 needs the server's certificate, its key and the authority that signs the clients' certificates; psk \
+        needs the file of pre-shared keys. A peer that asks for TLS (nbds) needs the like in `peerTLS`.
+        """,
+        remedy: "add what is missing to `exportTLS`, or to `peerTLS`, in the configuration")
     case .extentsChanged:
       ProblemType(
         code, 409, "The image's map has changed since the first page",
@@ -246,9 +296,9 @@ extension ProblemType {
         remedy: "look at its state")
     case .queueFull:
       ProblemType(
-        code, 503, "Too many jobs are waiting",
-        "The queue of jobs is full.",
-        remedy: "try again when some have ended", retryAfter: 10)
+        code, 503, "Too much is asked for at once",
+        "The queue of jobs is full, or there are as many exports as there may be.",
+        remedy: "try again when some jobs have ended, or delete exports that nobody needs", retryAfter: 10)
     case .storageFull:
       ProblemType(
         code, 507, "The storage is full",

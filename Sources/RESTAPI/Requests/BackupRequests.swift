@@ -34,7 +34,7 @@ extension RequestFields {
   }
 
   private func restoreTarget(_ target: RequestFields) -> RestoreDraft? {
-    switch target.choice("kind", of: RestoreTargetKind.self, later: ["nbd"]) {
+    switch target.choice("kind", of: RestoreTargetKind.self) {
     case .file:
       let path = target.absolutePath("path")
       let format = target.choice("format", of: DiskFormat.self)
@@ -45,13 +45,16 @@ extension RequestFields {
       let confirm = string("confirm", required: false)
       guard let image = target.reference("image", to: Image.self) else { return nil }
       return .image(image, confirm: confirm)
+    case .nbd:
+      let isZero = target.boolean("targetIsZero", required: false)
+      return target.nbdURI("uri").map { .nbd(uri: $0, targetIsZero: isZero ?? false) }
     case nil:
       return nil
     }
   }
 
   private enum RestoreTargetKind: String, CaseIterable {
-    case file, image
+    case file, image, nbd
   }
 
   /// The lines of increments that an image has, one after another. There is one.

@@ -18,20 +18,33 @@ extension RequestFields {
   func imageChange() throws(DomainError) -> ImageChange {
     let name = resourceName("name", required: false)
     let labels = labelChange("labels")
-    refuseFixed(["id", "source", "format", "virtualSize", "state", "managedBy", "createdAt"])
+    refuseFixed(["id", "source", "format", "virtualSize", "state", "attachment", "managedBy", "createdAt"])
     try finish()
     return ImageChange(name: name, labels: labels)
   }
 
   private func imageSource(_ name: String) -> ImageSource? {
     guard let source = object(name) else { return nil }
-    let kind = source.choice("kind", of: SourceKind.self, later: ["nbd"])
+    let kind = source.choice("kind", of: SourceKind.self)
+    if kind == .nbd { return source.nbdURI("uri").map { .nbd(uri: $0) } }
+    // Asked for at once with the kind, so that each is known even where the other is wrong.
     let path = source.absolutePath("path")
     guard let kind, let path else { return nil }
-    return switch kind {
-    case .file: .file(path: path)
-    case .device: .device(path: path)
-    }
+    return kind == .device ? .device(path: path) : .file(path: path)
+  }
+
+  /// The body that attaches an image: nil is what suits its storage best.
+  func cacheMode() throws(DomainError) -> CacheMode? {
+    let cache = choice("cache", of: CacheMode.self, required: false)
+    try finish()
+    return cache
+  }
+
+  /// The body that checks an image.
+  func repairsLeaks() throws(DomainError) -> Bool {
+    let repairs = boolean("repairLeaks", required: false)
+    try finish()
+    return repairs ?? false
   }
 
   private func labels(_ name: String) -> [String: String] {

@@ -61,7 +61,13 @@ struct BackupRoutes {
     let target = try call.fields().restoreDraft()
     return try await call.change(
       at: { try service.backup(id).backup.revision }, render: StoredAnswer.accepted,
-      { try await service.restoreBackup(id, to: target, $0) })
+      { terms in
+        do {
+          return try await service.restoreBackup(id, to: target, terms)
+        } catch let error as DomainError {
+          throw error.about("/target/uri")
+        }
+      })
   }
 
   @Sendable private func listChains(_ call: Call) throws -> HTTPResponse {

@@ -2,7 +2,7 @@ import HTTPServer
 import Model
 import Orchestrator
 
-/// Images: registering, reading, changing, looking into.
+/// Images: registering, reading, changing, looking into, attaching, checking.
 struct ImageRoutes {
   let service: BackupService
 
@@ -18,6 +18,9 @@ struct ImageRoutes {
       Route(.delete, Self.item, query: [.dryRun], .later(unregister)),
       Route(.get, "\(Self.item)/inspect", .later(inspect)),
       Route(.get, "\(Self.item)/extents", query: [.context, .offset, .length, .limit, .generation], .later(extents)),
+      Route(.post, "\(Self.item)/attach", query: [.dryRun], body: .optionalObject, .later(attach)),
+      Route(.post, "\(Self.item)/detach", query: [.dryRun], body: .optionalObject, .later(detach)),
+      Route(.post, "\(Self.item)/check", query: [.dryRun], body: .optionalObject, .later(check)),
     ]
   }
 
@@ -27,7 +30,13 @@ struct ImageRoutes {
       render: { image in
         StoredAnswer(201, ImageDocument(image), revision: image.revision, location: APIPath.image(image.id))
       },
-      { try await service.registerImage(draft, $0) })
+      { terms in
+        do {
+          return try await service.registerImage(draft, terms)
+        } catch let error as DomainError {
+          throw error.about("/source/uri")
+        }
+      })
   }
 
   @Sendable private func list(_ call: Call) throws -> HTTPResponse {
@@ -70,6 +79,32 @@ struct ImageRoutes {
       limit: try call.query.integer(.limit, in: QueryValues.limits) ?? QueryValues.limits.upperBound,
       generation: call.query.text(.generation))
     return try JSONAnswer.ok(ExtentPageDocument(page: page), to: call)
+  }
+
+  // MARK: Jobs
+
+  @Sendable private func attach(_ call: Call) async throws -> HTTPResponse {
+    let reference = try call.image()
+    let cache = try call.fields().cacheMode()
+    return try await call.change(
+      at: { try service.image(reference).revision }, render: StoredAnswer.accepted,
+      { try await service.attachImage(reference, cache: cache, $0) })
+  }
+
+  @Sendable private func detach(_ call: Call) async throws -> HTTPResponse {
+    let reference = try call.image()
+    try call.fields().nothing()
+    return try await call.change(
+      at: { try service.image(reference).revision }, render: StoredAnswer.accepted,
+      { try await service.detachImage(reference, $0) })
+  }
+
+  @Sendable private func check(_ call: Call) async throws -> HTTPResponse {
+    let reference = try call.image()
+    let repairs = try call.fields().repairsLeaks()
+    return try await call.change(
+      at: { try service.image(reference).revision }, render: StoredAnswer.accepted,
+      { try await service.checkImage(reference, repairsLeaks: repairs, $0) })
   }
 
   /// What extents can be of.

@@ -45,7 +45,10 @@ struct ServerRoutes {
         <p>Backups of disk images over the web.</p>
         <ul><li><a href="/openapi.yaml">openapi.yaml</a>, the contract of the API</li>
         <li><a href="/docs/problems">Problems</a>, and what to do about each</li>
-        <li><a href="\(APIPath.root)/server">This server</a></li></ul>
+        <li><a href="\(APIPath.root)/server">This server</a></li>
+        <li>Its <a href="\(APIPath.root)/images">images</a>,
+        <a href="\(APIPath.root)/repositories">repositories</a>, <a href="\(APIPath.root)/backups">backups</a>,
+        <a href="\(APIPath.root)/exports">exports</a> and <a href="\(APIPath.root)/jobs">jobs</a></li></ul>
         """
     ).response
   }

@@ -64,5 +64,6 @@ enum APIPath {
 
   static func image(_ id: ImageID) -> String { "\(root)/images/\(id)" }
   static func repository(_ id: RepositoryID) -> String { "\(root)/repositories/\(id)" }
+  static func export(_ id: ExportID) -> String { "\(root)/exports/\(id)" }
   static func job(_ id: JobID) -> String { "\(root)/jobs/\(id)" }
 }

@@ -89,6 +89,6 @@ struct Route: Sendable {
 /// A parameter of a query; every one that some route takes.
 enum QueryParameter: String, Sendable {
   case limit, cursor, dryRun, wait
-  case image, repository, chain, state, kind
+  case image, repository, chain, backup, state, kind, mode
   case context, offset, length, generation
 }

@@ -1,0 +1,83 @@
+import BlockCore
+
+/// A permanent place in the graph of an attached image: exports and jobs hold the slot, and what stands behind it may
+/// change under them, e.g. when a filter slides in.
+///
+/// It adds nothing to a request but one call, and counts what may change the device.
+package final class DeviceSlot: BlockDevice, @unchecked Sendable {
+  // Safe to hand over: confined to its loop, like every device.
+
+  /// What requests go to that begin from now on; those in flight end where they began. Another one must have the same
+  /// size and alignment.
+  // Checked by confinement: the check at run time would take longer than all the rest of a call here.
+  @exclusivity(unchecked) package var next: any BlockDevice
+  /// Grows when a request begins that may change the device, and again when it has ended: while two looks at it
+  /// differ, what was learnt between them may be of no one moment.
+  package private(set) var changeCount: UInt64 = 0
+
+  package init(_ next: any BlockDevice) { self.next = next }
+
+  package var byteCount: UInt64 { next.byteCount }
+  package var limits: BlockLimits { next.limits }
+  package var isReadOnly: Bool { next.isReadOnly }
+
+  package func tryRead(into buffer: inout MutableRawSpan, at offset: UInt64) throws(BlockError) -> Bool {
+    try next.tryRead(into: &buffer, at: offset)
+  }
+
+  nonisolated(nonsending)
+    package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
+  {
+    try await next.read(into: &buffer, at: offset)
+  }
+
+  nonisolated(nonsending)
+    package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
+  {
+    changeCount &+= 1
+    defer { changeCount &+= 1 }
+    try await next.write(bytes, at: offset, options: options)
+  }
+
+  nonisolated(nonsending)
+    package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
+  {
+    changeCount &+= 1
+    defer { changeCount &+= 1 }
+    try await next.writeZeroes(range, options: options)
+  }
+
+  nonisolated(nonsending)
+    package func discard(_ range: ByteRange) async throws(BlockError)
+  {
+    changeCount &+= 1
+    defer { changeCount &+= 1 }
+    try await next.discard(range)
+  }
+
+  nonisolated(nonsending)
+    package func flush() async throws(BlockError)
+  {
+    try await next.flush()
+  }
+
+  nonisolated(nonsending)
+    package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
+  {
+    try await next.blockStatus(range, limit: limit)
+  }
+
+  nonisolated(nonsending)
+    package func resize(to byteCount: UInt64) async throws(BlockError)
+  {
+    changeCount &+= 1
+    defer { changeCount &+= 1 }
+    try await next.resize(to: byteCount)
+  }
+
+  nonisolated(nonsending)
+    package func close() async throws(BlockError)
+  {
+    try await next.close()
+  }
+}

@@ -1,0 +1,102 @@
+import EventLoops
+import Locks
+import Model
+import NBD
+
+/// The addresses at which exports are served, each for as long as it has some.
+final class ExportListeners: Sendable {
+  private struct Entry {
+    var listener: NBDListener
+    var tls: ExportTLS?
+  }
+
+  private let loops: EventLoopGroup
+  private let server: NBDServer
+  private let sockets: ExportSockets
+  private let credentials: ExportCredentials
+  private let entries = Lock<[ExportAddress: Entry]>([:])
+  /// Listening and giving up an address take time, in which nobody else may look for it.
+  private let turnstile = Turnstile()
+
+  init(
+    loops: EventLoopGroup, options: NBDServerOptions, sockets: ExportSockets, credentials: ExportCredentials
+  ) {
+    self.loops = loops
+    server = NBDServer(loops: loops, options: options)
+    self.sockets = sockets
+    self.credentials = credentials
+  }
+
+  /// Refuses what can't be served however it is opened.
+  func check(_ order: ExportOrder) throws(DomainError) { _ = try credentials.security(order.tls) }
+
+  /// Lets clients see the export at the address, which is listened at from then on.
+  func publish(_ export: NBDExport, at address: ExportAddress, tls: ExportTLS?) async throws {
+    let address = Self.canonical(address)
+    try await turnstile.pass {
+      let entry: Entry
+      if let known = entries.withLock({ $0[address] }) {
+        guard known.tls == tls else {
+          throw DomainError(
+            .addressUnavailable, "\(address.text) serves other exports with \(Self.describe(known.tls))",
+            remedy: "use the same TLS there, or another address")
+        }
+        entry = known
+      } else {
+        entry = Entry(listener: try await listen(at: address, try credentials.security(tls)), tls: tls)
+      }
+      do throws(NBDListener.NameTaken) {
+        try entry.listener.publish(export)
+      } catch {
+        throw DomainError(
+          .nameTaken, "\(address.text) has an export named \(error.name) already", remedy: "choose another name")
+      }
+      entries.withLock { $0[address] = entry }
+    }
+  }
+
+  /// Hides an export that nobody uses any more, and gives the address up if it was the last there.
+  func withdraw(_ export: NBDExport, at address: ExportAddress) async {
+    let address = Self.canonical(address)
+    await turnstile.pass {
+      guard let listener = entries.withLock({ $0[address]?.listener }) else { return }
+      listener.withdraw(export)
+      guard listener.exports.isEmpty else { return }
+      await listener.close()
+      entries.withLock { $0[address] = nil }
+    }
+  }
+
+  func shutDown() async { await server.shutdown() }
+
+  private func listen(at address: ExportAddress, _ security: ListenerSecurity) async throws -> NBDListener {
+    do {
+      switch address {
+      case .unix(let path):
+        let loop = loops.next()
+        let real = try await loop.run { [sockets] in
+          try await loop.blocking(about: path) { try sockets.prepare(path) }
+        }
+        return try await server.listen(at: .unix(path: real), security: security, file: sockets.access)
+      case .tcp(let host, let port):
+        return try await server.listen(at: .ip(host: host, port: port), security: security)
+      }
+    } catch let error as SystemError {
+      throw DomainError(
+        .addressUnavailable, "\(address.text) can't be listened at: \(error)",
+        remedy: "choose another address, or stop whoever uses it")
+    }
+  }
+
+  /// One value for all ways of writing the same address.
+  private static func canonical(_ address: ExportAddress) -> ExportAddress {
+    switch address {
+    case .unix(let path):
+      .unix(path: AllowedFolders.components(path).map { "/" + $0.joined(separator: "/") } ?? path)
+    case .tcp("localhost", let port): .tcp(host: "127.0.0.1", port: port)
+    case .tcp: address
+    }
+  }
+
+  private static func describe(_ tls: ExportTLS?) -> String { tls.map { "TLS by \($0.rawValue)" } ?? "no TLS" }
+}

@@ -1,0 +1,140 @@
+import BlockCore
+import EventLoops
+import Model
+import NBD
+
+extension LocalEngine {
+  /// How long requests in flight may take to end when an export is taken away by force.
+  private static let removalGrace = Duration.seconds(5)
+  /// How long a client may take to be noticed as gone, and how often it is looked for.
+  private static let farewell = Duration.milliseconds(200)
+  private static let farewellPause = Duration.milliseconds(10)
+
+  package func export(_ order: ExportOrder) async throws {
+    calls.begin(nil)
+    defer { calls.end(nil) }
+    try listeners.check(order)
+    guard servedExports.reserve(order.export) else {
+      throw DomainError(.nameTaken, "the export \(order.name) is served already")
+    }
+    do {
+      let source = try await open(order)
+      do {
+        let export = NBDExport(
+          name: order.name.description, device: source.device, loop: source.loop, options: Self.options(order))
+        try await listeners.publish(export, at: order.listen, tls: order.tls)
+        servedExports.put(
+          ServedExport(export: export, address: order.listen, source: source), as: order.export)
+      } catch {
+        await close(source, of: order.export)
+        throw error
+      }
+    } catch {
+      servedExports.remove(order.export)
+      throw error
+    }
+    logger.info("exported", metadata: ["export": "\(order.name)", "at": "\(order.listen.text)"])
+  }
+
+  private static func options(_ order: ExportOrder) -> NBDExport.Options {
+    var options = NBDExport.Options()
+    options.description = order.description
+    options.isReadOnly = order.isReadOnly
+    options.requiresTLS = order.tls != nil
+    options.contexts = [AllocationContext()]
+    if order.offersAllocationDepth { options.contexts.append(AllocationDepthContext()) }
+    return options
+  }
+
+  /// - Throws: `invalidField` for writing to what only an attached image allows.
+  private func open(_ order: ExportOrder) async throws -> OpenExportSource {
+    switch order.source {
+    case .attachedImage(let image):
+      let attached = try attachedImages.use(image, for: order.export, named: order.name)
+      return OpenExportSource(device: attached.slot, loop: attached.loop, image: image)
+    case .image(let location):
+      guard order.isReadOnly else {
+        throw DomainError(.invalidField, "an image that isn't attached can only be exported read-only")
+      }
+      return try await onLoop { [self] loop in
+        let image = try await opener(on: loop).open(location, isReadOnly: true)
+        return OpenExportSource(device: image.device, loop: loop, image: nil)
+      }
+    case .backup(let place):
+      guard order.isReadOnly else { throw DomainError(.invalidField, "a backup can only be exported read-only") }
+      return try await onLoop { [self] loop in
+        let repository = try await open(place.repository, on: loop)
+        let manifest = try await loop.blocking(about: place.fullPath(.manifest)) { try repository.manifest(place) }
+        let stored = StoredBackup(manifest: manifest, place: place, opener: opener(of: repository, on: loop))
+        let data = try await stored.openData()
+        return OpenExportSource(
+          device: ExactSizeDevice(data, byteCount: manifest.virtualSize), loop: loop, image: nil)
+      }
+    }
+  }
+
+  /// Closes what was opened for the export; an attached image stays open.
+  private func close(_ source: OpenExportSource, of export: ExportID) async {
+    if let image = source.image { return attachedImages.release(image, by: export) }
+    do {
+      try await onLoop(source.loop) { _ in try await source.device.close() }
+    } catch {
+      logger.warning("closing what was exported", metadata: ["export": "\(export)", "error": "\(error)"])
+    }
+  }
+
+  package func withdraw(_ id: ExportID, _ removal: ExportRemoval) async throws {
+    guard let served = servedExports.beginLeaving(id) else { return }
+    calls.begin(nil)
+    defer { calls.end(nil) }
+    do throws(NBDExport.InUse) {
+      switch removal {
+      case .safe: try await Self.removeSafely(served.export)
+      case .hard: try await served.export.remove(.hard(grace: Self.removalGrace))
+      }
+    } catch {
+      servedExports.put(served, as: id)
+      throw DomainError(
+        .exportInUse,
+        "the export \(error.name) is used by \(error.clientCount) \(error.clientCount == 1 ? "client" : "clients")",
+        remedy: "disconnect its clients, or delete it with mode=hard")
+    }
+    await listeners.withdraw(served.export, at: served.address)
+    await close(served.source, of: id)
+    servedExports.remove(id)
+  }
+
+  /// A client that has ended is noticed a moment later: who takes the export away right after it isn't refused.
+  private static func removeSafely(_ export: NBDExport) async throws(NBDExport.InUse) {
+    let deadline = ContinuousClock.now + farewell
+    while ContinuousClock.now < deadline {
+      if export.figures.clientCount == 0, (try? await export.remove(.safe)) != nil { return }
+      guard (try? await Task.sleep(for: farewellPause)) != nil else { break }
+    }
+    try await export.remove(.safe)
+  }
+
+  package func activity(of export: ExportID) -> ExportActivity? {
+    servedExports.figures(of: export).map { ExportActivity($0) }
+  }
+}
+
+extension ExportActivity {
+  fileprivate init(_ figures: ExportFigures) {
+    self.init(
+      clients: figures.clientCount, reads: Requests(figures[.read]), writes: Requests(figures[.write]),
+      flushes: Requests(figures[.flush]), others: Requests(figures[.other]))
+  }
+}
+
+extension ExportActivity.Requests {
+  fileprivate init(_ figures: ExportFigures.Requests) {
+    func microseconds(_ share: Double) -> UInt64? {
+      figures.latency.microseconds(share: share).map { UInt64($0.rounded(.up)) }
+    }
+    self.init(count: figures.count, failed: figures.failedCount, bytes: figures.byteCount)
+    if let half = microseconds(0.5), let most = microseconds(0.99), let nearlyAll = microseconds(0.999) {
+      latency = ExportActivity.Latency(p50: half, p99: most, p999: nearlyAll)
+    }
+  }
+}

@@ -1,0 +1,113 @@
+import Foundation
+
+/// An NBD export: an image or a stored backup that clients reach under a name at an address.
+///
+/// It is kept in the catalog and comes back after a restart.
+package struct Export: Hashable, Sendable, Codable {
+  package enum State: String, Sendable, Codable, CaseIterable {
+    /// Clients can use it.
+    case active
+    /// It couldn't be opened, see ``Export/failure``; it is opened when its image is attached, or at the next start.
+    case unavailable
+  }
+
+  package let id: ExportID
+  /// Also the name that NBD clients ask for.
+  package var name: ResourceName
+  package var source: ExportSource
+  package var isReadOnly: Bool
+  package var listen: ExportAddress
+  package var tls: ExportTLS?
+  /// Whether `qemu:allocation-depth` is offered beside `base:allocation`.
+  package var offersAllocationDepth: Bool
+  package var state: State
+  /// Why it is unavailable, in words.
+  package var failure: String?
+  package var createdAt: Date
+  package var revision: Int
+
+  package init(
+    id: ExportID = ExportID(), name: ResourceName, source: ExportSource, isReadOnly: Bool, listen: ExportAddress,
+    tls: ExportTLS? = nil, offersAllocationDepth: Bool = false, state: State = .active, failure: String? = nil,
+    createdAt: Date, revision: Int = 1
+  ) {
+    self.id = id
+    self.name = name
+    self.source = source
+    self.isReadOnly = isReadOnly
+    self.listen = listen
+    self.tls = tls
+    self.offersAllocationDepth = offersAllocationDepth
+    self.state = state
+    self.failure = failure
+    self.createdAt = createdAt
+    self.revision = revision
+  }
+
+  /// What a client is given to connect, after the NBD URI specification.
+  package var uri: String {
+    let scheme = tls == nil ? "nbd" : "nbds"
+    switch listen {
+    case .unix(let path): return "\(scheme)+unix:///\(name)?socket=\(Self.percentEncoded(path))"
+    case .tcp(let host, let port): return "\(scheme)://\(host.contains(":") ? "[\(host)]" : host):\(port)/\(name)"
+    }
+  }
+
+  /// RFC 3986, section 2.3: what isn't unreserved is encoded; slashes stay, as in every path.
+  private static func percentEncoded(_ path: String) -> String {
+    path.utf8.reduce(into: "") { text, byte in
+      switch byte {
+      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+        UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"),
+        UInt8(ascii: "~"), UInt8(ascii: "/"):
+        text.unicodeScalars.append(Unicode.Scalar(byte))
+      default:
+        let digits = String(byte, radix: 16, uppercase: true)
+        text += digits.utf8.count < 2 ? "%0\(digits)" : "%\(digits)"
+      }
+    }
+  }
+}
+
+package enum ExportSource: Hashable, Sendable, Codable {
+  case image(ImageID)
+  /// The guest's disk as it was at the backup's point in time, read-only.
+  case backup(BackupID)
+}
+
+/// Where clients connect. Exports at the same address share it.
+package enum ExportAddress: Hashable, Sendable, Codable {
+  /// Absolute.
+  case unix(path: String)
+  /// A numeric address without brackets, or "localhost"; a port above 0.
+  case tcp(host: String, port: UInt16)
+
+  /// Whether only this machine reaches it.
+  package var isLocal: Bool {
+    switch self {
+    case .unix: true
+    case .tcp(let host, _): host == "localhost" || host == "::1" || Self.isIPv4Loopback(host)
+    }
+  }
+
+  private static func isIPv4Loopback(_ host: String) -> Bool {
+    let parts = host.split(separator: ".", omittingEmptySubsequences: false)
+    return parts.count == 4 && parts[0] == "127" && parts.allSatisfy { UInt8($0) != nil }
+  }
+
+  /// For a person: `unix:PATH`, or `HOST:PORT`.
+  package var text: String {
+    switch self {
+    case .unix(let path): "unix:\(path)"
+    case .tcp(let host, let port): "\(host.contains(":") ? "[\(host)]" : host):\(port)"
+    }
+  }
+}
+
+/// How clients of an address prove who they are; both ends speak TLS then, and nobody gets in without.
+package enum ExportTLS: String, Sendable, Codable, CaseIterable {
+  /// A certificate signed by the configured authority.
+  case x509
+  /// One of the configured pre-shared keys.
+  case psk
+}

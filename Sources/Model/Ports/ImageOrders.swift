@@ -1,0 +1,66 @@
+/// Check an image's own metadata, and perhaps give back what it has lost.
+package struct CheckOrder: Hashable, Sendable, Codable {
+  package var image: ImageLocation
+  /// Gives clusters back that are counted as used and aren't, if nothing worse is found.
+  package var repairsLeaks: Bool
+
+  package init(image: ImageLocation, repairsLeaks: Bool) {
+    self.image = image
+    self.repairsLeaks = repairsLeaks
+  }
+}
+
+/// What a check found. An error of the storage is thrown instead: it says nothing about the image.
+package struct CheckReport: Hashable, Sendable, Codable {
+  /// Each a sentence that names the place; at most ``maximumFindingCount``, errors before leaks.
+  package var findings: [String]
+  /// What makes the image unsafe to use.
+  package var errorCount: Int
+  /// Clusters that are lost to the image, and harm nobody.
+  package var leakCount: Int
+  /// Leaked clusters that were given back.
+  package var repairedLeakCount: Int
+  /// Bytes of the image's file that were accounted for.
+  package var checkedBytes: UInt64
+
+  package static let maximumFindingCount = 100
+
+  package init(
+    findings: [String], errorCount: Int, leakCount: Int, repairedLeakCount: Int, checkedBytes: UInt64
+  ) {
+    self.findings = findings
+    self.errorCount = errorCount
+    self.leakCount = leakCount
+    self.repairedLeakCount = repairedLeakCount
+    self.checkedBytes = checkedBytes
+  }
+}
+
+/// Open an image read-write and keep it open, with the locks of a writer, until it is detached.
+package struct AttachOrder: Hashable, Sendable, Codable {
+  package var image: ImageID
+  package var location: ImageLocation
+  /// Nil: direct where the storage can do it.
+  package var cache: CacheMode?
+  /// Seconds for which locks that somebody else holds are waited for: those of a killed predecessor last as long as
+  /// its requests are in the kernel.
+  package var lockPatience: Int
+
+  package init(image: ImageID, location: ImageLocation, cache: CacheMode?, lockPatience: Int) {
+    self.image = image
+    self.location = location
+    self.cache = cache
+    self.lockPatience = lockPatience
+  }
+}
+
+/// An image that is attached.
+package struct AttachReceipt: Hashable, Sendable, Codable {
+  package var virtualSize: UInt64
+  package var cache: CacheMode
+
+  package init(virtualSize: UInt64, cache: CacheMode) {
+    self.virtualSize = virtualSize
+    self.cache = cache
+  }
+}

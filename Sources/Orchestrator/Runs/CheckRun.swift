@@ -1,0 +1,54 @@
+import Foundation
+import Model
+
+/// A check job. Errors in the image fail it; leaks alone don't, for they harm nobody.
+struct CheckRun: Sendable {
+  private let runner: JobRunner
+  private let image: ImageID
+  private let repairsLeaks: Bool
+  private let live: LiveJob
+
+  init(_ runner: JobRunner, _ image: ImageID, repairsLeaks: Bool, _ live: LiveJob) {
+    self.runner = runner
+    self.image = image
+    self.repairsLeaks = repairsLeaks
+    self.live = live
+  }
+
+  func run() async -> JobEnd {
+    do {
+      let row = try runner.ledger.read { catalog in
+        let row = try find(image, in: catalog)
+        try requireCheckable(row, repairsLeaks: repairsLeaks, in: catalog)
+        return row
+      }
+      live.log(.info, "checking image '\(row.name)'" + (repairsLeaks ? ", and giving back what it has lost" : ""))
+      let order = CheckOrder(image: row.location, repairsLeaks: repairsLeaks)
+      let report = try await runner.engine.check(order, control: live)
+      for finding in report.findings { live.log(report.errorCount > 0 ? .error : .warning, finding) }
+      return end(report, row)
+    } catch {
+      return JobEnd(error, of: live)
+    }
+  }
+
+  private func end(_ report: CheckReport, _ row: Image) -> JobEnd {
+    let result: JSONValue = .object([
+      "image": .string(row.id.description), "imageName": .string(row.name.text),
+      "sound": .bool(report.errorCount == 0), "errors": .integer(Int64(report.errorCount)),
+      "leaks": .integer(Int64(report.leakCount)), "repairedLeaks": .integer(Int64(report.repairedLeakCount)),
+      "findings": .array(report.findings.prefix(runner.limits.findingsPerResult).map { .string($0) }),
+      "checkedBytes": .integer(Int64(clamping: report.checkedBytes)),
+    ])
+    guard report.errorCount > 0 else { return JobEnd(.succeeded, result: result) }
+    let first = report.findings.first ?? "its metadata contradicts itself"
+    let rest = report.errorCount > 1 ? " (and \(report.errorCount - 1) more)" : ""
+    return JobEnd(
+      .failed(
+        ProblemDetails(
+          DomainError(
+            .imageCorrupt, "image '\(row.name)' is damaged: \(first)\(rest)",
+            remedy: "let no guest use it; restore a backup, or copy out what can be read"))),
+      result: result)
+  }
+}

@@ -1,0 +1,47 @@
+import Foundation
+import Model
+
+extension Export {
+  /// What the engine is asked to serve. Throws if the source can't be served as it is now.
+  func order(in catalog: any CatalogReading) throws -> ExportOrder {
+    switch source {
+    case .image(let id):
+      let image = try find(id, in: catalog)
+      if image.state == .attached { return order(of: image, isAttached: true) }
+      guard isReadOnly, image.attachment == nil else {
+        throw DomainError(.imageNotAttached, "image '\(image.name)' isn't attached", remedy: "attach it")
+      }
+      return order(of: image, isAttached: false)
+    case .backup(let id):
+      let stored = try storedBackup(id, in: catalog)
+      try requireReadable(stored.backup)
+      return order(of: stored)
+    }
+  }
+
+  func order(of image: Image, isAttached: Bool) -> ExportOrder {
+    order(isAttached ? .attachedImage(image.id) : .image(image.location), "image '\(image.name)'")
+  }
+
+  func order(of stored: StoredBackup) -> ExportOrder {
+    let time = stored.backup.pointInTime.formatted(.iso8601)
+    return order(.backup(stored.location), "image '\(stored.imageName)' at \(time), backup \(stored.backup.id)")
+  }
+
+  private func order(_ source: ExportOrder.Source, _ description: String) -> ExportOrder {
+    ExportOrder(
+      export: id, name: name, description: description, source: source, isReadOnly: isReadOnly, listen: listen,
+      tls: tls, offersAllocationDepth: offersAllocationDepth)
+  }
+}
+
+extension ExportAddress {
+  /// Whether clients of both connect to the same place, as far as the spelling tells.
+  func isSame(as other: ExportAddress) -> Bool {
+    switch (self, other) {
+    case (.unix(let path), .unix(let otherPath)): comparablePath(path) == comparablePath(otherPath)
+    case (.tcp, .tcp): self == other
+    default: false
+    }
+  }
+}

@@ -1,0 +1,122 @@
+import Logging
+import Model
+
+/// What is to be brought in line with the catalog later, and the tasks that do so. Bounded by images and exports.
+struct LooseEnds: Sendable {
+  var images: Set<ImageID> = []
+  var exports: Set<ExportID> = []
+  var follower: Task<Void, Never>?
+  var lockWaiter: Task<Void, Never>?
+  var isClosed = false
+}
+
+extension Serving {
+  func follow(image id: ImageID) { follow { $0.images.insert(id) } }
+  func follow(export id: ExportID) { follow { $0.exports.insert(id) } }
+
+  private func follow(_ add: (inout LooseEnds) -> Void) {
+    looseEnds.withLock { ends in
+      add(&ends)
+      guard ends.follower == nil, !ends.isClosed else { return }
+      ends.follower = Task { await tieUp() }
+    }
+  }
+
+  /// Ends the work in the background, and lets nobody begin an operation; returns when the one at hand has ended, at
+  /// the latest at `deadline`.
+  func stop(until deadline: ContinuousClock.Instant) async {
+    let tasks = looseEnds.withLock { ends in
+      ends.isClosed = true
+      return [ends.follower, ends.lockWaiter]
+    }
+    for task in tasks { task?.cancel() }
+    await lock.close(until: deadline)
+  }
+
+  // MARK: Loose ends
+
+  /// Tries now and then until everything is in line, or the attempts are used up: then the next start does it.
+  private func tieUp() async {
+    for _ in 0..<limits.lateAttempts {
+      do {
+        try await Task.sleep(for: limits.lateInterval)
+        try await lock.alone { await bringInLine() }
+      } catch {
+        if error is CancellationError || (error as? DomainError)?.code == .stopping { break }
+      }
+      let isDone = looseEnds.withLock { ends in
+        guard ends.images.isEmpty, ends.exports.isEmpty else { return false }
+        ends.follower = nil
+        return true
+      }
+      if isDone { return }
+    }
+    looseEnds.withLock { $0.follower = nil }
+  }
+
+  private func bringInLine() async {
+    let (images, exports) = looseEnds.withLock { ends in
+      defer { (ends.images, ends.exports) = ([], []) }
+      return (ends.images, ends.exports)
+    }
+    // Exports that nobody knows keep their image open; exports that are known need theirs to be.
+    for id in exports where isUnknown(id) { await withdraw(id) }
+    for id in images { await bringInLine(id) }
+    for id in exports where !isUnknown(id) { await open(id) }
+  }
+
+  /// Whether the catalog surely hasn't got it.
+  private func isUnknown(_ id: ExportID) -> Bool { (try? ledger.read { try $0.export(id) == nil }) ?? false }
+
+  private func bringInLine(_ id: ImageID) async {
+    do {
+      let image = try ledger.read { try $0.image(id) }
+      guard let image, image.state == .attached else { return await close(id) }
+      if await attachAgain(image) == nil { await openExports(of: id) }
+    } catch {
+      follow(image: id)
+    }
+  }
+
+  // MARK: Locked images
+
+  /// Attaches images that somebody else held at start-up, as soon as the locks are free, within
+  /// `ServiceLimits.lockPatience`.
+  func attachWhenUnlocked(_ images: [ImageID]) {
+    guard !images.isEmpty else { return }
+    looseEnds.withLock { ends in
+      guard !ends.isClosed else { return }
+      ends.lockWaiter = Task { await waitForLocks(of: images) }
+    }
+  }
+
+  private func waitForLocks(of images: [ImageID]) async {
+    let deadline = ContinuousClock.now + limits.lockPatience
+    var locked = images
+    while !locked.isEmpty, ContinuousClock.now < deadline {
+      do {
+        try await Task.sleep(for: limits.lockInterval)
+        var rest: [ImageID] = []
+        for id in locked where try await lock.alone({ await isStillLocked(id) }) { rest.append(id) }
+        locked = rest
+      } catch {
+        return
+      }
+    }
+    for id in locked {
+      logger.warning(
+        "an image stays unavailable: somebody else holds its locks; attach it when they are free",
+        metadata: ["image": "\(id)"])
+    }
+  }
+
+  /// One more attempt, unless somebody attached or detached it meanwhile.
+  private func isStillLocked(_ id: ImageID) async -> Bool {
+    guard !Task.isCancelled, let image = try? ledger.read({ try $0.image(id) }), image.state == .unavailable,
+      image.attachment != nil
+    else { return false }
+    if let error = await attachAgain(image) { return error.code == .imageLocked }
+    await openExports(of: id)
+    return false
+  }
+}

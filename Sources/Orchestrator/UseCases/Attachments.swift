@@ -1,0 +1,68 @@
+import Foundation
+import Model
+
+extension BackupService {
+  /// A job that opens the image for its guest. `cache`: nil for what suits the storage best. Throws `imageInUse` if it
+  /// is attached already, or exported read-only.
+  package func attachImage(
+    _ reference: Reference<Image>, cache: CacheMode? = nil, _ terms: Terms<Job> = Terms()
+  ) async throws -> Answer<Job> {
+    try await submit(terms) { catalog, _ in
+      let image = try Self.image(reference, terms, in: catalog)
+      try requireAttachable(image, cache: cache, in: catalog)
+      let step =
+        image.state == .attached
+        ? "keep image '\(image.name)' attached, also without its exports"
+        : "open image '\(image.name)' read-write, and hold its locks until it is detached"
+      var resource: [String: JSONValue] = ["image": .string(image.id.description)]
+      resource["cache"] = cache.map { .string($0.rawValue) }
+      return JobDraft(
+        request: .attach(image: image.id, cache: cache), links: ["image": .string(image.id.description)],
+        plan: Plan(action: "attach-image", steps: [step], resource: .object(resource)))
+    }
+  }
+
+  /// A job that flushes and closes the image. Throws `imageNotAttached`, and `imageInUse` while it has exports.
+  package func detachImage(
+    _ reference: Reference<Image>, _ terms: Terms<Job> = Terms()
+  ) async throws -> Answer<Job> {
+    try await submit(terms) { catalog, _ in
+      let image = try Self.image(reference, terms, in: catalog)
+      try requireDetachable(image, in: catalog)
+      return JobDraft(
+        request: .detach(image: image.id), links: ["image": .string(image.id.description)],
+        plan: Plan(
+          action: "detach-image", steps: ["flush image '\(image.name)', close it and give up its locks"],
+          resource: .object(["image": .string(image.id.description)])))
+    }
+  }
+
+  /// A job that checks the image's own metadata. Throws `imageInUse` for one that is attached, or exported if it is to
+  /// be repaired.
+  package func checkImage(
+    _ reference: Reference<Image>, repairsLeaks: Bool, _ terms: Terms<Job> = Terms()
+  ) async throws -> Answer<Job> {
+    try await submit(terms) { catalog, _ in
+      let image = try Self.image(reference, terms, in: catalog)
+      try requireCheckable(image, repairsLeaks: repairsLeaks, in: catalog)
+      return JobDraft(
+        request: .check(image: image.id, repairsLeaks: repairsLeaks),
+        links: ["image": .string(image.id.description)],
+        plan: Plan(
+          action: "check-image",
+          steps: ["check image '\(image.name)'"] + (repairsLeaks ? ["give back clusters that it has lost"] : []),
+          resource: .object([
+            "image": .string(image.id.description), "repairLeaks": .bool(repairsLeaks),
+          ])),
+        legs: [image.virtualSize])
+    }
+  }
+
+  private static func image(
+    _ reference: Reference<Image>, _ terms: Terms<Job>, in catalog: any CatalogReading
+  ) throws -> Image {
+    let image = try find(reference, in: catalog)
+    try require(terms.expectedRevision, is: image.revision, of: "image '\(image.name)'")
+    return image
+  }
+}

@@ -1,0 +1,159 @@
+import Foundation
+import Model
+
+/// What it takes to make an export, as the rows tell. Making one throws what refuses it.
+struct ExportIntent: Sendable {
+  enum Source: Sendable {
+    /// `attaches`: it has to be attached for the export.
+    case image(Image, attaches: Bool)
+    case backup(StoredBackup)
+  }
+
+  let draft: ExportDraft
+  let source: Source
+  let isReadOnly: Bool
+
+  init(_ draft: ExportDraft, _ limits: ServiceLimits, in catalog: any CatalogReading) throws {
+    self.draft = draft
+    isReadOnly = draft.isReadOnly ?? true
+    try Self.requireTLS(draft)
+    try Self.requireFree(draft, limits, in: catalog)
+    switch draft.source {
+    case .image(let reference):
+      let image = try find(reference, in: catalog)
+      guard image.isAtRest || image.state == .attached else {
+        throw DomainError(
+          .imageNotAttached, "image '\(image.name)' is to be attached, and couldn't be opened yet",
+          remedy: "attach it again, or detach it, and export it then")
+      }
+      let attaches = !isReadOnly && image.state != .attached
+      // Those of before are read-only: nobody may write beneath them.
+      if attaches { try requireNoExports(of: image, in: catalog) }
+      source = .image(image, attaches: attaches)
+    case .backup(let id):
+      guard isReadOnly else {
+        throw DomainError(
+          .invalidField, "a backup is exported read-only: it must stay as it is",
+          faults: [DomainError.Fault(pointer: "/readOnly", detail: "must be true for a backup")])
+      }
+      let stored = try storedBackup(id, in: catalog)
+      try requireReadable(stored.backup)
+      source = .backup(stored)
+    }
+    try requireNoOpponents(in: catalog)
+  }
+
+  /// What no job may touch while the export is made; once it is, its row keeps them from it.
+  func claims(in catalog: any CatalogReading) throws -> [JobClaim] {
+    switch source {
+    case .image(let image, let attaches): [try JobClaim.image(image.id, isAlone: attaches, in: catalog)]
+    case .backup(let stored): [JobClaim.chain(stored.backup.chain, isAlone: false)]
+    }
+  }
+
+  func export(_ id: ExportID, at now: Date) -> Export {
+    let source: ExportSource =
+      switch self.source {
+      case .image(let image, _): .image(image.id)
+      case .backup(let stored): .backup(stored.backup.id)
+      }
+    return Export(
+      id: id, name: draft.name, source: source, isReadOnly: isReadOnly, listen: draft.listen, tls: draft.tls,
+      offersAllocationDepth: draft.offersAllocationDepth, createdAt: now)
+  }
+
+  func order(for export: Export) -> ExportOrder {
+    switch source {
+    case .image(let image, let attaches): export.order(of: image, isAttached: attaches || image.state == .attached)
+    case .backup(let stored): export.order(of: stored)
+    }
+  }
+
+  func view(of export: Export) -> ExportView {
+    switch source {
+    case .image(let image, _): ExportView(export, imageID: image.id, imageName: image.name.text)
+    case .backup(let stored):
+      ExportView(
+        export, imageID: stored.backup.image, imageName: stored.imageName.text, pointInTime: stored.backup.pointInTime)
+    }
+  }
+
+  var plan: Plan {
+    var steps: [String] = []
+    var members: [String: JSONValue] = [
+      "name": .string(draft.name.text), "readOnly": .bool(isReadOnly), "listen": .string(draft.listen.text),
+    ]
+    switch source {
+    case .image(let image, let attaches):
+      if attaches { steps.append("attach image '\(image.name)': open it read-write, and hold its locks") }
+      steps.append("serve image '\(image.name)' as '\(draft.name)' at \(draft.listen.text)")
+      members["image"] = .string(image.id.description)
+    case .backup(let stored):
+      steps.append("serve backup \(stored.backup.id) as '\(draft.name)' at \(draft.listen.text)")
+      members["backup"] = .string(stored.backup.id.description)
+    }
+    members["tls"] = draft.tls.map { .string($0.rawValue) }
+    return Plan(
+      action: "create-export", steps: steps, warnings: ["whether the address can be had is only seen when it is done"],
+      resource: .object(members))
+  }
+
+  // MARK: Checks
+
+  private static func requireTLS(_ draft: ExportDraft) throws(DomainError) {
+    guard !draft.listen.isLocal, draft.tls == nil else { return }
+    throw DomainError(
+      .tlsRequired, "\(draft.listen.text) can be reached from other machines",
+      remedy: "send \"tls\": \"x509\" or \"psk\", or listen on 127.0.0.1 or a unix socket",
+      faults: [DomainError.Fault(pointer: "/tls", detail: "is required beyond this machine")])
+  }
+
+  private static func requireFree(
+    _ draft: ExportDraft, _ limits: ServiceLimits, in catalog: any CatalogReading
+  ) throws {
+    let all = try allPages { try catalog.exports(ExportFilter(), $0) }
+    if let other = all.first(where: { $0.name == draft.name }) {
+      throw DomainError(
+        .nameTaken, "export \(other.id) has the name '\(draft.name)' already", remedy: "choose another name")
+    }
+    guard all.count < limits.maximumExports else {
+      throw DomainError(
+        .queueFull, "there are \(limits.maximumExports) exports already", remedy: "delete some that nobody needs")
+    }
+    if let other = all.first(where: { $0.listen.isSame(as: draft.listen) && $0.tls != draft.tls }) {
+      let theirs = other.tls.map { "with tls \($0.rawValue)" } ?? "without tls"
+      throw DomainError(
+        .addressUnavailable, "export '\(other.name)' is served at \(draft.listen.text) \(theirs)",
+        remedy: "take the same for this one, or another address")
+    }
+  }
+
+  /// Jobs whose work the export would be in the way of, or that would take away what it shows.
+  private func requireNoOpponents(in catalog: any CatalogReading) throws {
+    switch source {
+    case .image(let image, _):
+      let claims = try claims(in: catalog)
+      for job in try liveJobs(in: catalog)
+      where JobQueue.conflict(claims, try JobClaim.claims(of: job.request, in: catalog)) != nil {
+        throw DomainError(
+          .imageInUse, "the \(job.request.kind.rawValue) job \(job.id) uses image '\(image.name)'",
+          remedy: "wait for it, or cancel it")
+      }
+    case .backup(let stored):
+      let lineage = try Self.lineage(of: stored.backup, in: catalog)
+      for job in try liveJobs(in: catalog) {
+        guard case .deleteBackup(let id) = job.request, lineage.contains(id) else { continue }
+        throw DomainError(
+          .backupNotComplete, "the delete-backup job \(job.id) deletes backup \(id)", remedy: "export another one")
+      }
+    }
+  }
+
+  /// The backup and what it builds on. A chain that bites its tail ends there.
+  private static func lineage(of backup: Backup, in catalog: any CatalogReading) throws -> Set<BackupID> {
+    var lineage: Set<BackupID> = [backup.id]
+    var next = backup.parent
+    while let id = next, lineage.insert(id).inserted { next = try catalog.backup(id)?.parent }
+    return lineage
+  }
+}

@@ -1,0 +1,235 @@
+import Foundation
+import Logging
+import Model
+
+// How an export is made and ended, one at a time:
+//
+// X1. The rows are checked, the engine serves, then one transaction checks again and writes the export with its image.
+//     What it refuses is taken back: the export, then the image that was attached for it.
+// X2. An export ends in the engine first, for only that tells whether clients use it; if its row stays all the same, it
+//     is served again. An image that was attached for it is closed after its last export's row is gone.
+// X3. No job that would be in the way starts meanwhile; one that was asked for meanwhile refuses the export.
+
+extension BackupService {
+  package func export(_ reference: Reference<Export>) throws -> ExportView {
+    try ledger.read { try ExportView(find(reference, in: $0), in: $0, engine) }
+  }
+
+  package func exports(_ query: ExportQuery, _ page: PageRequest) throws -> Page<ExportView> {
+    try ledger.read { catalog in
+      let image: ImageID? =
+        switch query.image {
+        case nil: nil
+        case .id(let id): id
+        case .name: try query.image.map { try find($0, in: catalog).id }
+        }
+      let filter = ExportFilter(image: image, backup: query.backup)
+      return try catalog.exports(filter, page).map { try ExportView($0, in: catalog, engine) }
+    }
+  }
+
+  /// The export as it is to be shown. May be called while an answer is stored.
+  package func view(of export: Export) -> ExportView {
+    if var view = viewsInCommit.withLock({ $0[export.id] }) {
+      view.export = export
+      view.activity = engine.activity(of: export.id)
+      return view
+    }
+    let view = try? ledger.read { try ExportView(export, in: $0, engine) }
+    return view ?? ExportView(export, activity: engine.activity(of: export.id))
+  }
+
+  /// Serves an image or a backup; a read-write export attaches its image. Throws `nameTaken`, `tlsRequired`,
+  /// `addressUnavailable`, `imageInUse`, `imageNotAttached`, `backupNotComplete`, `backupCorrupt`, and what the engine
+  /// says.
+  package func createExport(
+    _ draft: ExportDraft, _ terms: Terms<Export> = Terms()
+  ) async throws -> Answer<Export> {
+    let limits = limits
+    let intent: @Sendable (any CatalogReading) throws -> ExportIntent = { try ExportIntent(draft, limits, in: $0) }
+    return try await answering(terms) {
+      if terms.dryRun { return .planned(try ledger.read { try intent($0).plan }) }
+      return try await serving.lock.alone {
+        let claims = try ledger.read { try intent($0).claims(in: $0) }
+        return try await queue.holding(ClaimHold(claims: claims, words: "the making of export '\(draft.name)'")) {
+          // A job that was committed before the hold is in the rows by now.
+          try await make(try ledger.read(intent), terms)
+        }
+      }
+    }
+  }
+
+  /// Ends the export, and detaches an image that was attached for its exports with the last one. Throws `exportInUse`
+  /// if it is to be safe and has clients.
+  package func deleteExport(
+    _ reference: Reference<Export>, _ removal: ExportRemoval, _ terms: Terms<Export> = Terms()
+  ) async throws -> Answer<Export> {
+    try await answering(terms) {
+      if terms.dryRun {
+        let doom = try ledger.read { try ExportDoom(reference, terms, in: $0) }
+        return .planned(try plan(doom, removal))
+      }
+      return try await serving.lock.alone {
+        let doom = try ledger.read { try ExportDoom(reference, terms, in: $0) }
+        let hold = ClaimHold(claims: doom.claims, words: "the deletion of export '\(doom.export.name)'")
+        return try await queue.holding(hold) { try await end(doom, removal, terms) }
+      }
+    }
+  }
+
+  // MARK: Making
+
+  private func make(_ intent: ExportIntent, _ terms: Terms<Export>) async throws -> Answer<Export> {
+    let now = ledger.clock.now()
+    let export = intent.export(ExportID(ULID(at: now)), at: now)
+    var receipt: AttachReceipt?
+    if case .image(let image, attaches: true) = intent.source {
+      receipt = try await engine.attach(
+        AttachOrder(image: image.id, location: image.location, cache: nil, lockPatience: 0),
+        control: UnattendedControl(logger: logger))
+    }
+    do {
+      try await engine.export(intent.order(for: export))
+    } catch {
+      await takeBack(intent)
+      throw error
+    }
+    do {
+      return try await showing(intent.view(of: export)) { try await commit(export, intent, receipt, terms) }
+    } catch {
+      let stored = Result { try ledger.read { try $0.export(export.id) } }
+      // A commit that was told as a failure may have happened.
+      if case .success(let row?) = stored { return .done(row) }
+      await serving.withdraw(export.id)
+      await takeBack(intent)
+      if case .failure = stored {
+        serving.follow(export: export.id)
+        if case .image(let image, attaches: true) = intent.source { serving.follow(image: image.id) }
+      }
+      throw error
+    }
+  }
+
+  private func commit(
+    _ export: Export, _ intent: ExportIntent, _ receipt: AttachReceipt?, _ terms: Terms<Export>
+  ) async throws -> Answer<Export> {
+    let (draft, limits) = (intent.draft, limits)
+    return try await change(terms) { _ in
+      intent.plan
+    } apply: { catalog, now in
+      let intent = try ExportIntent(draft, limits, in: catalog)
+      if case .image(var image, attaches: true) = intent.source, let receipt {
+        image.attach(receipt, cause: .export)
+        try catalog.announce(.imageChanged, catalog.update(image), at: now)
+      }
+      try catalog.insert(export)
+      try catalog.announce(.exportCreated, export, at: now)
+      return export
+    }
+  }
+
+  /// Closes the image if it was attached for the export.
+  private func takeBack(_ intent: ExportIntent) async {
+    if case .image(let image, attaches: true) = intent.source { await serving.close(image.id) }
+  }
+
+  /// Keeps what the export is shown with, for as long as its change is committed.
+  private func showing<Value: Sendable>(_ view: ExportView, _ body: () async throws -> Value) async throws -> Value {
+    let id = view.export.id
+    viewsInCommit.withLock { $0[id] = view }
+    defer { viewsInCommit.withLock { $0[id] = nil } }
+    return try await body()
+  }
+
+  // MARK: Ending
+
+  private func end(
+    _ doom: ExportDoom, _ removal: ExportRemoval, _ terms: Terms<Export>
+  ) async throws -> Answer<Export> {
+    let id = doom.export.id
+    try await withdraw(doom.export, removal)
+    let answer: Answer<Export>
+    do {
+      answer = try await showing(view(of: doom.export)) {
+        try await change(terms) { _ in
+          try plan(doom, removal)
+        } apply: { catalog, now in
+          try ExportDoom(.id(id), terms, in: catalog).apply(in: catalog, at: now)
+        }
+      }
+    } catch {
+      switch Result(catching: { try ledger.read { try $0.export(id) } }) {
+      case .success(nil): answer = .done(doom.export)
+      case .success:
+        await serving.open(id)
+        throw error
+      case .failure:
+        serving.follow(export: id)
+        if let image = doom.released { serving.follow(image: image.id) }
+        throw error
+      }
+    }
+    if let image = doom.released { await serving.close(image.id) }
+    return answer
+  }
+
+  private func withdraw(_ export: Export, _ removal: ExportRemoval) async throws {
+    do {
+      try await engine.withdraw(export.id, removal)
+    } catch {
+      // What isn't served any more may be deleted, however that came about.
+      guard (error as? DomainError)?.code != .exportInUse, engine.activity(of: export.id) == nil else { throw error }
+      logger.warning(
+        "an export ended with an error", metadata: ["export": "\(export.name)", "error": "\(error)"])
+    }
+  }
+
+  private func plan(_ doom: ExportDoom, _ removal: ExportRemoval) throws(DomainError) -> Plan {
+    let clients = engine.activity(of: doom.export.id)?.clients ?? 0
+    if clients > 0, removal == .safe {
+      throw DomainError(
+        .exportInUse, "\(clients) clients use export '\(doom.export.name)'",
+        remedy: "let them disconnect, or cut them off with mode=hard")
+    }
+    var steps = ["end export '\(doom.export.name)' at \(doom.export.listen.text)"]
+    if let image = doom.released { steps.append("detach image '\(image.name)', which was attached for it") }
+    return Plan(
+      action: "delete-export", steps: steps, warnings: clients > 0 ? ["\(clients) clients are cut off"] : [],
+      resource: .object(["export": .string(doom.export.id.description), "name": .string(doom.export.name.text)]))
+  }
+}
+
+/// An export that is to be deleted, with what goes with it.
+struct ExportDoom: Sendable {
+  let export: Export
+  /// The image that was attached for its exports, of which this is the last.
+  let released: Image?
+
+  init(_ reference: Reference<Export>, _ terms: Terms<Export>, in catalog: any CatalogReading) throws {
+    let export = try find(reference, in: catalog)
+    try require(terms.expectedRevision, is: export.revision, of: "export '\(export.name)'")
+    self.export = export
+    guard case .image(let id) = export.source, let image = try catalog.image(id), image.attachment?.cause == .export,
+      try catalog.exports(ExportFilter(image: id), PageRequest(limit: 2)).items.count == 1
+    else {
+      released = nil
+      return
+    }
+    released = image
+  }
+
+  /// Nobody opens the image before it is closed here.
+  var claims: [JobClaim] {
+    released.map { [JobClaim(subject: .image($0.id), isAlone: true, words: "image '\($0.name)'")] } ?? []
+  }
+
+  func apply(in catalog: any CatalogWriting, at now: Date) throws -> Export {
+    try catalog.delete(export.id)
+    try catalog.announce(.exportDeleted, export, at: now)
+    if var image = released {
+      image.detach()
+      try catalog.announce(.imageChanged, catalog.update(image), at: now)
+    }
+    return export
+  }
+}

@@ -1,0 +1,100 @@
+import Glibc
+import Model
+import Orchestrator
+
+extension RequestFields {
+  /// The body that makes an export.
+  func exportDraft() throws(DomainError) -> ExportDraft {
+    let name = resourceName("name")
+    let source = object("source").flatMap(exportSource)
+    let isReadOnly = boolean("readOnly", required: false)
+    if case .backup? = source, isReadOnly == false {
+      refuse("readOnly", "must be true, or absent: a backup never changes")
+    }
+    let listen = object("listen").flatMap(exportAddress)
+    let tls = choice("tls", of: ExportTLS.self, required: false)
+    let offersAllocationDepth = object("contexts", required: false).map(allocationDepth) ?? false
+    try finish()
+    guard let name, let source, let listen else { throw Self.incomplete }
+    return ExportDraft(
+      name: name, source: source, isReadOnly: isReadOnly, listen: listen, tls: tls,
+      offersAllocationDepth: offersAllocationDepth)
+  }
+
+  private enum ExportSourceKind: String, CaseIterable {
+    case image, backup
+  }
+
+  private func exportSource(_ source: RequestFields) -> ExportSourceDraft? {
+    switch source.choice("kind", of: ExportSourceKind.self) {
+    case .image: source.reference("image", to: Image.self).map { .image($0) }
+    case .backup: source.id("backup", of: Backup.self).map { .backup($0) }
+    case nil: nil
+    }
+  }
+
+  private func allocationDepth(_ contexts: RequestFields) -> Bool {
+    if contexts.any("bitmaps", required: false) != nil {
+      contexts.refuse("bitmaps", "can't be given yet: images here have no bitmaps that could be exported")
+    }
+    return contexts.boolean("allocationDepth", required: false) ?? false
+  }
+
+  // MARK: Addresses
+
+  private func exportAddress(_ listen: RequestFields) -> ExportAddress? {
+    let path = listen.string("unix", required: false)
+    let address = listen.string("tcp", required: false)
+    switch (path, address) {
+    case (let path?, nil):
+      guard path.hasPrefix("/"), !path.hasSuffix("/"), path.utf8.count <= ExportAddress.longestSocketPath else {
+        listen.refuse(
+          "unix",
+          "must be an absolute path for a socket, of at most \(ExportAddress.longestSocketPath) bytes")
+        return nil
+      }
+      return .unix(path: path)
+    case (nil, let text?):
+      let parsed = ExportAddress(tcp: text)
+      if parsed == nil {
+        listen.refuse("tcp", "must be ADDRESS:PORT, [IPv6]:PORT or localhost:PORT, with a port from 1 to 65535")
+      }
+      return parsed
+    case (nil, nil), (_?, _?):
+      refuse("listen", "must have either 'unix' or 'tcp'")
+      return nil
+    }
+  }
+}
+
+extension ExportAddress {
+  /// Bytes that the path of a unix socket may have (sun_path, less its end).
+  static let longestSocketPath = 107
+
+  /// HOST:PORT; nil if `text` isn't that, or if the host is neither a numeric address nor localhost: a name may mean
+  /// another address tomorrow. An address that can be written in several ways becomes the one that inet_ntop writes,
+  /// so that exports at the same address are known to share it.
+  init?(tcp text: String) {
+    guard let colon = text.lastIndex(of: ":") else { return nil }
+    let digits = text[text.index(after: colon)...]
+    guard digits.utf8.allSatisfy({ (0x30...0x39).contains($0) }), let port = UInt16(digits), port > 0 else {
+      return nil
+    }
+    let host = text[..<colon]
+    let canonical =
+      if host.hasPrefix("["), host.hasSuffix("]") {
+        Self.numeric(String(host.dropFirst().dropLast()), AF_INET6)
+      } else {
+        host.lowercased() == "localhost" ? "localhost" : Self.numeric(String(host), AF_INET)
+      }
+    guard let canonical else { return nil }
+    self = .tcp(host: canonical, port: port)
+  }
+
+  private static func numeric(_ text: String, _ family: Int32) -> String? {
+    var bytes = [UInt8](repeating: 0, count: 16)
+    guard inet_pton(family, text, &bytes) == 1 else { return nil }
+    var buffer = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
+    return inet_ntop(family, bytes, &buffer, socklen_t(buffer.count)).map { String(cString: $0) }
+  }
+}

@@ -1,0 +1,55 @@
+import HTTPServer
+import Model
+import Orchestrator
+
+/// Exports: making, reading, taking away.
+struct ExportRoutes {
+  let service: BackupService
+
+  private static let collection = "\(APIPath.root)/exports"
+  private static let item = "\(collection)/{export}"
+
+  var all: [Route] {
+    [
+      Route(.post, Self.collection, query: [.dryRun], body: .object, .later(create)),
+      Route(.get, Self.collection, query: [.image, .backup, .limit, .cursor], .now(list)),
+      Route(.get, Self.item, .now(get)),
+      Route(.delete, Self.item, query: [.mode, .dryRun], .later(delete)),
+    ]
+  }
+
+  @Sendable private func create(_ call: Call) async throws -> HTTPResponse {
+    let draft = try call.fields().exportDraft()
+    return try await call.change(
+      render: { export in
+        let document = ExportDocument(service.view(of: export))
+        return StoredAnswer(
+          201, document, tag: document.tag, revision: export.revision, location: APIPath.export(export.id))
+      },
+      { try await service.createExport(draft, $0) })
+  }
+
+  @Sendable private func list(_ call: Call) throws -> HTTPResponse {
+    let query = ExportQuery(image: try call.query.reference(.image), backup: try call.query.id(.backup))
+    let page = try service.exports(query, try call.query.page()).map { ExportDocument($0) }
+    let tag = EntityTag.of(JSONWriter.text(of: PageDocument(page.map(\.withoutFigures))), revision: nil)
+    return try JSONAnswer.ok(PageDocument(page), tag: tag, to: call)
+  }
+
+  @Sendable private func get(_ call: Call) throws -> HTTPResponse {
+    let document = ExportDocument(try service.export(try call.export()))
+    return try JSONAnswer.ok(document, tag: document.tag, to: call)
+  }
+
+  @Sendable private func delete(_ call: Call) async throws -> HTTPResponse {
+    let reference = try call.export()
+    let removal = try call.query.choice(.mode, of: ExportRemoval.self) ?? .safe
+    return try await call.change(
+      at: { try service.export(reference).export.revision }, render: { _ in .noContent },
+      { try await service.deleteExport(reference, removal, $0) })
+  }
+}
+
+extension Call {
+  fileprivate func export() throws(DomainError) -> Reference<Export> { try reference(to: "export") }
+}

@@ -1,0 +1,160 @@
+import BlockCore
+import BlockTesting
+import Engine
+import Foundation
+import Model
+import ModelTesting
+import Testing
+
+/// Images that are held open read-write, beside QEMU and its locks.
+struct AttachTests {
+  @Test func attachedImageIsOursAloneUntilItIsDetached() async throws {
+    try await withEngine { test in
+      let location = try test.makeQcow2()
+      let path = location.source.place
+      let image = ImageID()
+      #expect(try await test.attach(location, as: image).virtualSize == 4 << 20)
+      // QEMU refuses it, ourselves too, but looking stays possible.
+      let refusal = try await Tool.runAside("qemu-io", ["-f", "qcow2", "-c", "write 0 512", path], expecting: [1])
+      #expect(refusal.contains("lock"), "\(refusal)")
+      let locks = try await test.engine.inspect(location).locks
+      #expect(locks.contains { $0.permission == "write" && $0.held && $0.unshared })
+      #expect(await code { try await test.attach(location, as: image) } == .imageInUse)
+      #expect(await code { try await test.attach(location, as: ImageID()) } == .imageInUse)
+      #expect(await code { _ = try await test.backUp(test.record("vm", path, .qcow2)) } == .imageInUse)
+      let check = CheckOrder(image: location, repairsLeaks: false)
+      #expect(await code { _ = try await test.engine.check(check, control: RecordingJobControl()) } == .imageInUse)
+      try await test.engine.detach(image)
+      try await test.engine.detach(image)
+      #expect(try await test.engine.inspect(location).locks.isEmpty)
+      try Tool.run("qemu-io", "-f", "qcow2", "-c", "write -P 3 0 512", path)
+      try Tool.run("qemu-img", "check", "-f", "qcow2", path)
+      try await test.attach(location, as: image)
+    }
+  }
+
+  @Test func locksOfOthersAreWaitedForAsLongAsToldAndNoLonger() async throws {
+    try await withEngine { test in
+      let location = try test.makeQcow2()
+      let holder = try await PeerProcess("qemu-io", ["-f", "qcow2", location.source.place])
+      try await eventually("QEMU has the image") {
+        try await test.engine.inspect(location).locks.contains { $0.permission == "write" && $0.held }
+      }
+      let image = ImageID()
+      #expect(await code { try await test.attach(location, as: image) } == .imageLocked)
+      let start = ContinuousClock.now
+      #expect(await code { try await test.attach(location, as: image, lockPatience: 1) } == .imageLocked)
+      #expect(ContinuousClock.now - start >= .seconds(1))
+      await #expect(throws: CancellationError.self) {
+        try await test.attach(
+          location, as: image, lockPatience: 60, control: RecordingJobControl(cancelAtCheckpoint: 3))
+      }
+      let control = RecordingJobControl()
+      async let receipt = test.attach(location, as: image, lockPatience: 60, control: control)
+      try await eventually("it waits") { control.messages.contains { $0.message.contains("waiting") } }
+      holder.stop()
+      #expect(try await receipt.virtualSize == 4 << 20)
+    }
+  }
+
+  @Test func cacheModeIsWhatWasAskedForOrWhatTheStorageCan() async throws {
+    try await withEngine { test in
+      let location = try test.makeQcow2()
+      let odd = test.images + "/odd.raw"
+      try SampleImage.raw(at: odd, byteCount: 100_001, seed: 1)
+      let oddLocation = ImageLocation(source: .file(path: odd), format: .raw)
+      let image = ImageID()
+      #expect(try await test.attach(location, as: image, cache: .writeback).cache == .writeback)
+      try await test.engine.detach(image)
+      #expect(try await test.attach(oddLocation, as: image).cache == .writeback)
+      try await test.engine.detach(image)
+      #expect(await code { try await test.attach(oddLocation, as: image, cache: .direct) } == .invalidField)
+      // A file system without O_DIRECT says so by both.
+      let best = try await test.attach(location, as: image).cache
+      try await test.engine.detach(image)
+      let refusal = await code { try await test.attach(location, as: image, cache: .direct) }
+      #expect(refusal == (best == .direct ? nil : .invalidField))
+      #expect(try await test.engine.inspect(oddLocation).virtualSize == 100_001)
+    }
+  }
+
+  @Test func freshImageOfQEMUIsUsedPastThePageCache() async throws {
+    try await withEngine { test in
+      let path = test.images + "/fresh.qcow2"
+      // Its file ends amid a block: qemu-img pads nothing.
+      try Tool.run("qemu-img", "create", "-q", "-f", "qcow2", path, "1G")
+      try #require(try SampleImage.byteCount(path) % 4096 != 0)
+      let raw = test.images + "/even.raw"
+      try SampleImage.raw(at: raw, byteCount: 1 << 20, seed: 1)
+      let image = ImageID()
+      let possible = try await test.attach(
+        ImageLocation(source: .file(path: raw), format: .raw), as: ImageID()
+      ).cache
+      #expect(
+        try await test.attach(ImageLocation(source: .file(path: path), format: .qcow2), as: image).cache == possible)
+      try await test.engine.detach(image)
+      try Tool.run("qemu-img", "check", "-f", "qcow2", path)
+    }
+  }
+
+  @Test func imagesThatCantBeWrittenRightAreRefused() async throws {
+    try await withEngine { test in
+      let location = try test.makeQcow2()
+      try Tool.run("qemu-img", "bitmap", "--add", location.source.place, "b0")
+      let refusal = await #expect(throws: DomainError.self) { try await test.attach(location, as: ImageID()) }
+      #expect(refusal?.code == .formatUnsupported && refusal?.detail.contains("bitmap") == true, "\(refusal as Any)")
+      let remote = ImageLocation(source: .nbd(uri: "nbd://127.0.0.1:1/x"), format: .raw)
+      #expect(await code { try await test.attach(remote, as: ImageID()) } == .sourceNotAFile)
+      #expect(try await test.engine.inspect(location).locks.isEmpty)
+    }
+  }
+
+  @Test func extentsOfAnAttachedImageAreTheLiveOnes() async throws {
+    try await withEngine { test in
+      let location = try test.makeQcow2()
+      let image = ImageID()
+      try await test.attach(location, as: image)
+      let order = test.order("vm", .attachedImage(image), isReadOnly: false)
+      try await test.engine.export(order)
+      func extents() async throws -> ExtentPage {
+        try await test.engine.extents(of: location, offset: 0, length: nil, limit: 1000)
+      }
+      let before = try await extents()
+      #expect(try await extents() == before)
+      #expect(before.items.last?.zero == true)
+      // Not flushed: only the live device knows.
+      try await Tool.runAside(
+        "qemu-io", ["-f", "raw", "-t", "writeback", "-c", "write -P 5 3900k 64k", test.uri(order)])
+      let after = try await extents()
+      #expect(after.generation != before.generation)
+      #expect(after.items.contains { $0.data && $0.offset <= 3900 << 10 && $0.offset + $0.length >= 3964 << 10 })
+      #expect(try await extents().generation == after.generation)
+    }
+  }
+
+  @Test(arguments: BlockDeviceConformance.Check.allCases)
+  func slotIsADeviceLikeTheOneBehindIt(_ check: BlockDeviceConformance.Check) async throws {
+    let suite = BlockDeviceConformance(
+      makeReadOnly: { byteCount in
+        var options = MemoryDevice.Options()
+        options.isReadOnly = true
+        return DeviceSlot(MemoryDevice(byteCount: byteCount, options: options))
+      },
+      make: { byteCount in DeviceSlot(MemoryDevice(byteCount: byteCount)) })
+    try await LoopActor().run { _ in try await suite.run(check) }
+  }
+
+  @Test func slotSendsNewRequestsToWhatStandsBehindItNow() async throws {
+    try await LoopActor().run { _ in
+      let (first, second) = (MemoryDevice(byteCount: 8192), MemoryDevice(byteCount: 8192))
+      let slot = DeviceSlot(first)
+      try await slot.writeBytes([1, 2], at: 0)
+      #expect(slot.changeCount == 2)
+      slot.next = second
+      try await slot.writeBytes([3, 4], at: 0)
+      #expect(try await slot.readBytes(2, at: 0) == [3, 4])
+      #expect(try await first.readBytes(2, at: 0) == [1, 2])
+      #expect(slot.changeCount == 4)
+    }
+  }
+}
