@@ -212,6 +212,44 @@ package final class Socket: @unchecked Sendable {
     isSending = true
   }
 
+  // MARK: The peer
+
+  /// Has the kernel ask a silent TCP peer whether it is still there, so that one that has vanished without a word ends
+  /// the connection: after `idle` without any traffic, then each `interval`, `count` times. Nothing for unix sockets,
+  /// whose peers can't vanish.
+  /// - Parameters:
+  ///   - idle: whole seconds, like `interval`; at least one.
+  package func keepAlive(idle: Duration, interval: Duration, count: Int = 4) {
+    setOption(SOL_SOCKET, SO_KEEPALIVE, 1)
+    setOption(Int32(IPPROTO_TCP), TCP_KEEPIDLE, Int32(clamping: max(1, idle.components.seconds)))
+    setOption(Int32(IPPROTO_TCP), TCP_KEEPINTVL, Int32(clamping: max(1, interval.components.seconds)))
+    setOption(Int32(IPPROTO_TCP), TCP_KEEPCNT, Int32(clamping: count))
+  }
+
+  /// Ends the connection with ETIMEDOUT when the TCP peer takes none of what was sent for so long, be it gone or stuck;
+  /// the same limit then holds for a silent peer in place of ``keepAlive(idle:interval:count:)``'s count.
+  /// - Parameter limit: in whole seconds.
+  package func endsUnacknowledged(after limit: Duration) {
+    setOption(Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, Int32(clamping: limit.components.seconds * 1000))
+  }
+
+  /// Who is at the other end, as far as the kernel knows: address and port, or the process behind a unix socket.
+  package var peerDescription: String? {
+    let address = KernelAddress()
+    defer { address.deallocate() }
+    var length = address.length
+    guard getpeername(file.rawValue, address.mutablePointer, &length) == 0 else { return nil }
+    return address.ipDescription ?? peerProcessDescription
+  }
+
+  private var peerProcessDescription: String? {
+    // The kernel's `struct ucred`.
+    var peer: (pid: pid_t, uid: uid_t, gid: gid_t) = (0, 0, 0)
+    var length = socklen_t(MemoryLayout.size(ofValue: peer))
+    guard getsockopt(file.rawValue, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 else { return nil }
+    return "process \(peer.pid) of user \(peer.uid)"
+  }
+
   // MARK: Going down
 
   package enum Side: Sendable { case reading, writing, both }

@@ -87,6 +87,20 @@ struct KernelAddress {
     }
   }
 
+  /// An IP address and its port as text, nil for any other.
+  var ipDescription: String? {
+    let family = Int32(storage.pointee.ss_family)
+    guard family == AF_INET || family == AF_INET6 else { return nil }
+    var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
+    if family == AF_INET {
+      inet_ntop(family, &cast(to: sockaddr_in.self).pointee.sin_addr, &text, socklen_t(text.count))
+    } else {
+      inet_ntop(family, &cast(to: sockaddr_in6.self).pointee.sin6_addr, &text, socklen_t(text.count))
+    }
+    let host = String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    return SocketAddress.ip(host: host, port: port).description
+  }
+
   /// The port in an IP address, 0 in any other.
   var port: UInt16 {
     switch Int32(storage.pointee.ss_family) {
