@@ -283,7 +283,7 @@ package struct ServerHandshake: Sendable {
     }
   }
 
-  /// The server is going down: further options get SHUTDOWN in place of an answer.
+  /// What was asked for is going away: the option gets SHUTDOWN in place of an answer.
   package mutating func refuseQuestion() -> [Action] {
     guard case .asking(let question) = state else { return [] }
     state = .optionHeader
@@ -295,7 +295,7 @@ package struct ServerHandshake: Sendable {
       return [.close]
     case .info(let asked, _), .metaContexts(let asked, _): option = asked
     }
-    return [reply(option, .shutdown, "the server is shutting down")]
+    return [reply(option, .shutdown, "it is shutting down")]
   }
 
   private mutating func enterByName(_ offer: ExportOffer?) throws(NBDProtocolError) -> [Action] {
@@ -339,8 +339,10 @@ package struct ServerHandshake: Sendable {
   private mutating func answerMetaContexts(
     _ option: OptionCode, _ queries: [String], _ offer: ExportOffer?
   ) -> [Action] {
-    guard let offer else { return [reply(option, .unknown, "there is no such export")] }
-    guard isSecure || !offer.requiresTLS else { return [reply(option, .tlsRequired, "this export requires TLS")] }
+    // ERR_TLS_REQD is for INFO and GO only (proto.md, “SELECTIVETLS mode”).
+    guard let offer, isSecure || !offer.requiresTLS else {
+      return [reply(option, .unknown, "there is no such export, or it requires TLS")]
+    }
     let isSelection = option == .setMetaContext
     let names = MetaContextQueries(queries, isSelection: isSelection).matches(in: offer.contextNames)
     guard names.count <= WireLimits.contextCount || !isSelection else {

@@ -41,7 +41,8 @@ package final class NBDExport: Sendable {
 
   private struct State {
     var isRemoved = false
-    var transmissions: [ObjectIdentifier: (transmission: Transmission, listener: NBDListener)] = [:]
+    var transmissions: [ObjectIdentifier: (transmission: Transmission, listener: NBDListener, client: ExportClient)] =
+      [:]
     var waiters: [UnsafeContinuation<Void, Never>] = []
   }
 
@@ -64,6 +65,12 @@ package final class NBDExport: Sendable {
   }
 
   package var figures: ExportFigures { counters.current }
+
+  /// Its clients now, one for each connection, in no order.
+  package var clients: [ExportClient] { state.withLock { $0.transmissions.values.map(\.client) } }
+
+  /// True from the moment on when it is taken away: nobody gets in any more.
+  var isRemoved: Bool { state.withLock { $0.isRemoved } }
 
   var listing: ExportListing { ExportListing(name: name, description: options.description) }
 
@@ -96,9 +103,9 @@ package final class NBDExport: Sendable {
   // MARK: Clients
 
   /// Lets a client in; false if the export was removed meanwhile.
-  func enter(_ transmission: Transmission, of listener: NBDListener) -> Bool {
+  func enter(_ transmission: Transmission, of listener: NBDListener, _ client: ExportClient) -> Bool {
     let isIn = state.withLock { state in
-      if !state.isRemoved { state.transmissions[ObjectIdentifier(transmission)] = (transmission, listener) }
+      if !state.isRemoved { state.transmissions[ObjectIdentifier(transmission)] = (transmission, listener, client) }
       return !state.isRemoved
     }
     if isIn { counters.clientCame() }

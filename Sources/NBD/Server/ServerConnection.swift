@@ -5,13 +5,22 @@ import Logging
 /// One client from its first byte to the last: the handshake on the listener's loop, then the transmission on the
 /// export's.
 struct ServerConnection: Sendable {
+  /// A TCP client that has vanished, or takes nothing of what it asked for, holds its export no longer than this.
+  private static let vanishedLimit = Duration.seconds(300)
+  private static let idleBeforeProbes = Duration.seconds(60)
+  private static let probeInterval = Duration.seconds(15)
+
   private let socket: Socket
   private let listener: NBDListener
+  private let place: String
   private var server: NBDServer { listener.server }
 
   init(_ socket: Socket, _ listener: NBDListener) {
     self.socket = socket
     self.listener = listener
+    place = socket.peerDescription ?? "unknown"
+    socket.keepAlive(idle: Self.idleBeforeProbes, interval: Self.probeInterval)
+    socket.endsUnacknowledged(after: Self.vanishedLimit)
   }
 
   /// What the handshake ended in.
@@ -19,6 +28,7 @@ struct ServerConnection: Sendable {
     let stream: any ByteStream
     let agreement: Agreement
     let export: NBDExport
+    let client: ExportClient
   }
 
   /// Serves the client to its end; the socket is closed afterwards.
@@ -27,14 +37,17 @@ struct ServerConnection: Sendable {
     let loop = entry.export.loop
     entry.stream.move(to: loop)
     let transmission = Transmission(entry.stream, entry.agreement, entry.export, server.pool, server.options)
-    guard entry.export.enter(transmission, of: listener) else {
+    guard entry.export.enter(transmission, of: listener, entry.client) else {
       await closeOn(loop)
       return
     }
-    let name = entry.export.name
+    var metadata = entry.client.metadata
+    metadata["export"] = "\(entry.export.name)"
+    server.logger.info("a client came", metadata: metadata)
     do {
       if let complaint = try await loop.run({ await transmission.run() }) {
-        server.logger.warning("a client broke the protocol", metadata: ["export": "\(name)", "fault": "\(complaint)"])
+        metadata["fault"] = "\(complaint)"
+        server.logger.warning("a client broke the protocol", metadata: metadata)
       }
     } catch {
       // The loops are shut down; there nothing is left to close.
@@ -64,7 +77,7 @@ struct ServerConnection: Sendable {
         outcome.withLock { $0 = entry }
       } catch {
         let fault = isLate.withLock { $0 } ? "not done in time" : "\(error)"
-        server.logger.info("a handshake failed", metadata: ["fault": "\(fault)"])
+        server.logger.info("a handshake failed", metadata: ["client": "\(place)", "fault": "\(fault)"])
       }
       group.cancelAll()
     }
@@ -73,6 +86,7 @@ struct ServerConnection: Sendable {
 
   private func negotiate() async throws -> Entry? {
     var stream: any ByteStream = socket
+    var identity: PeerIdentity?
     var handshake = ServerHandshake(policy: listener.security.policy)
     try await stream.sendAll(ServerHandshake.greeting.span.bytes)
     while true {
@@ -86,12 +100,20 @@ struct ServerConnection: Sendable {
         case .askListings: actions += handshake.answer(listings: listener.listings)
         case .askOffer(let name):
           export = listener.export(named: name)
-          actions += try handshake.answer(offer: try await offer(of: export))
+          if export?.isRemoved == true {
+            actions += handshake.refuseQuestion()
+          } else {
+            actions += try handshake.answer(offer: try await offer(of: export))
+          }
         case .startTLS:
           guard let credentials = listener.security.credentials else { return nil }
-          stream = try await TLSStream.server(over: socket, credentials)
+          let secured = try await TLSStream.server(over: socket, credentials)
+          stream = secured
+          identity = secured.peerIdentity
           handshake.secured()
-        case .enter(let agreement): return export.map { Entry(stream: stream, agreement: agreement, export: $0) }
+        case .enter(let agreement):
+          let client = ExportClient(place: place, identity: identity, usesTLS: agreement.isSecure)
+          return export.map { Entry(stream: stream, agreement: agreement, export: $0, client: client) }
         case .close:
           await stream.finish()
           return nil

@@ -121,6 +121,9 @@ final class TLSSession: @unchecked Sendable {
     }
   }
 
+  /// Who the peer proved to be, once the handshake is done.
+  var peerIdentity: PeerIdentity? { PeerIdentity(of: session) }
+
   private func reason(_ code: Int32) -> String {
     guard code == GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR else { return String(cString: gnutls_strerror(code)) }
     var text = gnutls_datum_t()

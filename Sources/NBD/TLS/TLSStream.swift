@@ -39,6 +39,9 @@ final class TLSStream: ByteStream, @unchecked Sendable {
     return stream
   }
 
+  /// Who the peer proved to be.
+  var peerIdentity: PeerIdentity? { session.peerIdentity }
+
   nonisolated(nonsending)
     private func shakeHands() async throws
   {
