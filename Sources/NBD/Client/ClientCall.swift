@@ -3,7 +3,9 @@ import BlockCore
 /// One request of a client from when it is made to its answer, over however many connections that takes.
 ///
 /// Confined to the device's loop. Whoever made it waits for it, and keeps the memory that it points at in place.
-final class ClientCall {
+final class ClientCall: @unchecked Sendable {
+  // Safe to hand over: confined to the device's loop.
+
   let command: Command
   let flags: CommandFlags
   let offset: UInt64
@@ -12,18 +14,24 @@ final class ClientCall {
   private let target: UnsafeMutableRawPointer?
   /// What follows the header.
   private let payload: UnsafeRawBufferPointer?
+  /// BLOCK_STATUS: the contexts to tell of, where the server lets the client choose; nil: all.
+  private let contextNames: [String]?
   var continuation: UnsafeContinuation<Result<Void, BlockError>, Never>?
+  private(set) var isFinished = false
+  /// Whoever made it would rather not wait for it.
+  var isCancelled = false
   /// How often it was sent.
   var attemptCount = 0
 
   // What has arrived in this attempt.
   private(set) var coveredByteCount: UInt64 = 0
   private(set) var failure: (error: WireError, message: String)?
-  private(set) var status: [UInt32: [ContextExtent]] = [:]
+  /// By the context's name.
+  private(set) var status: [String: [ContextExtent]] = [:]
 
   init(
     _ command: Command, flags: CommandFlags = [], offset: UInt64 = 0, length: UInt64 = 0,
-    target: UnsafeMutableRawPointer? = nil, payload: UnsafeRawBufferPointer? = nil
+    target: UnsafeMutableRawPointer? = nil, payload: UnsafeRawBufferPointer? = nil, contextNames: [String]? = nil
   ) {
     self.command = command
     self.flags = flags
@@ -31,16 +39,26 @@ final class ClientCall {
     self.length = length
     self.target = target
     self.payload = payload
+    self.contextNames = contextNames
   }
 
-  func request(cookie: UInt64, style: HeaderStyle) -> Request {
-    let carriesPayload = style == .extended && payload != nil
-    return Request(
-      command, flags: carriesPayload ? flags.union(.payloadLength) : flags, cookie: cookie, offset: offset,
-      length: carriesPayload ? UInt64(payload?.count ?? 0) : length)
+  /// What goes before ``payloadBytes``.
+  func header(cookie: UInt64, _ agreement: Agreement) -> [UInt8] {
+    var request = Request(command, flags: flags, cookie: cookie, offset: offset, length: length)
+    guard agreement.style == .extended else { return request.bytes(agreement.style) }
+    if let payload {
+      request.flags.insert(.payloadLength)
+      request.length = UInt64(payload.count)
+    }
+    guard let contextNames, agreement.flags.contains(.blockStatusPayload) else { return request.bytes(.extended) }
+    let wanted = agreement.contexts.filter { contextNames.contains($0.name) }
+    let wish = BlockStatusPayload(effectLength: length, contextIDs: wanted.map(\.id)).bytes
+    request.flags.insert(.payloadLength)
+    request.length = UInt64(wish.count)
+    return request.bytes(.extended) + wish
   }
 
-  /// The bytes that follow the header; empty for most requests.
+  /// The data that follows the header; empty for most requests.
   var payloadBytes: RawSpan {
     @_lifetime(borrow self)
     get {
@@ -70,23 +88,22 @@ final class ClientCall {
     return UnsafeMutableRawBufferPointer(start: target + Int(start - offset), count: Int(count))
   }
 
-  /// Keeps the first failure that is told.
-  func fail(_ error: WireError, _ message: String) {
+  /// Keeps the first failure that the server tells.
+  func refuse(_ error: WireError, _ message: String) {
     if failure == nil { failure = (error, message) }
   }
 
-  func take(_ chunk: StatusChunk) throws(NBDProtocolError) {
-    guard command == .blockStatus, status[chunk.contextID] == nil else {
-      throw .violation("a status that wasn't asked for, or twice")
-    }
-    status[chunk.contextID] = chunk.extents
+  func take(_ chunk: StatusChunk, _ agreement: Agreement) throws(NBDProtocolError) {
+    guard command == .blockStatus, let context = agreement.contexts.first(where: { $0.id == chunk.contextID }),
+      status[context.name] == nil
+    else { throw .violation("a status that wasn't asked for, or twice") }
+    status[context.name] = chunk.extents
   }
 
   /// The outcome once the last part of the answer is there.
   func outcome() throws(NBDProtocolError) -> Result<Void, BlockError> {
     if let failure {
       let operation = command.operation
-      let range = ByteRange(offset: offset, length: length)
       let text = failure.message.isEmpty ? "told by the NBD server" : "the NBD server says: \(failure.message)"
       return .failure(
         BlockError(failure.error.blockErrorKind(for: operation), operation, range, cause: text))
@@ -95,7 +112,15 @@ final class ClientCall {
     return .success(())
   }
 
+  /// Ends it without an answer.
+  func fail(_ kind: BlockError.Kind, _ cause: String?) {
+    finish(.failure(BlockError(kind, command.operation, range, cause: cause)))
+  }
+
+  private var range: ByteRange? { length > 0 ? ByteRange(offset: offset, length: length) : nil }
+
   func finish(_ result: Result<Void, BlockError>) {
+    isFinished = true
     let waiting = continuation
     continuation = nil
     waiting?.resume(returning: result)

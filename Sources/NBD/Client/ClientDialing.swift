@@ -1,26 +1,52 @@
 import EventLoops
 import Glibc
+import Locks
 
 /// How a client gets from a URI to a connection in transmission.
 struct ClientDialing: Sendable {
-  /// From the first packet to the end of the handshake.
+  /// From the first packet to the end of the handshake; looking up the host's name comes on top.
   static let timeout = Duration.seconds(10)
+  // A server that has vanished is noticed after 30 s + 3 × 10 s without any traffic.
+  private static let idleBeforeProbes = Duration.seconds(30)
+  private static let probeInterval = Duration.seconds(10)
+  private static let probeCount = 3
 
   let uri: NBDURI
   let wishes: ClientHandshake.Wishes
   let credentials: TLSClientCredentials?
 
   /// A connection, and what was agreed on.
-  /// - Throws: `SystemError`, `NBDProtocolError` or `TLSError`.
+  /// - Throws: `SystemError` (ETIMEDOUT where the server was silent), `NBDProtocolError` or `TLSError`.
   nonisolated(nonsending)
     func connect(on loop: EventLoop) async throws -> (any ByteStream, Agreement)
   {
-    let socket = try await openSocket(on: loop)
+    let attempt = Task(executorPreference: loop) { try await dial(on: loop) }
+    let isLate = Lock(false)
     let timer = Task(executorPreference: loop) {
       do throws(SystemError) { try await loop.sleep(for: Self.timeout) } catch { return }
-      socket.close()
+      isLate.withLock { $0 = true }
+      attempt.cancel()
     }
     defer { timer.cancel() }
+    do {
+      return try await withTaskCancellationHandler {
+        try await attempt.value
+      } onCancel: {
+        attempt.cancel()
+      }
+    } catch {
+      if isLate.withLock({ $0 }) {
+        throw SystemError(ETIMEDOUT, "the server didn't answer within \(Self.timeout.components.seconds) s")
+      }
+      throw error
+    }
+  }
+
+  nonisolated(nonsending)
+    private func dial(on loop: EventLoop) async throws -> (any ByteStream, Agreement)
+  {
+    let socket = try await openSocket(on: loop)
+    socket.keepAlive(idle: Self.idleBeforeProbes, interval: Self.probeInterval, count: Self.probeCount)
     do {
       return try await shakeHands(socket)
     } catch {

@@ -9,6 +9,9 @@ import Glibc
 /// breaks, it is made again for as long as ``Options/reconnectPatience`` says, and what wasn't answered is sent again.
 /// That relies on the server to keep what it has answered across a restart of its own, as its kernel's cache does:
 /// a server whose machine loses power between a write and the next flush loses that write, and the flush can't tell.
+///
+/// A server that is there and says nothing is given up after ``Options/answerPatience``; a request whose task was
+/// cancelled waits for such a one a few seconds only.
 package final class NBDDevice: BlockDevice, @unchecked Sendable {
   // Safe to hand over: confined to its loop, like every device.
 
@@ -17,6 +20,9 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
     package var connectionCount = 1
     /// For how long a lost connection is tried to be made again; zero: not at all.
     package var reconnectPatience = Duration.seconds(60)
+    /// How long a server that is there may leave all requests without any answer; then they fail. Long enough for a
+    /// flush of a full cache to a slow disk.
+    package var answerPatience = Duration.seconds(300)
     /// Refuses changes even if the server would take them.
     package var isReadOnly = false
     /// Metadata contexts to ask for, see ``NBDDevice/contextExtents(of:in:limit:)``.
@@ -76,13 +82,15 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
     var links: [ClientLink] = []
     do {
       let (stream, agreement) = try await dialing.connect(on: loop)
-      let patience = options.reconnectPatience
-      links.append(ClientLink(stream, agreement, dialing, patience: patience, on: loop))
+      let patience = ClientLink.Patience(reconnect: options.reconnectPatience, answer: options.answerPatience)
+      links.append(ClientLink(stream, agreement, terms: agreement, dialing, patience, on: loop))
       let count = min(options.connectionCount, maximumConnectionCount)
       while agreement.flags.contains(.canMultiConn), links.count < count {
         let (stream, other) = try await dialing.connect(on: loop)
-        links.append(ClientLink(stream, agreement, dialing, patience: patience, on: loop))
-        guard other.isCompatible(with: agreement) else { throw NBDProtocolError.violation("connections that disagree") }
+        links.append(ClientLink(stream, other, terms: agreement, dialing, patience, on: loop))
+        if let change = other.change(from: agreement) {
+          throw NBDProtocolError.violation("connections that disagree: \(change)")
+        }
       }
       for link in links { link.start() }
       return NBDDevice(uri, agreement, links, isReadOnly: options.isReadOnly)
@@ -96,13 +104,10 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
   }
 
   private static func openError(_ uri: NBDURI, _ error: any Error) -> BlockError {
-    let kind: BlockError.Kind
     if let error = error as? SystemError {
-      kind = error.isCancelled ? .io(errno: ETIMEDOUT) : .io(errno: error.code)
-    } else {
-      kind = .io(errno: EPROTO)
+      return BlockError(errno: error.code, .open, cause: "\(uri): \(error)")
     }
-    return BlockError(kind, .open, cause: "\(uri): \(error)")
+    return BlockError(.io(errno: EPROTO), .open, cause: "\(uri): \(error)")
   }
 
   /// How often connections were made again.
@@ -348,22 +353,13 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
     let part = parts(of: range)[0]
     let wanted = agreement.contexts.filter { names.contains($0.name) }
     let flags: CommandFlags = limit == 1 ? .reqOne : []
-    var call = ClientCall(.blockStatus, flags: flags, offset: part.offset, length: part.length)
-    if wanted.count < agreement.contexts.count, agreement.flags.contains(.blockStatusPayload) {
-      let wish = BlockStatusPayload(effectLength: part.length, contextIDs: wanted.map(\.id)).bytes
-      let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: wish.count, alignment: 8)
-      defer { memory.deallocate() }
-      memory.copyBytes(from: wish)
-      call = ClientCall(
-        .blockStatus, flags: flags, offset: part.offset, length: part.length,
-        payload: UnsafeRawBufferPointer(memory))
-      try await perform(call)
-    } else {
-      try await perform(call)
-    }
+    let call = ClientCall(
+      .blockStatus, flags: flags, offset: part.offset, length: part.length,
+      contextNames: wanted.count < agreement.contexts.count ? names : nil)
+    try await perform(call)
     var answer: [String: [ContextExtent]] = [:]
     for context in wanted {
-      guard let extents = call.status[context.id] else {
+      guard let extents = call.status[context.name] else {
         throw BlockError(.io(errno: EPROTO), .blockStatus, part, cause: "the NBD server left out \(context.name)")
       }
       answer[context.name] = ClientStatus.clipped(extents, to: part.length, limit: limit)

@@ -7,11 +7,15 @@ struct ReplyReader: ~Copyable {
   private static let byteCount = 64 << 10
 
   private let stream: any ByteStream
+  private let progress: LinkProgress
   private var buffer = [UInt8](repeating: 0, count: byteCount)
   private var start = 0
   private var end = 0
 
-  init(_ stream: any ByteStream) { self.stream = stream }
+  init(_ stream: any ByteStream, _ progress: LinkProgress) {
+    self.stream = stream
+    self.progress = progress
+  }
 
   /// The next header; nil where the server ended the connection between two replies.
   nonisolated(nonsending)
@@ -47,9 +51,15 @@ struct ReplyReader: ~Copyable {
     let present = min(target.count, end - start)
     buffer.withUnsafeBytes { target.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[start..<start + present])) }
     start += present
-    guard present < target.count, let base = target.baseAddress else { return }
-    var rest = MutableRawSpan(_unsafeStart: base + present, byteCount: target.count - present)
-    guard try await stream.receiveAll(into: &rest) == target.count - present else { throw Self.cut }
+    guard let base = target.baseAddress else { return }
+    var done = present
+    while done < target.count {
+      var rest = MutableRawSpan(_unsafeStart: base + done, byteCount: target.count - done)
+      let count = try await stream.receive(into: &rest)
+      if count == 0 { throw Self.cut }
+      progress.receiptCount += 1
+      done += count
+    }
   }
 
   /// True once `count` bytes are in the buffer; false if the server ended its side before.
@@ -69,6 +79,7 @@ struct ReplyReader: ~Copyable {
       var free = all._mutatingExtracting(filled..<all.byteCount)
       let received = try await stream.receive(into: &free)
       if received == 0 { return false }
+      progress.receiptCount += 1
       end += received
     }
     return true
