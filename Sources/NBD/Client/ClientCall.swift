@@ -19,7 +19,8 @@ final class ClientCall: @unchecked Sendable {
   var continuation: UnsafeContinuation<Result<Void, BlockError>, Never>?
   private(set) var isFinished = false
   /// Whoever made it would rather not wait for it.
-  var isCancelled = false
+  private(set) var isCancelled = false
+  private var hurrying: Task<Void, Never>?
   /// How often it was sent.
   var attemptCount = 0
 
@@ -112,6 +113,13 @@ final class ClientCall: @unchecked Sendable {
     return .success(())
   }
 
+  /// Notes that nobody wants to wait for it any more; `hurrying` sees to it, and ends with it.
+  func cancel(_ hurrying: Task<Void, Never>) {
+    isCancelled = true
+    self.hurrying = hurrying
+    if isFinished { hurrying.cancel() }
+  }
+
   /// Ends it without an answer.
   func fail(_ kind: BlockError.Kind, _ cause: String?) {
     finish(.failure(BlockError(kind, command.operation, range, cause: cause)))
@@ -121,6 +129,7 @@ final class ClientCall: @unchecked Sendable {
 
   func finish(_ result: Result<Void, BlockError>) {
     isFinished = true
+    hurrying?.cancel()
     let waiting = continuation
     continuation = nil
     waiting?.resume(returning: result)

@@ -4,8 +4,6 @@ import Locks
 
 /// How a client gets from a URI to a connection in transmission.
 struct ClientDialing: Sendable {
-  /// From the first packet to the end of the handshake; looking up the host's name comes on top.
-  static let timeout = Duration.seconds(10)
   // A server that has vanished is noticed after 30 s + 3 × 10 s without any traffic.
   private static let idleBeforeProbes = Duration.seconds(30)
   private static let probeInterval = Duration.seconds(10)
@@ -14,6 +12,8 @@ struct ClientDialing: Sendable {
   let uri: NBDURI
   let wishes: ClientHandshake.Wishes
   let credentials: TLSClientCredentials?
+  /// From the first packet to the end of the handshake; looking up the host's name may come on top.
+  let patience: Duration
 
   /// A connection, and what was agreed on.
   /// - Throws: `SystemError` (ETIMEDOUT where the server was silent), `NBDProtocolError` or `TLSError`.
@@ -23,7 +23,7 @@ struct ClientDialing: Sendable {
     let attempt = Task(executorPreference: loop) { try await dial(on: loop) }
     let isLate = Lock(false)
     let timer = Task(executorPreference: loop) {
-      do throws(SystemError) { try await loop.sleep(for: Self.timeout) } catch { return }
+      do throws(SystemError) { try await loop.sleep(for: patience) } catch { return }
       isLate.withLock { $0 = true }
       attempt.cancel()
     }
@@ -36,7 +36,7 @@ struct ClientDialing: Sendable {
       }
     } catch {
       if isLate.withLock({ $0 }) {
-        throw SystemError(ETIMEDOUT, "the server didn't answer within \(Self.timeout.components.seconds) s")
+        throw SystemError(ETIMEDOUT, "the server didn't answer within \(patience)")
       }
       throw error
     }

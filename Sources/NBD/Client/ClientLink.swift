@@ -8,7 +8,7 @@ import Glibc
 /// No request waits for ever. A connection that breaks is made again for `reconnectPatience`. A server that is there
 /// and silent loses its connection after `answerPatience`, and what was sent to it fails: it may still carry a WRITE
 /// out, so sending that again could later undo a newer one. Requests whose task was cancelled wait no longer than
-/// ``cancelledPatience`` for a server that is silent or away.
+/// ``longestCancelledPatience`` for a server that is silent or away.
 final class ClientLink: @unchecked Sendable {
   // Safe to hand over: confined to the device's loop.
 
@@ -22,7 +22,7 @@ final class ClientLink: @unchecked Sendable {
   private static let firstPause = Duration.milliseconds(50)
   private static let longestPause = Duration.seconds(2)
   private static let goodbyeTimeout = Duration.seconds(1)
-  private static let cancelledPatience = Duration.seconds(5)
+  private static let longestCancelledPatience = Duration.seconds(5)
 
   private let loop: EventLoop
   private let dialing: ClientDialing
@@ -93,7 +93,9 @@ final class ClientLink: @unchecked Sendable {
       }
     } onCancel: {
       // By way of the loop: the handler may run anywhere.
-      Task(executorPreference: loop) { [self] in await hurry(call) }
+      Task(executorPreference: loop) { [self] in
+        call.cancel(Task(executorPreference: loop) { [self] in await hurry(call) })
+      }
     }
   }
 
@@ -101,15 +103,15 @@ final class ClientLink: @unchecked Sendable {
   nonisolated(nonsending)
     private func hurry(_ call: ClientCall) async
   {
-    call.isCancelled = true
+    let patience = min(Self.longestCancelledPatience, patience.answer / 4)
     while !call.isFinished {
       let seen = progress.receiptCount
-      do throws(SystemError) { try await loop.sleep(for: Self.cancelledPatience) } catch { return }
+      do throws(SystemError) { try await loop.sleep(for: patience) } catch { return }
       guard !call.isFinished, progress.receiptCount == seen else { continue }
       if queue.remove(call) {
         call.fail(.cancelled, "the NBD server at \(dialing.uri) didn't answer")
       } else {
-        connection?.end(ServerSilence(duration: Self.cancelledPatience, isForAll: false))
+        connection?.end(ServerSilence(duration: patience, isForAll: false))
       }
     }
   }

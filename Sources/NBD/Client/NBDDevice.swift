@@ -18,6 +18,8 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
   package struct Options: Sendable {
     /// Connections, where the server allows several; at most ``NBDDevice/maximumConnectionCount``.
     package var connectionCount = 1
+    /// How long one attempt to connect may take, TLS and the handshake included.
+    package var connectPatience = Duration.seconds(10)
     /// For how long a lost connection is tried to be made again; zero: not at all.
     package var reconnectPatience = Duration.seconds(60)
     /// How long a server that is there may leave all requests without any answer; then they fail. Long enough for a
@@ -78,7 +80,8 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
     wishes.contexts = options.contexts
     wishes.extendedHeaders = options.usesExtendedHeaders
     wishes.structuredReplies = options.usesStructuredReplies
-    let dialing = ClientDialing(uri: uri, wishes: wishes, credentials: options.credentials)
+    let dialing = ClientDialing(
+      uri: uri, wishes: wishes, credentials: options.credentials, patience: options.connectPatience)
     var links: [ClientLink] = []
     do {
       let (stream, agreement) = try await dialing.connect(on: loop)
