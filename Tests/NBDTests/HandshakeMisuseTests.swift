@@ -15,14 +15,11 @@ private let extendedRequired: UInt32 = 1 << 31 | 10
   private func misuse(
     _ options: NBDServerOptions = NBDServerOptions(), _ body: @Sendable @escaping (RawClient) throws -> Void
   ) async throws {
-    try await withWorld(options) { world in
+    try await withWorld(options, loopCount: 1) { world in
       try world.publish(MemoryDevice(byteCount: 1 << 20))
-      try world.publish(MemoryDevice(byteCount: 1 << 20), as: "other", isDefault: false)
-      try await RawClient.with(world.socketPath) { try body($0) }
-      try await RawClient.with(world.socketPath) { client in
-        try client.enter()
-        try client.expectAlive()
-      }
+      try world.publishForBystanders()
+      let path = world.socketPath
+      try await Bystander.watch(world) { () throws in try body(try RawClient(path)) }
     }
   }
 

@@ -66,11 +66,13 @@ struct Certificates: Sendable {
   }
 
   /// A client's credentials: whom it trusts, and who it is.
-  func client(trusting authority: String = "good", as name: String? = "good") throws -> TLSClientCredentials {
+  func client(
+    trusting authority: String = "good", as name: String? = "good", serverName: String? = nil
+  ) throws -> TLSClientCredentials {
     try TLSClientCredentials(
       authorityFile: folder.file("\(authority)/ca-cert.pem"),
       certificateFile: name.map { folder.file("\($0)/client-cert.pem") },
-      keyFile: name.map { folder.file("\($0)/client-key.pem") })
+      keyFile: name.map { folder.file("\($0)/client-key.pem") }, serverName: serverName)
   }
 }
 

@@ -18,7 +18,7 @@ private let notSupported: UInt32 = 95
     alignment: Int = 1, zeroesFast: Bool = true, isReadOnly: Bool = false,
     _ body: @Sendable @escaping (RawClient) throws -> Void
   ) async throws {
-    try await withWorld { world in
+    try await withWorld(loopCount: 1) { world in
       var limits = BlockLimits()
       limits.requestAlignment = alignment
       var options = MemoryDevice.Options()
@@ -28,13 +28,9 @@ private let notSupported: UInt32 = 95
       exportOptions.isReadOnly = isReadOnly
       let export = try world.publish(
         MemoryDevice(byteCount: Self.byteCount, options: options), options: exportOptions)
-      try await RawClient.with(world.socketPath) { try body($0) }
-      try await RawClient.with(world.socketPath) { client in
-        try client.enter()
-        try client.request(0, length: 4096)
-        #expect(try client.simpleReply() == 0)
-        #expect(try client.receive(4096).count == 4096)
-      }
+      try world.publishForBystanders()
+      let path = world.socketPath
+      try await Bystander.watch(world) { () throws in try body(try RawClient(path)) }
       try await eventually("the clients are gone") { export.figures.clientCount == 0 }
     }
   }
