@@ -66,8 +66,8 @@ package final class RangeLock: @unchecked Sendable {
     guard let index = requests.firstIndex(where: { $0.ticket == hold.ticket }) else {
       preconditionFailure("a range was released twice")
     }
-    requests.remove(at: index)
-    grantWaiters(from: index)
+    let released = requests.remove(at: index)
+    grantWaiters(overlapping: released.range, from: index)
   }
 
   /// Holds the range for the length of `body`.
@@ -82,8 +82,9 @@ package final class RangeLock: @unchecked Sendable {
     return try await body()
   }
 
-  private func grantWaiters(from start: Int) {
-    for index in start..<requests.count {
+  /// No other request can have waited for the range: looking at all of them again would cost the square of their number.
+  private func grantWaiters(overlapping range: ByteRange, from start: Int) {
+    for index in start..<requests.count where requests[index].range.overlaps(range) {
       guard let waiter = requests[index].waiter else { continue }
       guard !isBlocked(index) else { continue }
       requests[index].waiter = nil
