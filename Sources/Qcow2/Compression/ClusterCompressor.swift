@@ -15,7 +15,7 @@ package final class ClusterCompressor: @unchecked Sendable {
 
   private enum Codec {
     case zlib(UnsafeMutablePointer<z_stream>)
-    case zstd(OpaquePointer, level: Int32)
+    case zstd(ZstdTurns)
   }
 
   package let clusterByteCount: Int
@@ -47,8 +47,10 @@ package final class ClusterCompressor: @unchecked Sendable {
       guard Self.zstdLevels.contains(level) else {
         throw .invalidOption("zstd has levels \(Self.zstdLevels), not \(level)")
       }
-      guard let context = ZSTD_createCCtx() else { throw .invalidOption("zstd can't be set up") }
-      codec = .zstd(context, level: Int32(level))
+      guard let turns = ZstdTurns(level: level, clusterByteCount: clusterByteCount) else {
+        throw .invalidOption("zstd can't be set up")
+      }
+      codec = .zstd(turns)
     }
   }
 
@@ -57,7 +59,7 @@ package final class ClusterCompressor: @unchecked Sendable {
     case .zlib(let stream):
       deflateEnd(stream)
       stream.deallocate()
-    case .zstd(let context, _): ZSTD_freeCCtx(context)
+    case .zstd: break
     }
   }
 
@@ -71,7 +73,7 @@ package final class ClusterCompressor: @unchecked Sendable {
       cluster.withUnsafeBytes { input in
         switch codec {
         case .zlib(let stream): Self.deflate(stream, input, output, limit)
-        case .zstd(let context, let level): Self.compress(context, level, input, output, limit)
+        case .zstd(let turns): turns.compress(input, output, limit)
         }
       }
     }
@@ -89,13 +91,5 @@ package final class ClusterCompressor: @unchecked Sendable {
     stream.pointee.avail_out = UInt32(limit)
     guard CZlib.deflate(stream, Z_FINISH) == Z_STREAM_END else { return nil }
     return limit - Int(stream.pointee.avail_out)
-  }
-
-  private static func compress(
-    _ context: OpaquePointer, _ level: Int32, _ input: UnsafeRawBufferPointer,
-    _ output: UnsafeMutableRawBufferPointer, _ limit: Int
-  ) -> Int? {
-    let count = ZSTD_compressCCtx(context, output.baseAddress, limit, input.baseAddress, input.count, level)
-    return ZSTD_isError(count) == 0 ? count : nil
   }
 }
