@@ -30,6 +30,10 @@ struct DamagedImage: Sendable {
     var block: UInt64 = 0
     var snapshots: UInt64 = 0
     var end: UInt64 = 0
+
+    /// The first snapshot's L1 table, and the first L2 table that it names.
+    func snapshotL1(_ file: SparseImage) -> UInt64 { file.integer(at: snapshots) }
+    func snapshotL2(_ file: SparseImage) -> UInt64 { file.integer(at: snapshotL1(file)) & L2Entry.offsetMask }
   }
 
   var name: String
@@ -296,6 +300,27 @@ extension DamagedImage {
     DamagedImage("data in the snapshot table", .snapshots, judged: false, .write("the snapshot table's")) { file, p in
       file.put(copied | p.snapshots, at: p.l2 + 16)
     },
+    DamagedImage("snapshot's L2 table called free", .snapshots, .writeNew("the L2 table of a snapshot's")) { file, p in
+      file.put(UInt16(0), at: p.block + p.snapshotL2(file) / clusterByteCount * 2)
+    },
+    DamagedImage("data in a snapshot's L2 table", .snapshots, .write("the L2 table of a snapshot's")) { file, p in
+      file.put(copied | p.snapshotL2(file), at: p.l2 + 16)
+    },
+    DamagedImage("kept cluster is a snapshot's L2 table", .snapshots, .zero("the L2 table of a snapshot's")) {
+      file, p in file.put(copied | p.snapshotL2(file) | 1, at: p.l2 + 16)
+    },
+    DamagedImage("snapshot's L2 table called the image's own", .snapshots, .write("a snapshot uses it too")) {
+      file, p in file.put(copied | p.snapshotL2(file), at: p.l1)
+    },
+    DamagedImage("snapshot's L2 table is a refcount block", .snapshots, .write("lies in the refcount block")) {
+      file, p in file.put(p.block, at: p.snapshotL1(file))
+    },
+    DamagedImage("snapshot's L2 table is the L1 table", .snapshots, .write("lies in the L1 table")) { file, p in
+      file.put(p.l1, at: p.snapshotL1(file))
+    },
+    DamagedImage("snapshot's L2 table past the end", .snapshots, .corruption("aren't clusters of the file")) {
+      file, p in file.put(UInt64(1) << 40, at: p.snapshotL1(file))
+    },
     DamagedImage("bitmaps", .bitmaps, .openToWrite("dirty bitmaps")) { _, _ in },
     DamagedImage("bitmaps extension too short", .bitmaps, judged: false, .corruption("bitmaps extension")) { file, _ in
       file.put(UInt32(16), at: file.extensionOffset(0x2385_2875) + 4)
@@ -310,6 +335,9 @@ extension DamagedImage {
 }
 
 extension SparseImage {
+  /// The 64-bit number at `offset`.
+  func integer(at offset: UInt64) -> UInt64 { DamageTests.integer((0..<8).map { byte(at: offset + $0) }) }
+
   func byte(at offset: UInt64) -> UInt8 {
     var bytes: [UInt8] = [0]
     var span = bytes.mutableSpan

@@ -89,6 +89,32 @@ import Testing
     }
   }
 
+  /// The count of a table that the image shares with its snapshot says that only one of them uses it.
+  @Test func sharedTableWhoseCountIsTooLowStaysTheSnapshots() async throws {
+    let folder = try TemporaryFolder()
+    let (path, before) = try Self.make("cluster_size=4096", folder)
+    try await LoopActor().run { _ in
+      var file = try SparseImage(contentsOf: path)
+      let header = try await Qcow2Header.read(from: MemoryDevice(file), pool: pool)
+      let table = file.integer(at: header.l1Offset) & L2Entry.offsetMask
+      let block = file.integer(at: header.refcountTableOffset)
+      let one: [UInt8] = [0, 1]
+      file.write(one.span.bytes, at: block + table / 4096 * 2)
+      let device = MemoryDevice(file)
+      let image = try await openImage(device)
+      try await image.writeBytes([1, 2, 3], at: 300 << 10)
+      do throws(BlockError) {
+        try await image.flush()
+        Issue.record("flushed")
+      } catch {
+        #expect("\(error)".contains("lower than its use"))
+      }
+      await #expect(throws: BlockError.self) { try await image.writeBytes([4], at: 0) }
+      try? await image.close()
+      #expect(try await Self.reverted(device.image).readAll() == before)
+    }
+  }
+
   @Test(arguments: variants)
   func qemuRevertsToTheSnapshotThatWeWorkedBeside(options: String) async throws {
     let folder = try TemporaryFolder()

@@ -110,6 +110,7 @@ extension Qcow2Image {
   nonisolated(nonsending)
     private static func rebuildRefcounts(_ map: ClusterMap) async throws(Qcow2Error)
   {
+    do { try await map.file.learnSnapshotTables() } catch { throw .device(error) }
     if let conflict = map.file.places.conflict { throw .damaged(conflict) }
     do throws(BlockError) {
       try await map.header.clearAutoclear(besides: map.header.value.keptAutoclear)

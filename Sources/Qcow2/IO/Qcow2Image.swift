@@ -32,6 +32,7 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   let ranges = RangeLock()
   let preparation = RangeLock()
   private(set) var isClosed = false
+  private var isPrepared = false
   package let isReadOnly: Bool
 
   init(
@@ -67,17 +68,28 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   /// The whole clusters that a guest range touches.
   func clusters(_ range: ByteRange) -> ByteRange { range.aligned(to: file.clusterByteCount) }
 
-  /// Comes before every change: none where tables share a place. Before the first, bits that vouch for what we don't keep right are cleared.
+  /// Comes before every change. There is none where tables share a place.
   nonisolated(nonsending)
     func prepareToChange(_ operation: BlockError.Operation) async throws(BlockError)
   {
     if isReadOnly { throw BlockError(.readOnly, operation) }
+    if !isPrepared { try await prepareToChange() }
     if let conflict = file.places.conflict { throw BlockError(.corrupt(conflict), operation) }
-    let kept = header.value.keptAutoclear
-    if header.value.autoclear.isSubset(of: kept) { return }
+  }
+
+  /// Before the first change: what snapshots need is learnt, and bits that vouch for what we don't keep right are
+  /// cleared.
+  nonisolated(nonsending)
+    private func prepareToChange() async throws(BlockError)
+  {
     let hold = await preparation.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { preparation.release(hold) }
-    try await header.clearAutoclear(besides: kept)
+    if isPrepared { return }
+    try await file.learnSnapshotTables()
+    map.noteSharedTablesMarkedExclusive()
+    guard file.places.conflict == nil else { return }
+    try await header.clearAutoclear(besides: header.value.keptAutoclear)
+    isPrepared = true
   }
 
   nonisolated(nonsending)

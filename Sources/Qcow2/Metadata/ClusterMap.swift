@@ -115,6 +115,16 @@ final class ClusterMap {
     else { throw BlockError(.corrupt("L1 entry \(index) names an L2 table at \(offset)"), operation) }
   }
 
+  /// A table that a snapshot needs must not be changed in place: an L1 entry that allows it contradicts the snapshot.
+  func noteSharedTablesMarkedExclusive() {
+    guard file.places.hasSnapshotTables else { return }
+    for (index, entry) in l1.enumerated() where entry.isExclusive && file.places.isSnapshotTable(at: entry.tableOffset)
+    {
+      file.places.note(
+        "L1 entry \(index) calls the L2 table at \(entry.tableOffset) its own, and a snapshot uses it too")
+    }
+  }
+
   /// Reads a slice into the cache; look for it again afterwards.
   nonisolated(nonsending)
     func load(_ offset: UInt64) async throws(BlockError)

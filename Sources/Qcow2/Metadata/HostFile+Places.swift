@@ -16,13 +16,16 @@ extension HostFile {
     ]
     let (snapshots, byteCount) = try await Qcow2Description.readSnapshotTable(header, device, pool)
     if byteCount > 0 { tables.append((.snapshotTable, ByteRange(offset: header.snapshotsOffset, length: byteCount))) }
+    var snapshotL1Tables: [ByteRange] = []
     for snapshot in snapshots where snapshot.l1EntryCount > 0 {
       let length = UInt64(snapshot.l1EntryCount) * 8
       guard holds(snapshot.l1Offset, length) else {
         throw .damaged("snapshot \(snapshot.id): its L1 table at \(snapshot.l1Offset) isn't clusters of the file")
       }
-      tables.append((.snapshotL1Table, ByteRange(offset: snapshot.l1Offset, length: length)))
+      snapshotL1Tables.append(ByteRange(offset: snapshot.l1Offset, length: length))
     }
+    tables += snapshotL1Tables.map { (.snapshotL1Table, $0) }
+    places.unreadSnapshotL1Tables = snapshotL1Tables.isEmpty ? nil : snapshotL1Tables
     places.add(tables)
     for offset in blocks where offset != 0 && holds(offset, clusterByteCount) {
       places.add(.refcountBlock, at: offset)
@@ -30,6 +33,37 @@ extension HostFile {
     for entry in l1 where entry.raw != 0 && entry.raw & L1Entry.reservedMask == 0 {
       if holds(entry.tableOffset, clusterByteCount) { places.add(.l2Table, at: entry.tableOffset) }
     }
+  }
+
+  /// Notes the L2 tables of the snapshots, once, before the first change: opening an image doesn't wait for it.
+  ///
+  /// - Throws: what reading the snapshots' L1 tables throws; `notSupported` where they are longer in all than
+  ///   ``MetadataPlaces/maximumSnapshotL1ByteCount``.
+  nonisolated(nonsending)
+    func learnSnapshotTables() async throws(BlockError)
+  {
+    guard let l1Tables = places.unreadSnapshotL1Tables else { return }
+    let byteCount = l1Tables.reduce(0) { $0 + $1.length }
+    guard byteCount <= MetadataPlaces.maximumSnapshotL1ByteCount else {
+      throw BlockError(
+        .notSupported, .write,
+        cause: "the L1 tables of the image's snapshots have \(byteCount) bytes, more than can be guarded")
+    }
+    var tables: [UInt64] = []
+    for place in l1Tables {
+      do throws(Qcow2Error) {
+        for raw in try await table(at: place.offset, count: Int(place.length / 8)) where raw != 0 {
+          let offset = L1Entry(raw: raw).tableOffset
+          if holds(offset, clusterByteCount) { tables.append(offset / clusterByteCount) }
+        }
+      } catch {
+        throw error.asBlockError(.write)
+      }
+    }
+    tables.sort()
+    var distinct: [UInt64] = []
+    for cluster in tables where cluster != distinct.last { distinct.append(cluster) }
+    places.add(snapshotTables: distinct)
   }
 
   /// True if a table of this length may lie there: it begins a cluster other than the first, and the file has it.

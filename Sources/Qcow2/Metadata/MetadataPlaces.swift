@@ -1,16 +1,18 @@
 import BlockCore
 
-private let filterBitCount = 1 << 16
-
 /// Where the metadata of a writable image lies, as far as its tables name it: nothing else may be written there.
 ///
 /// Refcounts and entries can lie. Whatever they say, no guest data and no new table goes over the header, the
 /// tables in use, or what snapshots need; and a file in which two of these share a place isn't changed at all.
 ///
-/// Memory: one entry for each L2 table and refcount block, one area for each other table.
+/// Snapshots share tables with the active L1 table, and with each other: that is no conflict, as long as nothing says
+/// that such a table is used once. Their L2 tables stay what they are, whatever the refcounts say.
+///
+/// Memory: one entry for each L2 table and refcount block, one area for each other table, and 8 bytes for each L2
+/// table of the snapshots, which are read before the first change (``HostFile/learnSnapshotTables()``).
 final class MetadataPlaces {
   enum Kind: UInt8, Sendable, CustomStringConvertible {
-    case header, l1Table, l2Table, refcountTable, refcountBlock, snapshotTable, snapshotL1Table
+    case header, l1Table, l2Table, refcountTable, refcountBlock, snapshotTable, snapshotL1Table, snapshotL2Table
 
     var description: String {
       switch self {
@@ -21,9 +23,13 @@ final class MetadataPlaces {
       case .refcountBlock: "refcount block"
       case .snapshotTable: "snapshot table"
       case .snapshotL1Table: "L1 table of a snapshot"
+      case .snapshotL2Table: "L2 table of a snapshot"
       }
     }
   }
+
+  /// So much of the snapshots' L1 tables is read, in all: 1000 snapshots of a disk of 4 TiB in clusters of 64 KiB.
+  static let maximumSnapshotL1ByteCount: UInt64 = 64 << 20
 
   private struct Area: Sendable {
     let range: ByteRange
@@ -33,10 +39,16 @@ final class MetadataPlaces {
   private let clusterBits: UInt64
   /// Tables of one cluster each.
   private var clusters: [UInt64: Kind] = [:]
-  /// A bit for each remainder of a cluster index: clear where no such table can be, as almost everywhere.
-  private var filter = [UInt64](repeating: 0, count: filterBitCount / 64)
+  /// Where tables of one cluster may be.
+  private let filter = ClusterFilter()
+  /// Clusters of the snapshots' L2 tables, in the order of the file.
+  private var snapshotTables: [UInt64] = []
   /// All others, in the order of the file.
   private var areas: [Area] = []
+  /// Where the last of them ends: nearly everything lies behind.
+  private var areasEnd: UInt64 = 0
+  /// The L1 tables of snapshots whose entries aren't known yet; nil when they are.
+  var unreadSnapshotL1Tables: [ByteRange]?
   /// The first two tables that were found to share a place; with one, the image must not be changed.
   private(set) var conflict: String?
 
@@ -47,6 +59,7 @@ final class MetadataPlaces {
     areas += tables.filter { !$0.range.isEmpty }
       .map { Area(range: $0.range.aligned(to: 1 << clusterBits), kind: $0.kind) }
     areas.sort { $0.range.offset < $1.range.offset }
+    areasEnd = areas.last?.range.end ?? 0
     for (area, next) in zip(areas, areas.dropFirst()) where next.range.offset < area.range.end {
       note("the \(next.kind) at \(next.range.offset) lies in the \(area.kind)")
     }
@@ -62,11 +75,29 @@ final class MetadataPlaces {
     if let other = area(in: ByteRange(offset: offset, length: 1 << clusterBits), besides: nil) {
       return note("the \(kind) at \(offset) lies in the \(other)")
     }
-    let bit = filterBit(offset >> clusterBits)
-    filter[bit / 64] |= 1 << UInt64(bit % 64)
+    filter.insert(offset >> clusterBits)
     guard let other = clusters.updateValue(kind, forKey: offset >> clusterBits) else { return }
     note("the \(kind) at \(offset) is named twice\(other == kind ? "" : ", also as \(other)")")
   }
+
+  /// Adds the L2 tables that snapshots name, each once.
+  /// - Parameter tables: clusters, in the order of the file.
+  func add(snapshotTables tables: [UInt64]) {
+    for cluster in tables {
+      let range = ByteRange(offset: cluster << clusterBits, length: 1 << clusterBits)
+      if let other = overlap(range, besides: .l2Table) {
+        note("the \(Kind.snapshotL2Table) at \(range.offset) lies in the \(other)")
+      }
+    }
+    for cluster in tables { filter.insert(cluster) }
+    snapshotTables = tables
+    unreadSnapshotL1Tables = nil
+  }
+
+  var hasSnapshotTables: Bool { !snapshotTables.isEmpty }
+
+  /// True if a snapshot's L2 table lies at `offset`.
+  func isSnapshotTable(at offset: UInt64) -> Bool { isSnapshotTable(offset >> clusterBits) }
 
   /// The table of one cluster isn't in use any more.
   func remove(at offset: UInt64) { clusters[offset >> clusterBits] = nil }
@@ -82,29 +113,40 @@ final class MetadataPlaces {
   }
 
   private func area(in range: ByteRange, besides kind: Kind?) -> Kind? {
+    if range.offset >= areasEnd { return nil }
     // The first area that ends behind the range's start: areas don't overlap where the image may be changed.
-    var low = 0
-    var high = areas.count
-    while low < high {
-      let middle = (low + high) / 2
-      if areas[middle].range.end <= range.offset { low = middle + 1 } else { high = middle }
-    }
-    while low < areas.count, areas[low].range.offset < range.end {
-      if areas[low].kind != kind { return areas[low].kind }
-      low += 1
+    var index = areas.partition { $0.range.end > range.offset }
+    while index < areas.count, areas[index].range.offset < range.end {
+      if areas[index].kind != kind { return areas[index].kind }
+      index += 1
     }
     return nil
   }
 
-  private func filterBit(_ cluster: UInt64) -> Int { Int(cluster & UInt64(filterBitCount - 1)) }
-
   private func cluster(in range: ByteRange, besides kind: Kind?) -> Kind? {
-    if range.isEmpty || clusters.isEmpty { return nil }
-    for cluster in range.offset >> clusterBits...(range.end - 1) >> clusterBits {
-      let bit = filterBit(cluster)
-      if filter[bit / 64] >> UInt64(bit % 64) & 1 == 0 { continue }
+    if range.isEmpty { return nil }
+    for cluster in range.offset >> clusterBits...(range.end - 1) >> clusterBits where filter.mayContain(cluster) {
       if let found = clusters[cluster], found != kind { return found }
+      if kind != .snapshotL2Table, isSnapshotTable(cluster) { return .snapshotL2Table }
     }
     return nil
+  }
+
+  private func isSnapshotTable(_ cluster: UInt64) -> Bool {
+    let index = snapshotTables.partition { $0 >= cluster }
+    return index < snapshotTables.count && snapshotTables[index] == cluster
+  }
+}
+
+extension Array {
+  /// The index of the first element that fulfils `condition`, which all behind it fulfil too; the end if none does.
+  fileprivate func partition(_ condition: (Element) -> Bool) -> Int {
+    var low = 0
+    var high = count
+    while low < high {
+      let middle = (low + high) / 2
+      if condition(self[middle]) { high = middle } else { low = middle + 1 }
+    }
+    return low
   }
 }

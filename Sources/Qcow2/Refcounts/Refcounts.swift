@@ -104,8 +104,8 @@ final class Refcounts {
     let hold = await turn.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { turn.release(hold) }
     while let run = runs.last {
-      // A cluster that an entry named as its storage may be anything.
-      try file.checkNotMetadata(bytes(of: run))
+      // A cluster that an entry named as its storage may be anything. Tables may be a snapshot's too.
+      try file.checkNotMetadata(bytes(of: run), besides: .snapshotL2Table)
       if givingBack { try await giveBack(run) }
       for cluster in run.first..<run.end {
         try await lower(cluster)
@@ -120,7 +120,7 @@ final class Refcounts {
   {
     guard let place = try await slice(of: cluster) else { throw tooLow(cluster) }
     let count = width.count(in: place.slice, at: place.index)
-    guard count > 0 else { throw tooLow(cluster) }
+    guard count > (file.places.isSnapshotTable(at: cluster << clusterBits) ? 1 : 0) else { throw tooLow(cluster) }
     width.store(count - 1, in: place.slice, of: cache, at: place.index)
     guard count == 1 else { return }
     searchStart = min(searchStart, cluster)
