@@ -55,6 +55,32 @@ import Testing
     #expect(try Qemu.check(folder.file("image")) == .clean)
   }
 
+  /// What opening and status cost depends on the tables alone: the bytes that are read are counted.
+  @Test(arguments: [false, true])
+  func hugeImageIsOpenedAndItsStatusToldFromTablesAlone(isReadOnly: Bool) async throws {
+    let sixteenTebibytes: UInt64 = 16 << 40
+    try await LoopActor().run { _ in
+      let (made, image) = try await makeImage(.init(virtualByteCount: sixteenTebibytes))
+      // In 40 stretches, each mapped by a table of its own.
+      // Each stretch begins a table, of 8192 entries.
+      let stretch = sixteenTebibytes / 40 / (8192 << 16) * (8192 << 16)
+      for number in 0..<UInt64(40) {
+        try await image.writeBytes([UInt8](repeating: 1, count: 3 << 16), at: number * stretch + (5 << 16))
+      }
+      try await image.close()
+      let file = MemoryDevice(made.image)
+      let found = try await openImage(file, isReadOnly: isReadOnly)
+      // Header, its first sector, refcount table, L1 table.
+      #expect(file.calls[.read] <= 6)
+      #expect(file.calls[.write] == 0)
+      let before = file.calls[.read]
+      let status = try await found.wholeStatus(ByteRange(offset: 0, length: sixteenTebibytes), limit: 1000)
+      #expect(status.filter { !$0.readsAsZero }.map(\.range.length) == [UInt64](repeating: 3 << 16, count: 40))
+      #expect(file.calls[.read] - before == 40)
+      try await found.close()
+    }
+  }
+
   @Test func deviceOfFixedSizeIsOverwritten() async throws {
     try await LoopActor().run { _ in
       var random = SeededRandom(seed: 1)

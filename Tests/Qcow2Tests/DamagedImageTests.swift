@@ -110,7 +110,8 @@ import Testing
     }
   }
 
-  /// Where QEMU opens the image too, it finds corruption if and only if we do.
+  /// Where QEMU opens the image too, it finds corruption if and only if we do, and as many leaks as we. Of
+  /// corruptions it counts some twice, and goes on into tables that are damaged.
   nonisolated(nonsending)
     private static func judge(_ name: String, _ file: SparseImage, _ folder: TemporaryFolder) async throws
   {
@@ -119,8 +120,9 @@ import Testing
     try file.dump(to: folder.file("judged"))
     guard let verdict = try? Qemu.check(folder.file("judged")) else { return }
     #expect((report.corruptionCount > 0) == (verdict.corruptions > 0), "\(name): \(report), QEMU: \(verdict)")
-    if verdict.corruptions == 0 {
-      #expect((report.leakCount > 0) == (verdict.leaks > 0), "\(name): \(report), \(verdict)")
+    // QEMU takes a table that doesn't begin a cluster for two clusters in use.
+    if name != "L2 table misaligned" {
+      #expect(report.leakCount == verdict.leaks, "\(name): \(report), \(verdict)")
     }
   }
 

@@ -145,9 +145,10 @@ final class MetadataWalk {
       if raw == 0 { return }
       let entry = L1Entry(raw: raw)
       if entry.raw & L1Entry.reservedMask != 0 || entry.tableOffset == 0 {
-        return add(.corruption, "\(name), entry \(index): \(String(raw, radix: 16)) names no table")
+        add(.corruption, "\(name), entry \(index): \(String(raw, radix: 16)) names no table")
       }
-      tables.append(raw)
+      // What it may name isn't called a leak.
+      if entry.tableOffset != 0 { tables.append(raw) }
     }
     // In the order of the file; a table named twice is counted twice and walked once.
     tables.sort { L1Entry(raw: $0).tableOffset < L1Entry(raw: $1).tableOffset }
@@ -184,7 +185,13 @@ final class MetadataWalk {
       let meaning = entry.meaning(format, fileByteCount: file.byteCount, storageByteCount: dataByteCount)
       switch meaning {
       case .unallocated(nil, _), .zero(nil, _): return
-      case .damaged(let how): add(.corruption, "L2 table at \(offset), entry \(index): \(how)")
+      case .damaged(let how):
+        add(.corruption, "L2 table at \(offset), entry \(index): \(how)")
+        // What it may name isn't called a leak.
+        let cluster = entry.host >> clusterBits
+        if entry.host > 0, !format.hasDataFile, cluster << clusterBits == entry.host {
+          counts.add(cluster..<cluster + 1)
+        }
       case .data(let host, _), .zero(let host?, _), .unallocated(let host?, _):
         if format.hasDataFile { return }
         counts.add(host >> clusterBits..<(host >> clusterBits) + 1)
