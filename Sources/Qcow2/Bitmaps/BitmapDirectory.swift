@@ -13,7 +13,10 @@ package struct BitmapEntry: Hashable, Sendable {
   var tableEntryCount: Int
 }
 
-/// The bitmaps extension and the directory that it points to.
+/// The bitmaps extension and the directory that it points to (qcow2.txt, "Bitmaps extension", "Bitmaps").
+///
+/// The header extension names the directory; each of its entries, of variable length, names a bitmap's table, whose
+/// entries name clusters of bits, or say that all their bits are 0 or 1. All these clusters are counted like others.
 struct BitmapDirectory: Hashable, Sendable {
   static let extensionByteCount = 24
   static let fixedByteCount = 24

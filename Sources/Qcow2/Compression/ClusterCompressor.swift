@@ -1,7 +1,8 @@
 import CZlib
 import CZstd
 
-/// Compresses clusters for one image: the context of the codec, made once and used again.
+/// Compresses clusters for one image: the context of the codec, made once and used again. Each guest cluster is
+/// compressed by itself, as raw deflate or as a zstd frame (qcow2.txt, "Compressed Clusters Descriptor").
 ///
 /// Used by one thread at a time; each worker has its own.
 package final class ClusterCompressor: @unchecked Sendable {

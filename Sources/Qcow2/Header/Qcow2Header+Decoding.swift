@@ -1,3 +1,5 @@
+/// From bytes to the header: what each field may say by itself. How they fit together and to the file is checked in
+/// Qcow2Header+Checks.swift.
 extension Qcow2Header {
   /// Enough bytes from the start of the file to learn the cluster size.
   package static let prefixByteCount = 512

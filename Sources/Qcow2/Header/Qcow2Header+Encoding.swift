@@ -1,3 +1,4 @@
+/// From the header to bytes: whole for a new image, single fields for changes in place (qcow2.txt, "Header").
 extension Qcow2Header {
   /// Length of the fixed part as written: version 3 always carries the compression type.
   private var fixedByteCount: Int {

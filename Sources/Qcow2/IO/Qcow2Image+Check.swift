@@ -1,5 +1,6 @@
 import BlockCore
 
+/// Check and repair of an open image (Check/).
 extension Qcow2Image {
   /// Walks all tables and compares refcounts with references. The image must be at rest: nothing writes meanwhile.
   ///

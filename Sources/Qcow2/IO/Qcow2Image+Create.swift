@@ -1,6 +1,7 @@
 import BlockCore
 import Buffers
 
+/// New images: the smallest set of tables, and nothing for the guest's bytes.
 extension Qcow2Image {
   package struct BackingName: Hashable, Sendable {
     /// As the image shall hold it, usually relative to its own folder; at most 1023 bytes of UTF-8.

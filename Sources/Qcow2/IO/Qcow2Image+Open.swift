@@ -28,6 +28,7 @@ package enum DataFileSource: Sendable {
   case resolve(DataFileResolver)
 }
 
+/// Opening: header, refcount table and L1 table are read and checked; all other tables when they are needed.
 extension Qcow2Image {
   package struct OpenOptions: Sendable {
     package var isReadOnly: Bool

@@ -1,6 +1,7 @@
 import BlockCore
 import Buffers
 
+/// Reads: a mapping for each stretch that is stored in one way, and the bytes from where it says.
 extension Qcow2Image {
   package func tryRead(into buffer: inout MutableRawSpan, at offset: UInt64) throws(BlockError) -> Bool {
     try checkUsable(.read)

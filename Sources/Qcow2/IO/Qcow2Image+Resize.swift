@@ -1,13 +1,13 @@
 import BlockCore
 import Buffers
 
+/// Growing and shrinking the guest's disk. The header's new size is the last step, after all that it stands for.
 extension Qcow2Image {
   /// Makes the image larger or smaller. New bytes read as zeroes, also where a backing file is longer than the image
   /// was. It becomes smaller only where nothing but zeroes is cut off.
   ///
   /// - Throws: `notSupported` for images with internal snapshots, and where data would be lost, with their range;
-  ///   `misaligned` unless the size
-  ///   is a multiple of 512; `outOfRange` if the L1 table would pass its limit.
+  ///   `misaligned` unless the size is a multiple of 512; `outOfRange` if the L1 table would pass its limit.
   nonisolated(nonsending)
     package func resize(to newByteCount: UInt64) async throws(BlockError)
   {

@@ -1,5 +1,6 @@
 import BlockCore
 
+/// What is stored where, told from tables alone: no byte of guest data is read.
 extension Qcow2Image {
   /// So many mappings are looked at in one call, so that a call on a fragmented image ends.
   private static let maximumMappingsPerStatus = 1 << 16

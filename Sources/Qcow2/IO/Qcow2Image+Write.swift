@@ -1,6 +1,8 @@
 import BlockCore
 import Buffers
 
+/// Writes: in place where an entry says that nothing else uses the cluster, else to new clusters
+/// (Qcow2Image+NewClusters.swift). No table is written before a flush or until many have changed.
 extension Qcow2Image {
   nonisolated(nonsending)
     package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)

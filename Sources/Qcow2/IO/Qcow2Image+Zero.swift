@@ -1,6 +1,7 @@
 import BlockCore
 import Buffers
 
+/// Zeroes and discards: whole clusters or subclusters by their entries alone, the rest as bytes.
 extension Qcow2Image {
   nonisolated(nonsending)
     package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)

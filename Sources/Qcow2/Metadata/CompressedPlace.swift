@@ -1,4 +1,7 @@
 /// Where a compressed cluster lies in the file (qcow2.txt, "Compressed Clusters Descriptor").
+///
+/// The entry tells the first byte, and the length only in sectors: what stands behind the compressed bytes in the last
+/// one is another cluster's.
 struct CompressedPlace: Hashable, Sendable {
   /// Offset of the first byte, of any alignment.
   var offset: UInt64

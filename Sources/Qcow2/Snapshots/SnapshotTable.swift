@@ -14,7 +14,10 @@ package struct Snapshot: Hashable, Sendable {
   var l1EntryCount: Int
 }
 
-/// The snapshot table: entries of variable length, each a multiple of 8 bytes.
+/// The snapshot table: entries of variable length, each a multiple of 8 bytes (qcow2.txt, "Snapshots").
+///
+/// An entry names an L1 table of its own. The L2 tables and clusters that it shares with the active one have higher
+/// counts, and no COPIED flag: that is all that keeps a snapshot's bytes what they were.
 enum SnapshotTable {
   static let fixedByteCount = 40
   /// The most extra data that is read, as QEMU bounds it.
