@@ -27,6 +27,9 @@ final class MetadataWalk {
   private(set) var damagedTableCount = 0
   /// Clusters in use more often than their refcounts say.
   private(set) var lowRefcountCount = 0
+  /// Entries that call metadata guest data, as far as the image's places are known: counting these clusters twice
+  /// would only hide it.
+  private(set) var overlappingCount = 0
   /// Takes the counts that are right, where they shall be put right.
   private var repaired: Refcounts?
   private let progress: CheckProgress
@@ -41,12 +44,14 @@ final class MetadataWalk {
     self.refcountTable = refcountTable
     width = RefcountWidth(order: header.refcountOrder)
     clusterBits = UInt64(header.clusterBits)
+    fileClusterCount = (file.byteCount + header.clusterByteCount - 1) >> clusterBits
     format = L2Format(header)
   }
 
   private var clusterByteCount: UInt64 { 1 << clusterBits }
   private var dataByteCount: UInt64 { (file.dataFile ?? file).byteCount }
-  private var fileClusterCount: UInt64 { (file.byteCount + clusterByteCount - 1) >> clusterBits }
+  /// As it was at the beginning: a repair may make the file longer.
+  private let fileClusterCount: UInt64
 
   nonisolated(nonsending)
     func run(repairing refcounts: Refcounts? = nil) async throws(BlockError) -> CheckReport
@@ -194,9 +199,11 @@ final class MetadataWalk {
         }
       case .data(let host, _), .zero(let host?, _), .unallocated(let host?, _):
         if format.hasDataFile { return }
+        noteOverlap(ByteRange(offset: host & ~(clusterByteCount - 1), length: clusterByteCount))
         counts.add(host >> clusterBits..<(host >> clusterBits) + 1)
         if isActive, isFirstPass { active.append((entry.raw, host)) }
       case .compressed(let place):
+        noteOverlap(ByteRange(offset: place.offset, length: UInt64(place.byteCount)))
         counts.add(place.offset >> clusterBits..<((place.offset + UInt64(place.byteCount) - 1) >> clusterBits) + 1)
         if entry.isExclusive { add(.corruption, "L2 table at \(offset), entry \(index): COPIED is set") }
       }
@@ -206,6 +213,10 @@ final class MetadataWalk {
       try await checkCopied(
         entry.raw & L2Entry.copiedFlag != 0, entry.host >> clusterBits, "L2 table at \(offset), data at \(entry.host)")
     }
+  }
+
+  private func noteOverlap(_ storage: ByteRange) {
+    if isFirstPass, file.places.overlap(storage) != nil { overlappingCount += 1 }
   }
 
   /// COPIED must say whether the refcount is 1, in the active tables.
@@ -248,6 +259,7 @@ final class MetadataWalk {
       let isLeak = refcount > references
       if !isLeak { lowRefcountCount += 1 }
       if let repaired {
+        if !isLeak { try await repaired.coverInUse(cluster) }
         try await repaired.set(cluster, to: references)
         report.repairedCount += 1
       }

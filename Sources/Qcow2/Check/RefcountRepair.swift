@@ -5,8 +5,8 @@ import Buffers
 ///
 /// Only where every table can be read: what a damaged table used can't be told from what nobody uses.
 /// **Crashes.** Lowering the count of a cluster that nothing refers to harms nothing at any moment, and flags change
-/// only when the counts are durable. Raising counts is for images that are marked dirty, whose counts nobody trusts
-/// until the mark goes.
+/// only when the counts are durable. Raising a count protects the cluster from that moment on, and a block that was
+/// missing is named when it is durable; until its counts are, they are as low as they were.
 struct RefcountRepair {
   /// What may be put right.
   enum Extent: Sendable {
@@ -29,7 +29,9 @@ struct RefcountRepair {
     try await map.settle()
     let first = walk
     let found = try await first.run()
-    guard first.damagedTableCount == 0, extent == .allCounts || first.lowRefcountCount == 0 else { return found }
+    guard first.damagedTableCount == 0, extent == .allCounts || first.lowRefcountCount == 0,
+      extent == .leaks || first.overlappingCount == 0
+    else { return found }
     let repaired = try await walk.run(repairing: map.refcounts)
     try await map.refcounts.clearPastEnd()
     try await map.settle()

@@ -27,12 +27,32 @@ extension Qcow2Image {
   nonisolated(nonsending)
     package func repairLeaks() async throws(BlockError) -> CheckReport
   {
+    try await repair(.leaks)
+  }
+
+  /// Puts all refcounts right that contradict the tables, with the COPIED flags that follow from them, and adds
+  /// refcount blocks where they are missing. Waits until the image is at rest. Safe whenever it is cut off.
+  ///
+  /// Clusters that two entries name are shared afterwards: each is copied before it is written. What they hold is for
+  /// the person to look at.
+  ///
+  /// - Returns: what is wrong afterwards. Where a table itself is damaged, or names metadata as guest data, nothing is
+  ///   changed, and the report says so by its findings.
+  nonisolated(nonsending)
+    package func repairRefcounts() async throws(BlockError) -> CheckReport
+  {
+    try await repair(.allCounts)
+  }
+
+  nonisolated(nonsending)
+    private func repair(_ extent: RefcountRepair.Extent) async throws(BlockError) -> CheckReport
+  {
     try checkUsable(.write)
     try await prepareToChange(.write)
     let all = await ranges.acquire(ByteRange(offset: 0, length: .max), .exclusive)
     defer { ranges.release(all) }
     try checkUsable(.write)
-    return try await RefcountRepair(map: map).run(.leaks)
+    return try await RefcountRepair(map: map).run(extent)
   }
 }
 

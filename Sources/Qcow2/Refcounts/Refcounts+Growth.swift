@@ -19,27 +19,56 @@ extension Refcounts {
   {
     let first = UInt64(index) * entriesPerBlock
     try checkFree(ClusterRun(first: first, count: 1))
-    try await writeBlock(covering: first, used: 1, at: first)
+    try await writeBlock(covering: first, inUse: first..<first + 1, at: first)
+    try await name(block: index, at: first)
+  }
+
+  /// Adds a block whose clusters may be in use, of an image at rest: behind everything, with a count for itself alone
+  /// where it covers itself. The others are for the caller to count.
+  nonisolated(nonsending)
+    func addBlockBehindAll(_ index: Int) async throws(BlockError)
+  {
+    let own = Int(usedEnd / entriesPerBlock)
+    guard own < table.count else {
+      throw BlockError(.corrupt("the refcount table doesn't reach the end of the file"), .write)
+    }
+    if own != index, table[own] == 0 { try await addBlockBehindAll(own) }
+    let place = usedEnd
+    if own == index {
+      try checkFree(ClusterRun(first: place, count: 1))
+    } else {
+      try await take(ClusterRun(first: place, count: 1))
+      try await write()
+    }
+    let first = UInt64(index) * entriesPerBlock
+    try await writeBlock(covering: first, inUse: own == index ? place..<place + 1 : first..<first, at: place)
+    try await name(block: index, at: place)
+  }
+
+  /// Has the refcount table name a block, once that is durable.
+  nonisolated(nonsending)
+    private func name(block index: Int, at place: UInt64) async throws(BlockError)
+  {
     try await file.flush()
-    table[index] = first << clusterBits
+    table[index] = place << clusterBits
     let sector = index / 64 * 64
     var bytes: [UInt8] = []
     for entry in table[sector..<min(sector + 64, table.count)] { bytes.appendBigEndian(entry) }
     try await file.writeTable(bytes.span.bytes, at: tableOffset + UInt64(sector) * 8, of: .refcountTable)
-    file.places.add(.refcountBlock, at: first << clusterBits)
-    usedEnd = max(usedEnd, first + 1)
+    file.places.add(.refcountBlock, at: place << clusterBits)
+    usedEnd = max(usedEnd, place + 1)
   }
 
-  /// Writes a block in which the first `used` clusters count 1, into the cluster `place`.
+  /// Writes a block for the clusters from `first` on, of which those in `inUse` count 1, into the cluster `place`.
   nonisolated(nonsending)
-    private func writeBlock(covering first: UInt64, used: UInt64, at place: UInt64) async throws(BlockError)
+    private func writeBlock(covering first: UInt64, inUse: Range<UInt64>, at place: UInt64) async throws(BlockError)
   {
     try await file.grow(toHold: (place + 1) << clusterBits)
     cache.forget(ByteRange(offset: place << clusterBits, length: clusterByteCount))
     var buffer = file.pool.take(Int(clusterByteCount))
     var all = buffer.mutableBytes
     all.zero()
-    for index in 0..<Int(used) { width.store(1, in: &all, at: index) }
+    for cluster in inUse { width.store(1, in: &all, at: Int(cluster - first)) }
     try await file.writeTable(
       buffer.bytes.extracting(0..<Int(clusterByteCount)), at: place << clusterBits, of: .refcountBlock)
   }
@@ -83,7 +112,7 @@ extension Refcounts {
     for number in 0..<blockCount {
       let covered = used.first + number * entriesPerBlock
       let inUse = min(used.end - min(covered, used.end), entriesPerBlock)
-      try await writeBlock(covering: covered, used: inUse, at: used.first + number)
+      try await writeBlock(covering: covered, inUse: covered..<covered + inUse, at: used.first + number)
       larger.append((used.first + number) << clusterBits)
     }
     let entryCount = Int((used.end - tableCluster) << clusterBits) / 8

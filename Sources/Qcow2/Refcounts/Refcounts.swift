@@ -148,6 +148,17 @@ final class Refcounts {
 }
 
 extension Refcounts {
+  /// Has a block cover the cluster, which is in use.
+  nonisolated(nonsending)
+    func coverInUse(_ cluster: UInt64) async throws(BlockError)
+  {
+    let block = cluster / entriesPerBlock
+    guard block < UInt64(table.count) else {
+      throw BlockError(.corrupt("the refcount table doesn't reach the end of the file"), .write)
+    }
+    if table[Int(block)] == 0 { try await addBlockBehindAll(Int(block)) }
+  }
+
   /// Sets a count that turned out wrong, of an image at rest.
   nonisolated(nonsending)
     func set(_ cluster: UInt64, to count: UInt64) async throws(BlockError)
