@@ -44,6 +44,8 @@ extension PageBuffer {
     all.storeBigEndian(value, at: offset)
   }
 
+  func isZero(_ range: Range<Int>) -> Bool { bytes.extracting(range).isZero }
+
   /// Copies the bytes in `range` to `target`, from `offset` in it on.
   func copy(_ range: Range<Int>, into target: inout MutableRawSpan, at offset: Int = 0) {
     target.copy(from: bytes.extracting(range), at: offset)

@@ -33,6 +33,9 @@ final class TableSlice {
     buffer.bigEndian(at: position)
   }
 
+  /// True if these bytes are all zero: no entry stands there.
+  func isZero(_ range: Range<Int>) -> Bool { buffer.isZero(range) }
+
   /// Only for the cache, which counts what is dirty.
   func store<Integer: FixedWidthInteger & BitwiseCopyable>(_ value: Integer, at position: Int) {
     buffer.storeBigEndian(value, at: position)

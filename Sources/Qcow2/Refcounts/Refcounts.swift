@@ -182,9 +182,14 @@ extension Refcounts {
   {
     let end = (file.byteCount + clusterByteCount - 1) >> clusterBits
     for block in Int(min(end / entriesPerBlock, UInt64(table.count)))..<table.count where table[block] != 0 {
-      let first = UInt64(block) * entriesPerBlock
-      for cluster in max(first, end)..<first + entriesPerBlock where try await count(of: cluster) > 0 {
-        try await set(cluster, to: 0)
+      var cluster = max(UInt64(block) * entriesPerBlock, end)
+      while cluster < UInt64(block + 1) * entriesPerBlock {
+        guard let place = try await slice(of: cluster) else { break }
+        let first = cluster - UInt64(place.index)
+        cluster = first + entriesPerSlice
+        if place.slice.isZero(place.index * width.bits / 8..<cache.sliceByteCount) { continue }
+        let used = (place.index..<Int(entriesPerSlice)).filter { width.count(in: place.slice, at: $0) > 0 }
+        for index in used { try await set(first + UInt64(index), to: 0) }
       }
     }
   }
