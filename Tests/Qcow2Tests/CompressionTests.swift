@@ -16,10 +16,11 @@ import Testing
     return ClusterExpansion.expand(type, input.span.bytes, into: &raw) ? output : nil
   }
 
-  @Test(arguments: types, [512, 65536, 2 << 20])
+  @Test(arguments: types, [512, 65536, 128 << 10, 2 << 20])
   func whatIsCompressedExpandsToItself(type: CompressionType, clusterByteCount: Int) throws {
     var random = SeededRandom(seed: 4)
-    for level in [nil, 1, 9] {
+    // zstd's first levels have tables of another size here, and the default is made of two.
+    for level in type == .zlib ? [nil, 1, 9] : [nil, 1, 2, 3, 4, 5, 19] {
       let compressor = try ClusterCompressor(type: type, level: level, clusterByteCount: clusterByteCount)
       for eighths in 0..<8 {
         let noise = random.bytes(clusterByteCount * eighths / 8)
