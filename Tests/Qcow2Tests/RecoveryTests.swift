@@ -93,6 +93,54 @@ import Testing
     }
   }
 
+  /// Whichever call fails that makes tables durable: nobody knows then what the file holds, so it isn't touched again.
+  @Test func imageIsLatchedAfterAnUncertainWriteUntilItIsReopened() async throws {
+    try await LoopActor().run { _ in
+      let calls = try await forEachFault { call in
+        let (made, first) = try await makeImage(.init(virtualByteCount: 1 << 20, clusterByteCount: 4096))
+        try await first.writeBytes([UInt8](repeating: 1, count: 50_000), at: 0)
+        try await first.close()
+        let memory = MemoryDevice(made.image)
+        let device = FaultyDevice(memory, fault: Fault(atCall: .max))
+        let image = try await openImage(device)
+        try await image.writeBytes([UInt8](repeating: 2, count: 9000), at: 200_000)
+        device.fault = Fault(atCall: call, of: [.write, .flush])
+        do throws(BlockError) {
+          try await image.flush()
+          if device.wasHit { throw BlockError(.closed, .flush) }
+          return false
+        } catch {
+          guard device.wasHit, error.kind != .closed else { throw ConformanceFailure("call \(call): \(error)") }
+        }
+        let before = [memory.calls[.write], memory.calls[.flush], memory.calls[.discard], memory.calls[.writeZeroes]]
+        for request in 0..<6 {
+          do throws(BlockError) {
+            switch request {
+            case 0: try await image.writeBytes([3], at: 0)
+            case 1: try await image.flush()
+            case 2: try await image.writeZeroes(ByteRange(offset: 0, length: 4096), options: [])
+            case 3: try await image.discard(ByteRange(offset: 0, length: 8192))
+            case 4: try await image.resize(to: 2 << 20)
+            default: try await image.writeBytes([4], at: 900_000, options: .forceUnitAccess)
+            }
+            Issue.record("call \(call), request \(request): succeeded")
+          } catch {
+            #expect(error.kind == .latchedFailed, "call \(call), request \(request): \(error)")
+          }
+        }
+        try? await image.close()
+        #expect(
+          [memory.calls[.write], memory.calls[.flush], memory.calls[.discard], memory.calls[.writeZeroes]] == before)
+        let again = try await openImage(MemoryDevice(memory.image))
+        #expect(try await again.readBytes(50_000, at: 0).allSatisfy { $0 == 1 })
+        try await again.writeBytes([5], at: 0)
+        try await again.close()
+        return true
+      }
+      #expect(calls > 3)
+    }
+  }
+
   static func judge(_ image: SparseImage, _ story: RecoveryStory, _ folder: TemporaryFolder, _ what: String) throws {
     let path = folder.file("judged.qcow2")
     try story.backing?.dump(to: folder.file("base"))
