@@ -95,7 +95,7 @@ let package = Package(
       "EngineTests",
       [
         "Engine", "Model", "ModelTesting", "Locks", "BlockCore", "Buffers", "EventLoops", "RawFile", "Qcow2", "NBD",
-        "BlockTesting",
+        "BlockTesting", logging,
       ]),
     tests("HTTPServerTests", ["HTTPServer", "Locks"]),
     tests(

@@ -27,7 +27,7 @@ package final class LocalEngine: BlockEngine {
   let servedExports = ServedExports()
   let listeners: ExportListeners
   let calls = CallsInFlight()
-  let logger = Logger(label: "engine")
+  let logger: Logger
 
   /// Opens the allowed folders and keeps them open; blocks.
   /// - Parameter group: stays its owner's, who shuts it down after ``shutDown()``.
@@ -35,9 +35,10 @@ package final class LocalEngine: BlockEngine {
   ///   compression level that doesn't exist.
   package init(
     _ configuration: EngineConfiguration, group: EventLoopGroup, pool: BufferPool = BufferPool(),
-    clock: any WallClock = SystemWallClock()
+    clock: any WallClock = SystemWallClock(), logger: Logger = Logger(label: "engine")
   ) throws {
     self.configuration = configuration
+    self.logger = logger
     self.clock = clock
     self.group = group
     self.pool = pool
@@ -61,7 +62,7 @@ package final class LocalEngine: BlockEngine {
     options.maximumConnectionCount = configuration.exports.connectionCount
     listeners = ExportListeners(
       loops: group, options: options, sockets: try ExportSockets(configuration.exports),
-      credentials: try ExportCredentials(configuration.exports))
+      credentials: try ExportCredentials(configuration.exports), logger: logger)
   }
 
   package var ioBackend: String { group.backend.rawValue }

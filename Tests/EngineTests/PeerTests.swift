@@ -60,6 +60,30 @@ struct PeerTests {
     }
   }
 
+  @Test func backupOfASilentPeerCanBeCancelled() async throws {
+    try await withPeers { test, socket in
+      let options = ["-f", "-U", socket, "--filter=delay", "pattern", "8M", "rdelay=600"]
+      let server = try await PeerProcess.server("nbdkit", options, at: socket)
+      let control = RecordingJobControl()
+      let record = record(socket, .raw)
+      async let ending: (any Error)? = {
+        do {
+          _ = try await test.backUp(record, control: control)
+          return nil
+        } catch {
+          return error
+        }
+      }()
+      try await eventually("the copy has begun") { !control.reports.isEmpty }
+      control.cancel()
+      let before = ContinuousClock.now
+      let error = await ending
+      #expect(error is CancellationError, "\(error as Any)")
+      #expect(ContinuousClock.now - before < .seconds(60), "a silent peer is given up long before its patience ends")
+      server.stop()
+    }
+  }
+
   @Test func remoteImageThatNamesFilesIsRefused() async throws {
     try await withPeers { test, socket in
       let (backing, data) = (test.images + "/backing.qcow2", test.images + "/data.qcow2")

@@ -1,8 +1,12 @@
 import Engine
 import EventLoops
 import Foundation
+import Logging
 import Model
 import ModelTesting
+
+/// What engines say to an operator isn't for the reader of tests.
+private let quietLogger = Logger(label: "engine") { _ in SwiftLogNoOpLogHandler() }
 
 /// An engine over a temporary folder with `images/` and `backup/`, both allowed, and one repository.
 final class TestEngine: Sendable {
@@ -47,7 +51,7 @@ final class TestEngine: Sendable {
         imageFolders: [self.root + "/images"], repositoryFolders: [self.root + "/backup"], writer: writer,
         lease: lease, exports: exports ?? ExportConfiguration(socketFolder: self.root + "/run"), peers: peers,
         openFiles: openFiles),
-      group: group)
+      group: group, logger: quietLogger)
     if let repository {
       self.repository = repository
     } else {
@@ -57,7 +61,7 @@ final class TestEngine: Sendable {
       let plain = try LocalEngine(
         EngineConfiguration(
           imageFolders: [], repositoryFolders: [self.root + "/backup"], writer: writer),
-        group: group)
+        group: group, logger: quietLogger)
       self.repository = RepositoryLocation(id: try await plain.openRepository(at: path, id: id), path: path)
     }
   }

@@ -17,7 +17,7 @@ package protocol CopySink: AnyObject {
 /// One task plans; each chunk is a child task that reads on the loop, has the worker pool hash and compress, waits for
 /// its turn to be admitted to the sink, and is stored beside others. Memory is bounded by ``AdaptiveDepth/maximum``
 /// chunks of two times 1 MiB. The first failure ends it: no chunk begins any more, none is admitted, and those that
-/// are being stored come to their end.
+/// are under way get ``watchInterval`` to come to their end before they are cancelled, for a peer may be silent.
 package actor CopyLoop {
   package nonisolated let loop: EventLoop
   package nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
@@ -43,6 +43,8 @@ package actor CopyLoop {
 
   /// Longest sleep for the speed limit before the limit and the job are looked at again.
   private static let longestSleep = 0.1
+  /// How often somebody looks whether the job was cancelled while the copy waits for its source or its sink.
+  private static let watchInterval = Duration.seconds(1)
 
   /// - Parameters:
   ///   - source: a device of `loop`.
@@ -67,6 +69,31 @@ package actor CopyLoop {
   /// Copies everything. Run it with the loop as the task's preferred executor.
   package func run() async throws {
     control.report(done: 0, total: byteCount)
+    await withTaskGroup(of: Void.self) { group in
+      group.addTask { await self.copy() }
+      group.addTask { await self.watch() }
+      await group.next()
+      group.cancelAll()
+    }
+    if let failure { throw failure }
+    control.report(done: byteCount, total: byteCount)
+  }
+
+  /// Ends when the copy has failed, or its job was cancelled.
+  private func watch() async {
+    while failure == nil {
+      do {
+        try await loop.sleep(for: Self.watchInterval)
+        try await control.checkpoint()
+      } catch {
+        // Cancelled itself, it is told that the copy is over.
+        if !Task.isCancelled { fail(error) }
+        return
+      }
+    }
+  }
+
+  private func copy() async {
     await withDiscardingTaskGroup { group in
       do {
         var planner = ChunkPlanner(source, byteCount: byteCount)
@@ -82,8 +109,6 @@ package actor CopyLoop {
         fail(error)
       }
     }
-    if let failure { throw failure }
-    control.report(done: byteCount, total: byteCount)
   }
 
   private func next(_ planner: inout ChunkPlanner) async throws -> ChunkPlan? {

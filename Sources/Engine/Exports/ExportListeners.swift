@@ -1,5 +1,6 @@
 import EventLoops
 import Locks
+import Logging
 import Model
 import NBD
 
@@ -19,10 +20,11 @@ final class ExportListeners: Sendable {
   private let turnstile = Turnstile()
 
   init(
-    loops: EventLoopGroup, options: NBDServerOptions, sockets: ExportSockets, credentials: ExportCredentials
+    loops: EventLoopGroup, options: NBDServerOptions, sockets: ExportSockets, credentials: ExportCredentials,
+    logger: Logger
   ) {
     self.loops = loops
-    server = NBDServer(loops: loops, options: options)
+    server = NBDServer(loops: loops, options: options, logger: logger)
     self.sockets = sockets
     self.credentials = credentials
   }

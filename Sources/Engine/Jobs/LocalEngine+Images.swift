@@ -38,7 +38,7 @@ extension LocalEngine {
     ) async throws -> (device: any BlockDevice, status: FileStatus?)
   {
     if case .nbd(let uri) = source {
-      return (try await peers.open(uri, isReadOnly: true, connectionCount: 1, on: loop), nil)
+      return (try await peers.open(uri, isReadOnly: true, for: .look, on: loop), nil)
     }
     let file = try await opener(on: loop).openFile(source, isReadOnly: true)
     return try await openUnclaimed(file, source.place, loop)

@@ -171,7 +171,7 @@ extension LocalEngine {
       _ reading: RestoreReading, toExport uri: String, targetIsZero: Bool
     ) async throws -> UInt64
   {
-    let export = try await peers.open(uri, isReadOnly: false, on: reading.loop)
+    let export = try await peers.open(uri, isReadOnly: false, for: .copy, on: reading.loop)
     return try await closing([export]) {
       guard !export.isReadOnly else {
         throw DomainError(

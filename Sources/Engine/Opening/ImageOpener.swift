@@ -50,7 +50,7 @@ struct ImageOpener: Sendable {
   nonisolated(nonsending)
     private func openPeer(_ uri: String, _ format: DiskFormat, isReadOnly: Bool) async throws -> OpenImage
   {
-    let export = try await peers.open(uri, isReadOnly: isReadOnly, on: loop)
+    let export = try await peers.open(uri, isReadOnly: isReadOnly, for: .copy, on: loop)
     guard format == .qcow2 else { return OpenImage(device: export, name: uri, files: [], isDirect: false) }
     return try await telling(about: uri) {
       try await attempt {

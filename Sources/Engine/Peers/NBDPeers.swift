@@ -9,8 +9,17 @@ struct NBDPeers: Sendable {
   private let allowed: AllowedPeers
   private let credentials: TLSClientCredentials?
 
-  /// Connections over which an export is copied, where the server allows several.
-  static let connectionCount = 4
+  /// What an export is opened for.
+  enum Use {
+    /// A short look, for which a person waits: over one connection.
+    case look
+    /// A copy of all of it: over ``connectionCount`` connections where the server allows several.
+    case copy
+  }
+
+  private static let connectionCount = 4
+  /// How long a silent or vanished server is waited for where a person waits.
+  private static let lookPatience = Duration.seconds(30)
 
   /// Loads what TLS needs; blocks.
   /// - Throws: `tlsUnavailable`, with the file that can't be used.
@@ -44,11 +53,10 @@ struct NBDPeers: Sendable {
   /// Connects to the export that the URI names; its home is `loop`.
   /// - Parameters:
   ///   - isReadOnly: whether changes are refused; a writer finds out by the device whether the server takes any.
-  ///   - connectionCount: at most; where the server allows several.
   /// - Throws: `invalidField` for what is no NBD URI, `peerNotAllowed`, `tlsUnavailable`, `peerUnreachable`.
   nonisolated(nonsending)
     func open(
-      _ text: String, isReadOnly: Bool, connectionCount: Int = NBDPeers.connectionCount, on loop: EventLoop
+      _ text: String, isReadOnly: Bool, for use: Use, on loop: EventLoop
     ) async throws -> NBDDevice
   {
     let uri: NBDURI
@@ -61,7 +69,10 @@ struct NBDPeers: Sendable {
     }
     var options = NBDDevice.Options()
     options.isReadOnly = isReadOnly
-    options.connectionCount = connectionCount
+    switch use {
+    case .look: (options.answerPatience, options.reconnectPatience) = (Self.lookPatience, Self.lookPatience)
+    case .copy: options.connectionCount = Self.connectionCount
+    }
     options.contexts = ["base:allocation", "qemu:allocation-depth"]
     options.credentials = credentials
     do throws(BlockError) {
