@@ -1,5 +1,7 @@
 import BlockCore
 import BlockTesting
+import Foundation
+import Locks
 import NBD
 import Testing
 
@@ -33,19 +35,25 @@ enum Bystander {
     }
   }
 
-  /// The same for an `async` body.
+  /// The same for an `async` body; the bystander's thread waits for it.
   static func watch<Result: Sendable>(
     _ world: World, _ body: @Sendable @escaping () async throws -> Result
   ) async throws -> Result {
-    let bystander = try RawClient(world.socketPath)
-    try bystander.enter(exportName)
-    try bystander.expectSample()
-    let result = try await body()
-    try bystander.expectSample()
-    let newcomer = try RawClient(world.socketPath)
-    try newcomer.enter(exportName)
-    try newcomer.expectSample()
-    return result
+    try await watch(world) { () throws in
+      let outcome = Lock<Swift.Result<Result, any Error>?>(nil)
+      let isDone = DispatchSemaphore(value: 0)
+      Task {
+        do {
+          let result = try await body()
+          outcome.withLock { $0 = .success(result) }
+        } catch {
+          outcome.withLock { $0 = .failure(error) }
+        }
+        isDone.signal()
+      }
+      isDone.wait()
+      return try #require(outcome.withLock { $0 }).get()
+    }
   }
 }
 

@@ -55,11 +55,12 @@ struct World: Sendable {
 /// Runs `body` with a server and takes it down; afterwards no connection and no memory of one may be left.
 func withWorld(
   _ options: NBDServerOptions = NBDServerOptions(), security: ListenerSecurity = .plain,
-  address: SocketAddress? = nil, loopCount: Int = 2, _ body: (World) async throws -> Void
+  address: SocketAddress? = nil, loopCount: Int = 2, backend: IOBackend.Choice = testBackend,
+  logger: Logger = quietLogger, _ body: (World) async throws -> Void
 ) async throws {
   let folder = try TemporaryFolder()
-  let loops = try EventLoopGroup(count: loopCount, backend: testBackend, workerCount: 1)
-  let server = NBDServer(loops: loops, options: options, logger: quietLogger)
+  let loops = try EventLoopGroup(count: loopCount, backend: backend, workerCount: 1)
+  let server = NBDServer(loops: loops, options: options, logger: logger)
   do {
     let listener = try await server.listen(
       at: address ?? .unix(path: folder.file("nbd")), security: security)
@@ -110,19 +111,12 @@ struct Tool: Sendable {
   /// Runs `program` of /usr/bin to its end, at most for `seconds`.
   static func run(_ program: String, _ arguments: [String], seconds: Int = 40) async throws -> Tool {
     let folder = try TemporaryFolder()
-    for name in ["out", "err"] { _ = FileManager.default.createFile(atPath: folder.file(name), contents: nil) }
-    let process = Process()
-    process.executableURL = URL(fileURLWithPath: "/usr/bin/timeout")
-    process.arguments = ["--kill-after=5", "\(seconds)", program] + arguments
-    process.standardInput = FileHandle.nullDevice
-    process.standardOutput = try FileHandle(forWritingTo: URL(fileURLWithPath: folder.file("out")))
-    process.standardError = try FileHandle(forWritingTo: URL(fileURLWithPath: folder.file("err")))
-    let (ends, end) = AsyncStream<Void>.makeStream()
-    process.terminationHandler = { _ in end.finish() }
-    try await start(process)
-    for await _ in ends {}
+    let child = try await Child.start(
+      "timeout", ["--kill-after=5", "\(seconds)", program] + arguments, output: folder.file("out"),
+      errors: folder.file("err"))
+    let status = await child.untilEnded()
     return Tool(
-      status: process.terminationStatus, output: try String(contentsOfFile: folder.file("out"), encoding: .utf8),
+      status: status, output: try String(contentsOfFile: folder.file("out"), encoding: .utf8),
       errors: try String(contentsOfFile: folder.file("err"), encoding: .utf8))
   }
 

@@ -7,64 +7,6 @@ import Testing
 
 /// Clients that come and go, and exports that are taken away.
 @Suite struct LifeTests {
-  /// Open descriptors of this process that are sockets of the listener at `path`: itself, and what it accepted.
-  private static func descriptorCount(of path: String) -> Int {
-    (0..<4096).filter { descriptor in
-      var address = sockaddr_un()
-      var length = socklen_t(MemoryLayout<sockaddr_un>.size)
-      let result = withUnsafeMutablePointer(to: &address) {
-        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(Int32(descriptor), $0, &length) }
-      }
-      guard result == 0, address.sun_family == sa_family_t(AF_UNIX) else { return false }
-      return withUnsafeBytes(of: &address.sun_path) { $0.prefix(path.utf8.count).elementsEqual(path.utf8) }
-    }.count
-  }
-
-  @Test func halfOfManyClientsKilledInMidRequestLeaveNothing() async throws {
-    var options = NBDServerOptions()
-    options.maximumConnectionCount = 160
-    try await withWorld(options) { world in
-      var deviceOptions = MemoryDevice.Options()
-      deviceOptions.interleavingSeed = 9
-      deviceOptions.answersTryRead = false
-      let export = try world.publish(MemoryDevice(sampleImage(1 << 20), options: deviceOptions))
-      let quiet = try world.publish(MemoryDevice(byteCount: 4 << 20), as: "quiet", isDefault: false)
-      async let verified = Tool.check(
-        "fio",
-        [
-          "--name=verify", "--ioengine=nbd", "--uri=\(world.uri("quiet"))", "--rw=randrw", "--bs=4k", "--iodepth=8",
-          "--verify=crc32c", "--verify_fatal=1", "--size=4M", "--minimal",
-        ])
-      let path = world.socketPath
-      try await withThrowingTaskGroup(of: Void.self) { group in
-        for index in 0..<120 {
-          group.addTask {
-            try await RawClient.with(path) { client in
-              try client.enter(structured: index % 3 == 0)
-              for cookie in 0..<20 {
-                try client.request(0, cookie: UInt64(cookie), offset: UInt64(cookie) * 4096, length: 60_000)
-              }
-              // Half of them go in the middle of a WRITE, with all answers still to come.
-              if index % 2 == 0 { return try client.request(1, length: 50_000, [UInt8](repeating: 1, count: 20_000)) }
-              if index % 3 != 0 {
-                for _ in 0..<20 { _ = try client.receive(16 + 60_000) }
-              }
-            }
-          }
-        }
-        try await group.waitForAll()
-      }
-      _ = try await verified
-      #expect(export.figures.totalClientCount == 120)
-      #expect(quiet.figures.totalClientCount >= 1)
-      try await eventually("everybody is gone") { world.server.connectionCount == 0 }
-      #expect(export.figures.clientCount == 0)
-      #expect(world.server.lentByteCount == 0)
-      // The listener's own is left.
-      try await eventually("their sockets are closed") { Self.descriptorCount(of: path) == 1 }
-    }
-  }
-
   @Test func tooManyConnectionsAreTurnedAway() async throws {
     var options = NBDServerOptions()
     options.maximumConnectionCount = 3
@@ -132,6 +74,35 @@ import Testing
     }
   }
 
+  /// Who comes while an export waits for its last requests hears why there is nothing for him.
+  @Test func whoAsksForAnExportThatIsBeingRemovedHearsSo() async throws {
+    try await withWorld { world in
+      let device = GateDevice(MemoryDevice(byteCount: 1 << 20), stops: [1])
+      let export = try world.publish(device)
+      let path = world.socketPath
+      async let last: UInt32? = RawClient.with(path) { client in
+        try client.enter()
+        try client.request(1, length: 512, [UInt8](repeating: 1, count: 512))
+        return try client.simpleReply()
+      }
+      for await _ in device.stopped {}
+      async let removal: Void = world.listener.remove(export, .hard(grace: .seconds(20)))
+      try await Task.sleep(for: .milliseconds(100))
+      try await RawClient.with(path) { client in
+        try client.greet()
+        for option: UInt32 in [6, 7] {
+          try client.option(option, RawClient.goPayload("disk"))
+          #expect(try client.optionReplies() == [1 << 31 | 7])
+        }
+        try client.option(1, Array("disk".utf8))
+        #expect(client.isEnded)
+      }
+      device.open()
+      try await removal
+      #expect(try await last == 0)
+    }
+  }
+
   @Test func figuresTellWhatHappened() async throws {
     try await withWorld { world in
       let export = try world.publish(MemoryDevice(byteCount: 1 << 20))
@@ -158,7 +129,7 @@ import Testing
     let folder = try TemporaryFolder()
     let path = folder.file("nbd")
     let loops = try EventLoopGroup(count: 1, backend: testBackend, workerCount: 1)
-    let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+    let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
     withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
@@ -168,11 +139,11 @@ import Testing
       }
     }
     close(descriptor)
-    let first = NBDServer(loops: loops)
+    let first = NBDServer(loops: loops, logger: quietLogger)
     _ = try await first.listen(at: .unix(path: path), file: SocketFileAccess(mode: 0o600))
     var status = stat()
     #expect(stat(path, &status) == 0 && status.st_mode & 0o777 == 0o600)
-    let second = NBDServer(loops: loops)
+    let second = NBDServer(loops: loops, logger: quietLogger)
     await #expect(throws: SystemError.self) { _ = try await second.listen(at: .unix(path: path)) }
     #expect(FileManager.default.fileExists(atPath: path))
     await second.shutdown()

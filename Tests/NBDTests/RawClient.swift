@@ -11,7 +11,7 @@ final class RawClient {
   private let descriptor: Int32
 
   init(_ path: String) throws {
-    descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+    descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
     withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
@@ -21,7 +21,7 @@ final class RawClient {
       }
     }
     try #require(result == 0, "connect: \(errno)")
-    var timeout = timeval(tv_sec: 8, tv_usec: 0)
+    var timeout = timeval(tv_sec: 30, tv_usec: 0)
     setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &timeout, socklen_t(MemoryLayout<timeval>.size))
   }
 
@@ -107,8 +107,10 @@ final class RawClient {
   }
 
   /// All the way to transmission on `name`.
-  func enter(_ name: String = "disk", structured: Bool = false, contexts: [String] = [], extended: Bool = false) throws
-  {
+  func enter(
+    _ name: String = "disk", structured: Bool = false, contexts: [String] = [], extended: Bool = false,
+    asksForSizes: Bool = true
+  ) throws {
     try greet()
     if structured {
       try option(8)
@@ -122,7 +124,7 @@ final class RawClient {
       try option(10, Self.contextPayload(name, contexts))
       try #require(try optionReplies().last == 1)
     }
-    try option(7, Self.goPayload(name))
+    try option(7, Self.goPayload(name, asksForSizes: asksForSizes))
     try #require(try optionReplies().last == 1)
   }
 

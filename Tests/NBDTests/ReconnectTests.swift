@@ -64,14 +64,7 @@ import Testing
     try SparseImage(byteCount: 1 << 20).dump(to: folder.file("disk.raw"))
     let arguments = ["-k", path, "-f", "raw", "-t", "-x", "disk", folder.file("disk.raw")]
     let loops = try EventLoopGroup(count: 1, backend: testBackend, workerCount: 1)
-    let first = Process()
-    let second = Process()
-    for process in [first, second] {
-      process.executableURL = URL(fileURLWithPath: "/usr/bin/qemu-nbd")
-      process.arguments = arguments
-      process.standardError = FileHandle.nullDevice
-    }
-    try await start(first)
+    let first = try await Child.start("qemu-nbd", arguments)
     try await eventually("qemu-nbd listens") {
       FileManager.default.fileExists(atPath: path) && (try? Socket.isAnswered(unixPath: path)) == true
     }
@@ -88,12 +81,11 @@ import Testing
       }
     }
     for await _ in isHalfDone.stream {}
-    kill(first.processIdentifier, SIGKILL)
-    try await eventually("qemu-nbd is gone") { !first.isRunning }
+    first.stop()
     unlink(path)
-    try await start(second)
+    let second = try await Child.start("qemu-nbd", arguments)
     try await client.value
-    kill(second.processIdentifier, SIGKILL)
+    second.stop()
     await loops.shutdown()
   }
 

@@ -32,11 +32,13 @@ struct Certificates: Sendable {
       atPath: folder.file("good/ca-cert.pem"), toPath: folder.file("expired/ca-cert.pem"))
   }
 
+  // All of one name: a client shows a certificate only to servers that name its authority, and the others' must be
+  // seen to be judged.
   private func makeAuthority(_ name: String) async throws {
     try await Tool.check(
       "openssl",
       [
-        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=\(name)",
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=authority",
         "-keyout", folder.file("\(name)/ca-key.pem"), "-out", folder.file("\(name)/ca-cert.pem"), "-days", "2",
       ])
   }
