@@ -32,7 +32,7 @@ help:
 	@echo 'make test   build and run every test'
 	@echo 'make demo   a backup story told with curl'
 	@echo 'make bench  compare speed with the peers'
-	@echo 'make fuzz   damaged qcow2 images under AddressSanitizer, for FUZZ_SECONDS'
+	@echo 'make fuzz   damaged qcow2 images and NBD conversations under AddressSanitizer, each for FUZZ_SECONDS'
 	@echo 'make lint   format, imports'
 
 install-build:  ; @$(call apt,$(APT_BUILD))
@@ -76,9 +76,10 @@ test-long: export TEST_EFFORT = 20
 test-long: test-swift
 	$(ASAN) --filter '^Qcow2Tests\.' 2>&1 | $(ESSENCE)
 
-# Mutated qcow2 images, opened, read and checked under AddressSanitizer.
+# Mutated qcow2 images and NBD conversations under AddressSanitizer.
 fuzz: install-build install-test
-	FUZZ_SECONDS=$(FUZZ_SECONDS) $(ASAN) --filter '^Qcow2Tests\.FuzzTests' 2>&1 | $(ESSENCE)
+	@set -e; for room in Qcow2Tests NBDTests; do \
+	  FUZZ_SECONDS=$(FUZZ_SECONDS) $(ASAN) --filter "^$$room\.FuzzTests" 2>&1 | $(ESSENCE); done
 
 demo: build install-sample
 	COBWEB=$(abspath $(BINARY)) examples/demo

@@ -151,6 +151,44 @@ import Testing
     }
   }
 
+  /// What a server refuses, it refuses for that request only, whatever kind it is and whatever the error.
+  @Test(arguments: [
+    ("pread", "EIO"), ("pwrite", "EPERM"), ("zero", "ENOSPC"), ("trim", "EIO"), ("extents", "EIO"),
+  ])
+  func refusalsOfAnyKindArePassedOn(_ request: String, _ error: String) async throws {
+    let peer = try await Peer(
+      "nbdkit",
+      [
+        "-f", "-U", "SOCKET", "--filter=error", "memory", "1M", "error-\(request)=\(error)",
+        "error-\(request)-rate=50%",
+      ])
+    try await withPeer(peer, "", Style.structured.options) { _, device in
+      let range = ByteRange(offset: 4096, length: 8192)
+      var refusedCount = 0
+      for round in 0..<40 {
+        do {
+          try await device.writeBytes([UInt8](repeating: UInt8(round), count: 8192), at: 4096)
+          let bytes = try await device.readBytes(8192, at: 4096)
+          #expect(bytes == [UInt8](repeating: UInt8(round), count: 8192))
+          _ = try await device.blockStatus(range, limit: 4)
+          try await device.writeZeroes(range, options: .mayUnmap)
+          try await device.discard(range)
+        } catch let failure as BlockError {
+          refusedCount += 1
+          let kind: BlockError.Kind =
+            switch error {
+            case "EPERM": .readOnly
+            case "ENOSPC": .noSpace
+            default: .io(errno: EIO)
+            }
+          #expect(failure.kind == kind, "\(failure)")
+        }
+      }
+      #expect(refusedCount > 0 && refusedCount < 40)
+      #expect(device.reconnectionCount == 0)
+    }
+  }
+
   @Test func requestsKeepToTheSizesOfTheServer() async throws {
     let peer = try await Peer(
       "nbdkit",

@@ -165,17 +165,68 @@ import Testing
     }
   }
 
-  @Test func nbdkitStacksOnUs() async throws {
+  /// Both ways, the second through several connections of nbdkit's.
+  @Test(arguments: [false, true]) func nbdkitStacksOnUs(_ isShared: Bool) async throws {
     let image = sampleImage(4 << 20)
     try await withWorld { world in
-      try world.publish(MemoryDevice(image))
-      try image.dump(to: world.folder.file("reference.raw"))
-      try await Tool.check(
-        "nbdkit",
-        [
-          "-U", "-", "nbd", "uri=\(world.uri("disk"))", "--run",
-          "nbdcopy $uri \(world.folder.file("copy")) && cmp \(world.folder.file("copy")) \(world.folder.file("reference.raw"))",
-        ])
+      let source = try world.publish(MemoryDevice(image))
+      let target = try world.publish(MemoryDevice(byteCount: 4 << 20), as: "target", isDefault: false)
+      let (copy, reference) = (world.folder.file("copy"), world.folder.file("reference.raw"))
+      try image.dump(to: reference)
+      for (name, copying) in [("disk", "$uri \(copy)"), ("target", "--flush \(copy) $uri"), ("target", "$uri \(copy)")]
+      {
+        try await Tool.check(
+          "nbdkit",
+          [
+            "-U", "-", "nbd", "uri=\(world.uri(name))", "shared=\(isShared)", "--run",
+            "nbdcopy --connections=4 \(copying) && cmp \(copy) \(reference)",
+          ])
+      }
+      #expect(source.figures[.read].byteCount > 0 && source.figures[.read].failedCount == 0)
+      #expect(target.figures[.flush].count > 0 && target.figures[.write].failedCount == 0)
+      #expect(isShared || source.figures.totalClientCount > 1)
+    }
+  }
+
+  /// Over TCP, and from one export straight to another.
+  @Test func nbdcopyGoesFromExportToExport() async throws {
+    let image = sampleImage(6 << 20)
+    try await withWorld(address: .ip(host: "127.0.0.1", port: 0)) { world in
+      guard case .ip(_, let port) = world.listener.address else { return }
+      let source = MemoryDevice(image)
+      let target = MemoryDevice(byteCount: 6 << 20)
+      try world.publish(source)
+      try world.publish(target, as: "target", isDefault: false)
+      let uri = "nbd://127.0.0.1:\(port)"
+      try await Tool.check("nbdcopy", ["--connections=4", "--flush", "\(uri)/disk", "\(uri)/target"])
+      try await Tool.check("qemu-img", ["compare", "-f", "raw", "-F", "raw", "\(uri)/disk", "\(uri)/target"])
+      let bytes = try await target.readAll()
+      #expect(try await source.readAll() == bytes)
+    }
+  }
+
+  @Test func nbdinfoAnswersSingleQuestions() async throws {
+    try await withWorld { world in
+      try world.publish(MemoryDevice(byteCount: 3 << 20))
+      var options = NBDExport.Options()
+      options.isReadOnly = true
+      options.allowsMultipleConnections = false
+      try world.publish(MemoryDevice(byteCount: 1 << 20), as: "plain", isDefault: false, options: options)
+      let (disk, plain) = (world.uri("disk"), world.uri("plain"))
+      #expect(try await Tool.check("nbdinfo", ["--size", disk]) == "3145728\n")
+      for (question, ofDisk, ofPlain) in [
+        ("--is=read-only", false, true), ("--can=multi-conn", true, false), ("--can=write", true, false),
+        ("--can=flush", true, false), ("--can=fua", true, false), ("--can=trim", true, false),
+        ("--can=zero", true, false), ("--can=fast-zero", true, false), ("--can=df", true, true),
+        ("--can=cache", true, true), ("--is=rotational", false, false), ("--can=structured-reply", true, true),
+      ] {
+        #expect(try await Tool.run("nbdinfo", [question, disk]).status == (ofDisk ? 0 : 2), "\(question)")
+        #expect(try await Tool.run("nbdinfo", [question, plain]).status == (ofPlain ? 0 : 2), "\(question)")
+      }
+      let list = try await Tool.check("nbdinfo", ["--list", world.uri()])
+      #expect(list.contains("export=\"disk\":") && list.contains("export=\"plain\":"))
+      #expect(list.contains("export-size: 3145728 (3M)"))
+      #expect(try await Tool.run("nbdinfo", [world.uri("nowhere")]).status == 1)
     }
   }
 }
