@@ -7,7 +7,7 @@ SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT_BUILD := liburing-dev libmicrohttpd-dev libgnutls28-dev libzstd-dev zlib1g-dev libsqlite3-dev
 APT_SAMPLE := qemu-utils e2fsprogs curl jq
 APT_TEST := $(APT_SAMPLE) qemu-system-common nbdkit libnbd-bin python3-libnbd fio python3 python3-venv openssl
-APT_BENCH := $(APT_SAMPLE) python3 qemu-system-common libnbd-bin time
+APT_BENCH := $(APT_SAMPLE) python3 qemu-system-common libnbd-bin time nbdkit fio gcc libc6-dev
 
 SWIFT_FLAGS := --explicit-target-dependency-import-check error
 BINARY   := .build/release/cobweb
@@ -24,7 +24,7 @@ apt = missing=(); for p in $(1); do dpkg-query -W -f '$${Status}' "$$p" 2>/dev/n
 # What is worth reading of a test run: not the tests that begin and pass.
 ESSENCE := awk '/Test run with/ || !/^(◇|✔|↳)/'
 
-.PHONY: help build run test test-swift test-end-to-end test-long fuzz demo bench lint format clean
+.PHONY: help build run test test-swift test-end-to-end test-long fuzz demo bench bench-full bench-nbd lint format clean
 .PHONY: install-build install-sample install-test install-bench
 
 help:
@@ -84,8 +84,17 @@ fuzz: install-build install-test
 demo: build install-sample
 	COBWEB=$(abspath $(BINARY)) examples/demo
 
-bench: build install-bench
+bench: bench-full bench-nbd
+
+bench-full: build install-bench
 	COBWEB=$(abspath $(BINARY)) /usr/bin/python3 Tests/Benchmark/full.py
+
+bench-nbd: build install-bench $(LOCAL)/bench/nbd-load
+	COBWEB=$(abspath $(BINARY)) /usr/bin/python3 Tests/Benchmark/nbd.py
+
+$(LOCAL)/bench/nbd-load: Tests/Benchmark/nbd-load.c | install-bench
+	@mkdir -p $(@D)
+	gcc -O2 -Wall -Wextra -Werror -pthread -o $@ $<
 
 lint: install-test
 	swift format lint --strict --recursive Package.swift Sources Tests
