@@ -94,3 +94,12 @@ static inline int shim_ofd_set(int fd, short type, off_t start, off_t length) {
 static inline int shim_ofd_test(int fd, off_t start, off_t length, short *found) {
   return shim_ofd_lock(fd, shim_ofd_getlk, F_WRLCK, start, length, found);
 }
+
+/* Between two looks at memory that another core changes: lets the core's other thread have its units meanwhile. */
+static inline void shim_relax(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}

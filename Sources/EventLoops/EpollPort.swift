@@ -65,6 +65,12 @@ final class EpollPort: LoopPort {
     loop.finish(wait, -ECANCELED)
   }
 
+  // Only a system call could tell.
+  var canWatch: Bool { false }
+  var hasNews: Bool { false }
+
+  func submit() {}
+
   func turn(_ wait: TurnWait) {
     let count = epoll_wait(descriptor, events, Int32(Self.eventCapacity), Self.milliseconds(wait))
     // EINTR is the only failure there can be: the next turn waits again.
@@ -127,7 +133,7 @@ final class EpollPort: LoopPort {
 extension SocketOperation {
   fileprivate var descriptor: Int32 {
     switch self {
-    case .accept(let socket), .connect(let socket, _, _), .receive(let socket, _, _), .send(let socket, _, _),
+    case .accept(let socket), .connect(let socket, _, _), .receive(let socket, _, _, _), .send(let socket, _, _),
       .sendMessage(let socket, _):
       socket
     }
@@ -167,7 +173,7 @@ extension SocketOperation {
       return Int(accept4(socket, nil, nil, Int32(SOCK_CLOEXEC.rawValue)))
     case .connect(let socket, let address, let length):
       return Int(isFirst ? Glibc.connect(socket, address, length) : connectResult(socket))
-    case .receive(let socket, let target, let count):
+    case .receive(let socket, let target, let count, _):
       return Glibc.recv(socket, target, count, Int32(MSG_DONTWAIT))
     case .send(let socket, let source, let count): return Glibc.send(socket, source, count, sendFlags)
     case .sendMessage(let socket, let message): return sendmsg(socket, message, sendFlags)

@@ -41,6 +41,8 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
 
   private struct Inbox {
     var stage = Stage.running
+    /// Waits in the kernel, or is about to: whoever posts wakes it, once.
+    var isAsleep = false
     var jobs: [UnownedJob] = []
     var commands: [Command] = []
   }
@@ -54,6 +56,8 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
   private let inbox = Lock(Inbox())
   /// The loop's pthread_t, 0 while it has none.
   private let threadID = Atomic<UInt>(0)
+  /// Something was posted since the inbox was read.
+  private let hasMail = Atomic<Bool>(false)
 
   // Confined to the loop's thread.
   private var ready = JobQueue()
@@ -64,6 +68,7 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
   var inFlightCount = 0
   private(set) var refusesWaits = false
   private var isDraining = false
+  private var patience = Patience()
   private var spareJobs: [UnownedJob] = []
   private var spareCommands: [Command] = []
 
@@ -134,11 +139,14 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
 
   private func post(_ append: (inout Inbox) -> Void) {
     let (wakes, startsLateThread) = inbox.withLock { inbox in
-      let wasEmpty = inbox.jobs.isEmpty && inbox.commands.isEmpty
       append(&inbox)
-      guard inbox.stage == .ended else { return (wasEmpty && inbox.stage == .running, false) }
-      inbox.stage = .runningLateJobs
-      return (false, true)
+      hasMail.store(true, ordering: .releasing)
+      if inbox.stage == .ended {
+        inbox.stage = .runningLateJobs
+        return (false, true)
+      }
+      defer { inbox.isAsleep = false }
+      return (inbox.isAsleep, false)
     }
     if wakes { eventfd_write(wakeDescriptor, 1) }
     if startsLateThread { startLateThread() }
@@ -151,11 +159,55 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
       runJobs()
       fireTimers()
       if isDraining, ready.isEmpty, inFlightCount == 0, endIfInboxIsEmpty() { break }
-      port?.turn(turnWait)
+      turn()
+      if hasMail.load(ordering: .acquiring) { readInbox() }
     }
     port?.close()
     port = nil
   }
+
+  private func turn() {
+    let wait = turnWait
+    var isBusy = false
+    if case .none = wait { isBusy = true }
+    if isBusy || watches(wait) || !fallAsleep() {
+      port?.turn(.none)
+      return
+    }
+    let start = MonotonicTime.now
+    port?.turn(wait)
+    wakeUp()
+    patience.slept(nanoseconds: MonotonicTime.now.nanoseconds(since: start))
+  }
+
+  /// Looks out for something to happen as long as experience says that it pays; true if it did.
+  private func watches(_ wait: TurnWait) -> Bool {
+    guard patience.nanoseconds > 0, let port, port.canWatch else { return false }
+    var end = MonotonicTime.now
+    end.nanoseconds += patience.nanoseconds
+    if case .until(let deadline) = wait { end = min(end, deadline) }
+    port.submit()
+    repeat {
+      if hasMail.load(ordering: .relaxed) || port.hasNews {
+        patience.watchedWell()
+        return true
+      }
+      shim_relax()
+    } while MonotonicTime.now < end
+    patience.watchedInVain()
+    return false
+  }
+
+  /// From now on whoever posts wakes the loop; false if somebody has posted already.
+  private func fallAsleep() -> Bool {
+    inbox.withLock { inbox in
+      guard inbox.jobs.isEmpty, inbox.commands.isEmpty else { return false }
+      inbox.isAsleep = true
+      return true
+    }
+  }
+
+  private func wakeUp() { inbox.withLock { $0.isAsleep = false } }
 
   private var turnWait: TurnWait {
     if !ready.isEmpty || (isDraining && inFlightCount == 0) { return .none }
@@ -190,6 +242,7 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
   /// Takes in what other threads posted. Called by the port after a wake-up.
   func readInbox() {
     inbox.withLock { inbox in
+      hasMail.store(false, ordering: .relaxed)
       swap(&inbox.jobs, &spareJobs)
       swap(&inbox.commands, &spareCommands)
     }

@@ -45,7 +45,8 @@ let durableWriteFlag: Int32 = 2
 enum SocketOperation {
   case accept(Int32)
   case connect(Int32, UnsafePointer<sockaddr>, socklen_t)
-  case receive(Int32, into: UnsafeMutableRawPointer, count: Int)
+  /// `isEmpty`: it was found so just now, and needn't be tried again before waiting.
+  case receive(Int32, into: UnsafeMutableRawPointer, count: Int, isEmpty: Bool)
   case send(Int32, from: UnsafeRawPointer, count: Int)
   case sendMessage(Int32, UnsafeMutablePointer<msghdr>)
 }
@@ -68,6 +69,15 @@ protocol LoopPort: AnyObject {
 
   /// Asks for an early end of a wait with ECANCELED; it may still succeed. Its `finish` comes in either case.
   func cancel(_ wait: WaitToken)
+
+  /// Whether ``hasNews`` tells of what happens, so that the loop may look out for it instead of sleeping.
+  var canWatch: Bool { get }
+
+  /// Something was done that ``turn(_:)`` would deliver. Costs no system call.
+  var hasNews: Bool { get }
+
+  /// Hands to the kernel what was started.
+  func submit()
 
   /// Hands to the kernel what was started, waits as told, and delivers what is done.
   func turn(_ wait: TurnWait)

@@ -29,6 +29,8 @@ final class RingPort: LoopPort {
   private var backlog: [io_uring_sqe] = []
   /// With deferred task run, says whether completions wait to be fetched.
   private let tellsOfTaskWork: Bool
+  /// A receive can be told to wait before it is tried (Linux 5.19; deferred task run came later).
+  private var knowsPollFirst: Bool { tellsOfTaskWork }
 
   init(loop: EventLoop, wakeDescriptor: Int32) throws(SystemError) {
     self.loop = loop
@@ -123,8 +125,9 @@ final class RingPort: LoopPort {
         io_uring_prep_accept(entry, socket, nil, nil, Int32(SOCK_CLOEXEC.rawValue))
       case .connect(let socket, let address, let length):
         io_uring_prep_connect(entry, socket, address, length)
-      case .receive(let socket, let target, let count):
+      case .receive(let socket, let target, let count, let isEmpty):
         io_uring_prep_recv(entry, socket, target, count, 0)
+        if isEmpty, knowsPollFirst { entry.pointee.ioprio |= UInt16(IORING_RECVSEND_POLL_FIRST) }
       case .send(let socket, let source, let count):
         io_uring_prep_send(entry, socket, source, count, sendFlags)
       case .sendMessage(let socket, let message):
@@ -170,6 +173,18 @@ final class RingPort: LoopPort {
   }
 
   // MARK: Turning
+
+  // Without the flag, completions may wait for the next system call unseen.
+  var canWatch: Bool { tellsOfTaskWork }
+
+  var hasNews: Bool {
+    io_uring_cq_ready(ring) != 0 || ring.pointee.sq.kflags.pointee & UInt32(IORING_SQ_TASKRUN) != 0
+  }
+
+  func submit() {
+    if !backlog.isEmpty { submitBacklog() }
+    if io_uring_sq_ready(ring) > 0 { io_uring_submit(ring) }
+  }
 
   func turn(_ wait: TurnWait) {
     if !backlog.isEmpty { submitBacklog() }

@@ -12,12 +12,15 @@ package final class Socket: @unchecked Sendable {
 
   /// Longest wait between two tries to connect to a unix socket whose listener is full.
   private static let longestConnectPause = Duration.milliseconds(16)
+  /// Receives in a row that didn't pass through the loop.
+  private static let immediateLimit = 16
 
   package private(set) var loop: EventLoop
-  private let file: FileDescriptor
+  let file: FileDescriptor
   private var waits: [WaitToken] = []
-  private var isClosed = false
-  private var isSending = false
+  private(set) var isClosed = false
+  private(set) var isSending = false
+  private var immediateCount = 0
 
   /// Takes over `file`, an open stream socket.
   package init(adopting file: FileDescriptor, on loop: EventLoop) throws(SystemError) {
@@ -142,7 +145,14 @@ package final class Socket: @unchecked Sendable {
   {
     let count = min(buffer.byteCount, FileOperation.maximumTransferByteCount)
     guard count > 0, let base = buffer.withUnsafeMutableBytes({ $0.baseAddress }) else { return 0 }
-    return try await perform(.receive(file.rawValue, into: base, count: count))
+    // A peer whose bytes are always there already must not keep the loop for itself.
+    let isPatient = immediateCount < Self.immediateLimit
+    if isPatient, let received = try tryReceive(count, into: base) {
+      immediateCount += 1
+      return received
+    }
+    immediateCount = 0
+    return try await perform(.receive(file.rawValue, into: base, count: count, isEmpty: isPatient))
   }
 
   /// Fills `buffer`.

@@ -11,6 +11,9 @@ final class ByteBudget {
 
   init(limit: Int) { self.limit = limit }
 
+  /// Whether that much would be let in without waiting.
+  func isOpen(for byteCount: Int) -> Bool { waiters.isEmpty && fits(byteCount) }
+
   /// A wish for more than the limit is let in alone.
   private func fits(_ byteCount: Int) -> Bool { taken == 0 || taken + byteCount <= limit }
 
@@ -30,7 +33,7 @@ final class ByteBudget {
   }
 
   private func tryAcquire(_ byteCount: Int) -> Bool {
-    guard waiters.isEmpty, fits(byteCount) else { return false }
+    guard isOpen(for: byteCount) else { return false }
     taken += byteCount
     return true
   }

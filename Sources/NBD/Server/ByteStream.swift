@@ -8,6 +8,9 @@ protocol ByteStream: AnyObject, Sendable {
   nonisolated(nonsending)
     func receive(into buffer: inout MutableRawSpan) async throws(SystemError) -> Int
 
+  /// Sends what can leave at once of these pieces of `bytes`, and returns how many bytes that were.
+  func trySend(_ bytes: RawSpan, pieces: [Range<Int>]) throws(SystemError) -> Int
+
   /// Sends all of `bytes`.
   nonisolated(nonsending)
     func sendAll(_ bytes: RawSpan) async throws(SystemError)
@@ -35,6 +38,9 @@ protocol ByteStream: AnyObject, Sendable {
 }
 
 extension ByteStream {
+  // Where bytes pass through something on their way, nothing leaves at once.
+  func trySend(_ bytes: RawSpan, pieces: [Range<Int>]) throws(SystemError) -> Int { 0 }
+
   /// Fills `buffer`; fewer bytes only where the peer ended its side.
   nonisolated(nonsending)
     func receiveAll(into buffer: inout MutableRawSpan) async throws(SystemError) -> Int

@@ -32,6 +32,9 @@ final class ReplyArena {
 
   var isEmpty: Bool { pieces.isEmpty }
 
+  /// Bytes that wait to be sent, and the gaps between them.
+  var usedByteCount: Int { used }
+
   /// A place for that many bytes, nil if there is no room. Nothing is taken until ``commit(_:_:)``.
   @inline(__always)
   func place(header: Int, payload: Int) -> Place? {
@@ -77,15 +80,43 @@ final class ReplyArena {
     }
   }
 
+  /// Sends what can leave at once; true if that was everything, and the arena is empty.
+  func trySend(on stream: any ByteStream) throws(SystemError) -> Bool {
+    try dropFirst(Self.trySend(memory, pieces, on: stream))
+    return isEmpty
+  }
+
   /// Sends everything and empties the arena.
   nonisolated(nonsending)
     func send(on stream: any ByteStream) async throws(SystemError)
   {
-    defer {
-      used = 0
-      pieces.removeAll(keepingCapacity: true)
-    }
+    if try trySend(on: stream) { return }
+    defer { empty() }
     try await Self.send(memory, pieces, on: stream)
+  }
+
+  private func empty() {
+    used = 0
+    pieces.removeAll(keepingCapacity: true)
+  }
+
+  /// Forgets the first `byteCount` bytes of the pieces.
+  private func dropFirst(_ byteCount: Int) {
+    var left = byteCount
+    var whole = 0
+    while whole < pieces.count, pieces[whole].count <= left {
+      left -= pieces[whole].count
+      whole += 1
+    }
+    if whole == pieces.count { return empty() }
+    pieces.removeFirst(whole)
+    pieces[0] = pieces[0].lowerBound + left..<pieces[0].upperBound
+  }
+
+  private static func trySend(
+    _ memory: borrowing PageBuffer, _ pieces: [Range<Int>], on stream: any ByteStream
+  ) throws(SystemError) -> Int {
+    try stream.trySend(memory.bytes, pieces: pieces)
   }
 
   nonisolated(nonsending)

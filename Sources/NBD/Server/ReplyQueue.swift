@@ -88,6 +88,21 @@ final class ReplyQueue {
 
   // MARK: Sending
 
+  /// Sends what was built as far as it can leave at once, and leaves the rest to the sender: for whoever answers many
+  /// requests in a row, and knows better than the sender when a batch is ready.
+  func sendNow(on stream: any ByteStream) {
+    guard spare != nil, !isBroken, !filling.isEmpty else { return }
+    do throws(SystemError) {
+      if try filling.trySend(on: stream) { wakeRoomWaiters() } else { wakeSender() }
+    } catch {
+      breakOff()
+      stream.close()
+    }
+  }
+
+  /// Bytes that wait to be sent.
+  var builtByteCount: Int { filling.usedByteCount }
+
   /// Something was committed to the arena.
   @inline(__always)
   func wakeSender() {

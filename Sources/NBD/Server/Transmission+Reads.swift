@@ -2,6 +2,10 @@ import BlockCore
 import Buffers
 
 extension Transmission {
+  /// With so many bytes of replies a batch leaves although more requests are at hand: the client has something to do
+  /// meanwhile.
+  private static let promptByteCount = 32 << 10
+
   /// Answers a READ on the spot, if the device has the bytes at hand and the replies have room. No effect otherwise.
   @inline(__always)
   func tryRead(_ request: Request, since start: Nanoseconds) throws(NBDProtocolError) -> Bool {
@@ -11,6 +15,7 @@ extension Transmission {
     let count = Int(request.length)
     guard tryPiece(request, at: request.offset, count, isLast: true, in: arena) else { return false }
     self.count(request, since: start, byteCount: request.length)
+    if replies.builtByteCount >= Self.promptByteCount { replies.sendNow(on: stream) }
     return true
   }
 
@@ -26,7 +31,6 @@ extension Transmission {
     } else {
       arena.commit(place) { format.putDataHeader(&$0, request, offset: offset, byteCount: count, isLast: isLast) }
     }
-    replies.wakeSender()
     return true
   }
 
@@ -65,10 +69,11 @@ extension Transmission {
       let count = Int(min(UInt64(ReplyArena.pieceByteCount), end - offset))
       let isLast = offset + UInt64(count) == end
       let header = format.dataHeaderByteCount
-      if request.length > UInt64(ReplyArena.pieceByteCount),
-        let arena = await replies.arena(header: header, payload: count),
+      // Perhaps there was only no room for it before.
+      if let arena = await replies.arena(header: header, payload: count),
         tryPiece(request, at: offset, count, isLast: isLast, in: arena)
       {
+        replies.wakeSender()
         offset += UInt64(count)
         continue
       }

@@ -5,8 +5,8 @@ import EventLoops
 /// One client in the transmission phase: an actor on the export's loop.
 ///
 /// One task takes requests from a large receive buffer, another sends replies in batches. A READ that the device
-/// answers at once is answered right there; whatever must wait gets a child task, so replies leave in the order in
-/// which they become ready. A client that doesn't take its replies stops its own requests and nobody else's.
+/// answers at once is answered right there; whatever must wait is carried out by a task of its own, so replies leave
+/// in the order in which they become ready. A client that doesn't take its replies stops its own requests and nobody else's.
 actor Transmission {
   /// How many bytes of requests are taken at once.
   private static let receiveByteCount = 256 << 10
@@ -21,9 +21,10 @@ actor Transmission {
   let pool: BufferPool
   let replies: ReplyQueue
   let readBudget: ByteBudget
+  private let carriers = RequestCarriers()
   private let writeBudget: ByteBudget
   private let options: NBDServerOptions
-  private let stream: any ByteStream
+  let stream: any ByteStream
 
   private var waitingCount = 0
   private var isStopping = false
@@ -62,6 +63,7 @@ actor Transmission {
       while !isIdle {
         await withUnsafeContinuation { if isIdle { $0.resume() } else { receiver = $0 } }
       }
+      carriers.end()
       replies.end()
     }
     if !replies.isBroken { await stream.finish() }
@@ -115,15 +117,14 @@ actor Transmission {
           switch rules.verdict(request) {
           case .perform(.read):
             if try tryRead(request, since: now) { continue }
-            await admit()
-            group.addTask { await self.answerRead(request, since: now) }
+            await entrust(.init(command: .read, request: request, payload: .none, start: now), &group)
           case .perform(let command):
             let count = Int(request.payloadByteCount(format.style))
             guard let payload = try await takePayload(count, &memory, &start, &end) else { return nil }
-            await admit()
-            group.addTask { await self.answer(command, request, payload, since: now) }
+            await entrust(.init(command: command, request: request, payload: payload, start: now), &group)
           case .refuse(let error, let text):
             let count = Int(request.payloadByteCount(format.style))
+            replies.sendNow(on: stream)
             guard try await passOver(count, &memory, &start, &end) else { return nil }
             export.counters.count(request.command, byteCount: 0, nanoseconds: 0, hasFailed: true)
             await replies.append(format.failure(request, error, text.text))
@@ -131,6 +132,7 @@ actor Transmission {
           case .abort(let text): return text.text
           }
         }
+        replies.sendNow(on: stream)
         // What is left is a part of a header.
         Self.moveToFront(&memory, start..<end)
         end -= start
@@ -168,9 +170,11 @@ actor Transmission {
     _ count: Int, _ memory: inout PageBuffer, _ start: inout Int, _ end: inout Int
   ) async throws(SystemError) -> Payload? {
     guard count > 0 else { return Payload.none }
+    let present = min(count, end - start)
+    // Replies never wait for what the client has yet to send.
+    if present < count || !writeBudget.isOpen(for: count) { replies.sendNow(on: stream) }
     await writeBudget.acquire(count)
     let payload = Payload(pool.take(count), byteCount: count, budget: writeBudget)
-    let present = min(count, end - start)
     payload.fill(from: memory.bytes.extracting(start..<start + present))
     start += present
     return try await payload.receive(from: present, stream) ? payload : nil
@@ -199,14 +203,34 @@ actor Transmission {
 
   // MARK: Requests that wait
 
-  /// Counts a request in; waits while there are too many.
+  /// Has a task carry out a request that must wait.
+  private func entrust(_ load: RequestCarriers.Load, _ group: inout DiscardingTaskGroup) async {
+    if waitingCount >= options.maximumRequestCount { await admit() }
+    waitingCount += 1
+    if carriers.handOver(load) { return }
+    group.addTask { await self.carry(load) }
+  }
+
+  private func carry(_ first: RequestCarriers.Load) async {
+    var load: RequestCarriers.Load? = first
+    while let current = load {
+      if current.command == .read {
+        await answerRead(current.request, since: current.start)
+      } else {
+        await answer(current.command, current.request, current.payload, since: current.start)
+      }
+      load = await carriers.next()
+    }
+  }
+
+  /// Waits while there are too many requests.
   private func admit() async {
+    replies.sendNow(on: stream)
     while waitingCount >= options.maximumRequestCount, !isStopping {
       await withUnsafeContinuation {
         if waitingCount < options.maximumRequestCount || isStopping { $0.resume() } else { receiver = $0 }
       }
     }
-    waitingCount += 1
   }
 
   /// Counts a request out.

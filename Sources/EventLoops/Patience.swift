@@ -1,0 +1,33 @@
+/// How long a loop with nothing to do looks out before it sleeps.
+///
+/// To fall asleep and be woken takes longer than to answer a request from the page cache, on an idle core several times
+/// as long. So where sleeps turn out short, the loop stays awake instead. Where that proves vain (nothing came, or
+/// whoever should bring it needs this very core), it takes ever more short sleeps until the loop tries again.
+struct Patience {
+  /// Sleeps that are shorter would better have been spent awake.
+  static let limitNanoseconds: UInt64 = 100_000
+  /// Short sleeps, at most, between two tries.
+  static let longestPause = 1024
+
+  /// How long to look out the next time.
+  private(set) var nanoseconds: UInt64 = 0
+  private var shortSleepCount = 0
+  /// Short sleeps that bring the next try.
+  private var pause = 1
+
+  mutating func slept(nanoseconds slept: UInt64) {
+    shortSleepCount = slept < Self.limitNanoseconds ? shortSleepCount + 1 : 0
+    guard shortSleepCount >= pause else { return }
+    shortSleepCount = 0
+    nanoseconds = Self.limitNanoseconds
+  }
+
+  /// Something happened while the loop looked out.
+  mutating func watchedWell() { pause = max(1, pause / 2) }
+
+  /// Nothing did.
+  mutating func watchedInVain() {
+    nanoseconds = 0
+    pause = min(Self.longestPause, pause * 2)
+  }
+}
