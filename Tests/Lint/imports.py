@@ -19,6 +19,8 @@ MAXIMUM_LINES = 400
 IMPORT = re.compile(r"^\s*(?:@[\w()]+\s+)*(?:package\s+|public\s+|internal\s+|private\s+|fileprivate\s+)?import\s+"
                     r"(?:(?:struct|class|enum|protocol|func|var|let|typealias)\s+)?(\w+)", re.M)
 
+TEXT = re.compile(r'""".*?"""', re.S)
+
 
 def declared(dependency):
     for kind in ("byName", "target", "product"):
@@ -42,7 +44,7 @@ def faults_of(target):
         lines = text.count("\n")
         if lines > MAXIMUM_LINES:
             yield f"{place}: {lines} lines, at most {MAXIMUM_LINES}"
-        for name in IMPORT.findall(text):
+        for name in IMPORT.findall(TEXT.sub("", text)):
             imported.add(name)
             if name not in allowed:
                 yield f"{place}: imports {name}, which {target['name']} doesn't declare"
