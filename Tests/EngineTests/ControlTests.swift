@@ -76,7 +76,7 @@ struct ControlTests {
       control.pause()
       let order = test.order(image, .none)
       async let receipt = test.engine.backUp(order, control: control)
-      for _ in 0..<500 where control.checkpoints == 0 { try await Task.sleep(for: .milliseconds(10)) }
+      for _ in 0..<6000 where control.checkpoints == 0 { try await Task.sleep(for: .milliseconds(10)) }
       // A writer that takes no notice of image locks.
       let file = try FileHandle(forUpdating: URL(fileURLWithPath: image.source.place))
       try file.write(contentsOf: Data([1, 2, 3]))

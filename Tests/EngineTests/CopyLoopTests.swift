@@ -81,7 +81,7 @@ private final class OrderSink: CopySink, @unchecked Sendable {
     let offset = chunk.data.offset
     if offset == failing { throw DomainError(.backupCorrupt, "planned", remedy: "") }
     if offset == 0, failing == nil {
-      for _ in 0..<1000 where stored.isEmpty { try await loop.sleep(for: .milliseconds(5)) }
+      for _ in 0..<6000 where stored.isEmpty { try await loop.sleep(for: .milliseconds(5)) }
       doneBeforeFirst = control.reports.last?.done
     }
     stored.append(offset)

@@ -39,7 +39,7 @@ struct LeaseTests {
       control.pause()
       let order = test.order(image)
       async let first = test.engine.backUp(order, control: control)
-      for _ in 0..<500 where control.checkpoints == 0 { try await Task.sleep(for: .milliseconds(10)) }
+      for _ in 0..<6000 where control.checkpoints == 0 { try await Task.sleep(for: .milliseconds(10)) }
       let error = await #expect(throws: DomainError.self) { try await other.backUp(image) }
       #expect(error?.code == .repositoryLeased)
       // Its beats keep the lease alive for longer than its time.
@@ -117,7 +117,10 @@ struct LeaseTests {
       control.pause()
       let order = test.order(image)
       async let first = test.engine.backUp(order, control: control)
-      for _ in 0..<500 where control.checkpoints == 0 { try await Task.sleep(for: .milliseconds(10)) }
+      try await eventually(within: 60, "the copy is held up with the lease in its hand") {
+        let lease = try? LeaseRecord.decode(Array(try SampleImage.bytes(leasePath(test, image))))
+        return control.checkpoints > 0 && lease?.isHeld == true
+      }
       // As if another host had taken it over.
       let theirs = LeaseRecord(
         epoch: 99, writer: ULID(), session: ULID(), beat: 1, isHeld: true, leaseMilliseconds: 60_000)

@@ -192,7 +192,7 @@ struct RepositoryTests {
       control.pause()
       let order = test.order(made.order.image)
       async let receipt = test.engine.backUp(order, control: control)
-      for _ in 0..<500 where control.checkpoints == 0 { try await Task.sleep(for: .milliseconds(10)) }
+      for _ in 0..<6000 where control.checkpoints == 0 { try await Task.sleep(for: .milliseconds(10)) }
       control.resume()
       await test.engine.shutDown()
       #expect(try await test.engine.scan(test.repository).backups.count == 2)
