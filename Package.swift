@@ -87,7 +87,7 @@ let package = Package(
     tests("EventLoopsTests", ["EventLoops", "Buffers", "Locks"]),
     tests("RawFileTests", ["RawFile", "EventLoops", "BlockCore", "Buffers", "BlockTesting"]),
     tests("Qcow2Tests", ["Qcow2", "BlockCore", "Buffers", "BlockTesting", "CZlib"]),
-    tests("NBDTests", ["NBD", "EventLoops", "BlockCore", "Buffers", "Locks", "BlockTesting", logging]),
+    tests("NBDTests", ["NBD", "EventLoops", "BlockCore", "Buffers", "Locks", "RawFile", "BlockTesting", logging]),
     tests("ModelTests", ["Model", "ModelTesting"]),
     tests("CatalogTests", ["Catalog", "Model", "ModelTesting", "Assets", grdb]),
     tests("OrchestratorTests", ["Orchestrator", "Model", "ModelTesting", "Locks", logging]),

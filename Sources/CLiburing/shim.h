@@ -95,6 +95,21 @@ static inline int shim_ofd_test(int fd, off_t start, off_t length, short *found)
   return shim_ofd_lock(fd, shim_ofd_getlk, F_WRLCK, start, length, found);
 }
 
+extern ssize_t splice(int, off_t *, int, off_t *, size_t, unsigned);
+extern int pipe2(int *, int);
+
+/* SPLICE_F_MOVE | SPLICE_F_NONBLOCK */
+enum { shim_splice_flags = 3 };
+
+static inline ssize_t shim_splice_to_pipe(int file, off_t offset, int pipe, size_t count) {
+  return splice(file, &offset, pipe, 0, count, shim_splice_flags);
+}
+static inline ssize_t shim_splice_to_socket(int pipe, int socket, size_t count) {
+  return splice(pipe, 0, socket, 0, count, shim_splice_flags);
+}
+static inline int shim_set_pipe_byte_count(int pipe, int count) { return fcntl(pipe, 1031, count); }
+static inline int shim_pipe_byte_count(int pipe) { return fcntl(pipe, 1032); }
+
 /* Between two looks at memory that another core changes: lets the core's other thread have its units meanwhile. */
 static inline void shim_relax(void) {
 #if defined(__x86_64__)

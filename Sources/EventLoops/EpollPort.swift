@@ -134,7 +134,7 @@ extension SocketOperation {
   fileprivate var descriptor: Int32 {
     switch self {
     case .accept(let socket), .connect(let socket, _, _), .receive(let socket, _, _, _), .send(let socket, _, _),
-      .sendMessage(let socket, _):
+      .sendMessage(let socket, _), .awaitRoom(let socket):
       socket
     }
   }
@@ -142,7 +142,7 @@ extension SocketOperation {
   fileprivate var readiness: UInt32 {
     switch self {
     case .accept, .receive: EPOLLIN.rawValue | EPOLLRDHUP.rawValue
-    case .connect, .send, .sendMessage: EPOLLOUT.rawValue
+    case .connect, .send, .sendMessage, .awaitRoom: EPOLLOUT.rawValue
     }
   }
 
@@ -177,6 +177,9 @@ extension SocketOperation {
       return Glibc.recv(socket, target, count, Int32(MSG_DONTWAIT))
     case .send(let socket, let source, let count): return Glibc.send(socket, source, count, sendFlags)
     case .sendMessage(let socket, let message): return sendmsg(socket, message, sendFlags)
+    case .awaitRoom:
+      errno = EAGAIN
+      return isFirst ? -1 : 0
     }
   }
 

@@ -106,7 +106,7 @@ extension EventLoop {
 
   /// The result, or a negative errno other than EINTR and EAGAIN.
   nonisolated(nonsending)
-    private func perform(_ operation: FileOperation) async -> Int32
+    func perform(_ operation: FileOperation) async -> Int32
   {
     checkIsolated()
     guard port != nil else { return -ESHUTDOWN }

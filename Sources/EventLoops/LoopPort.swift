@@ -8,6 +8,7 @@ enum FileOperation: @unchecked Sendable {
   case write(Int32, from: UnsafeRawPointer, count: Int, offset: UInt64, durable: Bool)
   case sync(Int32, dataOnly: Bool)
   case allocate(Int32, mode: Int32, offset: UInt64, length: UInt64)
+  case splice(Int32, offset: UInt64, toPipe: Int32, count: Int)
 
   /// The largest transfer in one system call; longer ones are continued.
   static let maximumTransferByteCount = 1 << 30
@@ -34,6 +35,8 @@ enum FileOperation: @unchecked Sendable {
       return Int(dataOnly ? fdatasync(file) : fsync(file))
     case .allocate(let file, let mode, let offset, let length):
       return Int(fallocate(file, mode, off_t(offset), off_t(length)))
+    case .splice(let file, let offset, let pipe, let count):
+      return shim_splice_to_pipe(file, off_t(offset), pipe, min(count, Self.maximumTransferByteCount))
     }
   }
 }
@@ -49,6 +52,8 @@ enum SocketOperation {
   case receive(Int32, into: UnsafeMutableRawPointer, count: Int, isEmpty: Bool)
   case send(Int32, from: UnsafeRawPointer, count: Int)
   case sendMessage(Int32, UnsafeMutablePointer<msghdr>)
+  /// Ends with 0, or more, once the socket takes bytes again.
+  case awaitRoom(Int32)
 }
 
 /// How long a turn of the loop may wait for something to happen.

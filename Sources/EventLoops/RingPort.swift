@@ -91,7 +91,7 @@ final class RingPort: LoopPort {
       ("read", IORING_OP_READ), ("write", IORING_OP_WRITE), ("fsync", IORING_OP_FSYNC),
       ("fallocate", IORING_OP_FALLOCATE), ("accept", IORING_OP_ACCEPT), ("connect", IORING_OP_CONNECT),
       ("recv", IORING_OP_RECV), ("send", IORING_OP_SEND), ("sendmsg", IORING_OP_SENDMSG),
-      ("cancel", IORING_OP_ASYNC_CANCEL),
+      ("cancel", IORING_OP_ASYNC_CANCEL), ("splice", IORING_OP_SPLICE), ("poll", IORING_OP_POLL_ADD),
     ]
     for (name, operation) in operations where io_uring_opcode_supported(probe, Int32(operation.rawValue)) == 0 {
       throw SystemError(EOPNOTSUPP, "the operation \(name)")
@@ -114,6 +114,9 @@ final class RingPort: LoopPort {
         io_uring_prep_fsync(entry, file, dataOnly ? UInt32(IORING_FSYNC_DATASYNC) : 0)
       case .allocate(let file, let mode, let offset, let length):
         io_uring_prep_fallocate(entry, file, mode, off_t(offset), off_t(length))
+      case .splice(let file, let offset, let pipe, let count):
+        io_uring_prep_splice(
+          entry, file, Int64(offset), pipe, -1, UInt32(min(count, limit)), UInt32(shim_splice_flags))
       }
     }
   }
@@ -132,6 +135,7 @@ final class RingPort: LoopPort {
         io_uring_prep_send(entry, socket, source, count, sendFlags)
       case .sendMessage(let socket, let message):
         io_uring_prep_sendmsg(entry, socket, message, UInt32(sendFlags))
+      case .awaitRoom(let socket): io_uring_prep_poll_add(entry, socket, UInt32(POLLOUT))
       }
     }
   }

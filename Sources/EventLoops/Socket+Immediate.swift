@@ -35,7 +35,7 @@ extension Socket {
     return try Self.transferred(sent) ?? 0
   }
 
-  private func openDescriptor() throws(SystemError) -> Int32 {
+  func openDescriptor() throws(SystemError) -> Int32 {
     loop.checkIsolated()
     guard !isClosed else { throw SystemError(EBADF, "the socket is closed") }
     return file.rawValue

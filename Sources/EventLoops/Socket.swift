@@ -176,7 +176,7 @@ package final class Socket: @unchecked Sendable {
   {
     guard bytes.byteCount > 0, let base = bytes.withUnsafeBytes({ $0.baseAddress }) else { return }
     beginSending()
-    defer { isSending = false }
+    defer { endSending() }
     var done = 0
     while done < bytes.byteCount {
       let count = min(bytes.byteCount - done, FileOperation.maximumTransferByteCount)
@@ -210,17 +210,19 @@ package final class Socket: @unchecked Sendable {
     private func sendAll(_ message: GatheredMessage) async throws(SystemError)
   {
     beginSending()
-    defer { isSending = false }
+    defer { endSending() }
     while let header = message.next() {
       message.advance(try await perform(.sendMessage(file.rawValue, header)))
     }
   }
 
-  private func beginSending() {
+  func beginSending() {
     loop.checkIsolated()
     precondition(!isSending, "two tasks send on one socket")
     isSending = true
   }
+
+  func endSending() { isSending = false }
 
   // MARK: The peer
 
@@ -297,7 +299,7 @@ package final class Socket: @unchecked Sendable {
 
   /// The count or descriptor that the operation answers.
   nonisolated(nonsending)
-    private func perform(_ operation: SocketOperation) async throws(SystemError) -> Int
+    func perform(_ operation: SocketOperation) async throws(SystemError) -> Int
   {
     loop.checkIsolated()
     while true {

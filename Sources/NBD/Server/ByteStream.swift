@@ -1,4 +1,5 @@
 import EventLoops
+import Glibc
 
 /// A connection's bytes both ways, in the clear or through TLS. Confined to its loop, like the socket below.
 ///
@@ -10,6 +11,16 @@ protocol ByteStream: AnyObject, Sendable {
 
   /// Sends what can leave at once of these pieces of `bytes`, and returns how many bytes that were.
   func trySend(_ bytes: RawSpan, pieces: [Range<Int>]) throws(SystemError) -> Int
+
+  /// Whether pipes can be sent.
+  var carriesPipes: Bool { get }
+
+  /// Sends what can leave at once of the pipe's bytes; true if that was everything.
+  func trySend(_ pipe: Pipe) throws(SystemError) -> Bool
+
+  /// Sends all of the pipe's bytes.
+  nonisolated(nonsending)
+    func sendAll(_ pipe: Pipe) async throws(SystemError)
 
   /// Sends all of `bytes`.
   nonisolated(nonsending)
@@ -41,6 +52,15 @@ extension ByteStream {
   // Where bytes pass through something on their way, nothing leaves at once.
   func trySend(_ bytes: RawSpan, pieces: [Range<Int>]) throws(SystemError) -> Int { 0 }
 
+  var carriesPipes: Bool { false }
+  func trySend(_ pipe: Pipe) throws(SystemError) -> Bool { false }
+
+  nonisolated(nonsending)
+    func sendAll(_ pipe: Pipe) async throws(SystemError)
+  {
+    throw SystemError(EOPNOTSUPP)
+  }
+
   /// Fills `buffer`; fewer bytes only where the peer ended its side.
   nonisolated(nonsending)
     func receiveAll(into buffer: inout MutableRawSpan) async throws(SystemError) -> Int
@@ -68,6 +88,8 @@ extension ByteStream {
 }
 
 extension Socket: ByteStream {
+  var carriesPipes: Bool { true }
+
   func endReceiving() { try? shutdown(.reading) }
 
   nonisolated(nonsending)

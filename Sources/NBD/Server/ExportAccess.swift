@@ -9,6 +9,8 @@ final class ExportAccess: @unchecked Sendable {
   // Safe to hand over: confined to the device's loop.
 
   let device: any BlockDevice
+  /// The device, if it can hand over its bytes uncopied.
+  let pipeSource: (any PipeSource)?
   private let alignment: UInt64
   private let step: UInt64
   // Whoever writes whole blocks shares a range; whoever changes a part of a block has it alone.
@@ -19,6 +21,8 @@ final class ExportAccess: @unchecked Sendable {
     self.device = device
     self.pool = pool
     alignment = UInt64(device.limits.requestAlignment)
+    let source = device as? any PipeSource
+    pipeSource = source?.fillsPipes == true ? source : nil
     step = max(alignment, UInt64(device.limits.maximumTransferByteCount) / alignment * alignment)
   }
 

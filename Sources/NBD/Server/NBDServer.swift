@@ -17,6 +17,7 @@ package final class NBDServer: Sendable {
   let loops: EventLoopGroup
   let logger: Logger
   let pool: BufferPool
+  let pipes = PipePool()
   private let state = Lock(State())
 
   package init(
@@ -33,6 +34,9 @@ package final class NBDServer: Sendable {
 
   /// Bytes of memory that connections hold; 0 without any.
   package var lentByteCount: Int { pool.lentByteCount }
+
+  /// Pipes that carry READs now; 0 without connections.
+  package var lentPipeCount: Int { pipes.lentCount }
 
   package var listeners: [NBDListener] { state.withLock { $0.listeners } }
 

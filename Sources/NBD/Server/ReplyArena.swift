@@ -24,13 +24,17 @@ final class ReplyArena {
   private var memory: PageBuffer
   private var pieces: [Range<Int>] = []
   private var used = 0
+  /// What follows all pieces, and where it is given back to when it is sent.
+  private var tail: (pipe: Pipe, pool: PipePool)?
 
   init(_ pool: BufferPool) {
     memory = pool.take(Self.byteCount)
     pieces.reserveCapacity(64)
   }
 
-  var isEmpty: Bool { pieces.isEmpty }
+  deinit { giveTailBack() }
+
+  var isEmpty: Bool { pieces.isEmpty && tail == nil }
 
   /// Bytes that wait to be sent, and the gaps between them.
   var usedByteCount: Int { used }
@@ -41,7 +45,9 @@ final class ReplyArena {
     let payloadStart =
       payload == 0
       ? used + header : (used + header + Self.alignment - 1) / Self.alignment * Self.alignment
-    guard payloadStart + payload <= memory.byteCount, pieces.count < Self.maximumPieceCount else { return nil }
+    guard tail == nil, payloadStart + payload <= memory.byteCount, pieces.count < Self.maximumPieceCount else {
+      return nil
+    }
     return Place(start: payloadStart - header, payloadStart: payloadStart, end: payloadStart + payload)
   }
 
@@ -80,9 +86,18 @@ final class ReplyArena {
     }
   }
 
+  /// Appends a pipe's bytes; nothing goes behind them until all was sent.
+  func append(_ pipe: Pipe, of pool: PipePool) { tail = (pipe, pool) }
+
+  private func giveTailBack() {
+    if let (pipe, pool) = tail { pool.giveBack(pipe) }
+    tail = nil
+  }
+
   /// Sends what can leave at once; true if that was everything, and the arena is empty.
   func trySend(on stream: any ByteStream) throws(SystemError) -> Bool {
-    try dropFirst(Self.trySend(memory, pieces, on: stream))
+    if !pieces.isEmpty { try dropFirst(Self.trySend(memory, pieces, on: stream)) }
+    if pieces.isEmpty, let tail, try stream.trySend(tail.pipe) { giveTailBack() }
     return isEmpty
   }
 
@@ -91,8 +106,14 @@ final class ReplyArena {
     func send(on stream: any ByteStream) async throws(SystemError)
   {
     if try trySend(on: stream) { return }
-    defer { empty() }
-    try await Self.send(memory, pieces, on: stream)
+    if !pieces.isEmpty {
+      defer { empty() }
+      try await Self.send(memory, pieces, on: stream)
+    }
+    if let tail {
+      try await stream.sendAll(tail.pipe)
+      giveTailBack()
+    }
   }
 
   private func empty() {

@@ -36,7 +36,7 @@ struct ServerConnection: Sendable {
     guard let entry = await shakeHands() else { return socket.close() }
     let loop = entry.export.loop
     entry.stream.move(to: loop)
-    let transmission = Transmission(entry.stream, entry.agreement, entry.export, server.pool, server.options)
+    let transmission = Transmission(entry.stream, entry.agreement, entry.export, server)
     guard entry.export.enter(transmission, of: listener, entry.client) else {
       await closeOn(loop)
       return

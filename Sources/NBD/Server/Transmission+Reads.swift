@@ -9,9 +9,9 @@ extension Transmission {
   /// Answers a READ on the spot, if the device has the bytes at hand and the replies have room. No effect otherwise.
   @inline(__always)
   func tryRead(_ request: Request, since start: Nanoseconds) throws(NBDProtocolError) -> Bool {
-    guard request.length > 0, request.length <= UInt64(ReplyArena.pieceByteCount), let arena = replies.openArena else {
-      return false
-    }
+    guard request.length > 0, request.length <= UInt64(ReplyArena.pieceByteCount), let arena = replies.openArena,
+      pipeSource(for: request) == nil
+    else { return false }
     let count = Int(request.length)
     guard tryPiece(request, at: request.offset, count, isLast: true, in: arena) else { return false }
     self.count(request, since: start, byteCount: request.length)
@@ -34,7 +34,7 @@ extension Transmission {
     return true
   }
 
-  private func mayTellHoles(_ request: Request) -> Bool {
+  func mayTellHoles(_ request: Request) -> Bool {
     format.style != .simple && !request.flags.contains(.dontFragment)
   }
 
@@ -52,7 +52,9 @@ extension Transmission {
       } else if mustBeWhole, request.length > UInt64(ReplyArena.pieceByteCount) {
         try await answerWhole(request)
       } else {
-        try await answerInPieces(request)
+        var offset = request.offset
+        if let source = pipeSource(for: request) { offset = try await answerByPipe(request, from: source) }
+        try await answerInPieces(request, from: offset)
       }
       finish(request, since: start, byteCount: request.length, hasFailed: false)
     } catch {
@@ -61,10 +63,10 @@ extension Transmission {
     }
   }
 
-  /// One chunk for each piece, in whatever company.
-  private func answerInPieces(_ request: Request) async throws(BlockError) {
+  /// One chunk for each piece from `start` on, in whatever company.
+  private func answerInPieces(_ request: Request, from start: UInt64) async throws(BlockError) {
     let end = request.offset + request.length
-    var offset = request.offset
+    var offset = start
     while offset < end, !replies.isBroken {
       let count = Int(min(UInt64(ReplyArena.pieceByteCount), end - offset))
       let isLast = offset + UInt64(count) == end

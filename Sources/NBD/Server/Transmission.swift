@@ -19,6 +19,7 @@ actor Transmission {
   let rules: RequestRules
   let format: ReplyFormat
   let pool: BufferPool
+  let pipes: PipePool
   let replies: ReplyQueue
   let readBudget: ByteBudget
   private let carriers = RequestCarriers()
@@ -35,15 +36,13 @@ actor Transmission {
   private var isIdle: Bool { waitingCount == 0 }
 
   /// Takes over `stream`, which is on the export's loop.
-  init(
-    _ stream: any ByteStream, _ agreement: Agreement, _ export: NBDExport, _ pool: BufferPool,
-    _ options: NBDServerOptions
-  ) {
+  init(_ stream: any ByteStream, _ agreement: Agreement, _ export: NBDExport, _ server: NBDServer) {
     loop = export.loop
     self.export = export
     self.stream = stream
-    self.pool = pool
-    self.options = options
+    pool = server.pool
+    pipes = server.pipes
+    options = server.options
     access = export.access
     rules = RequestRules(agreement)
     format = ReplyFormat(agreement.style)

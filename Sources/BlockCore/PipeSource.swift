@@ -1,0 +1,10 @@
+/// A device that can hand its bytes over without copying them.
+package protocol PipeSource: BlockDevice {
+  /// False where it can't as it is open now.
+  var fillsPipes: Bool { get }
+
+  /// Puts bytes from `range.offset` on into an empty pipe, by its writing end; whoever takes them out later may find
+  /// them changed by writes since. At least one byte and at most `range.length`: as many as the pipe holds.
+  nonisolated(nonsending)
+    func fill(pipe descriptor: Int32, from range: ByteRange) async throws(BlockError) -> Int
+}
