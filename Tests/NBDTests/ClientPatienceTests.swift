@@ -141,6 +141,33 @@ import Testing
     }
   }
 
+  /// Others that wait for the same server are asked for again, unless that could undo something.
+  @Test func cancelledRequestTakesNoReadersAlong() async throws {
+    try await withStage { stage in
+      let requestCount = Lock(0)
+      let server = try ScriptedServer(stage.socketPath) { socket, number in
+        while let request = ScriptedServer.request(socket) {
+          requestCount.withLock { $0 += 1 }
+          if number > 0 { socket.send(ScriptedServer.answer(request)) }
+        }
+      }
+      try await withDevice(stage, Self.patience(answer: .seconds(20))) { home, device in
+        let reading = Task { try await home.run { _ in try await device.readBytes(4, at: 0) } }
+        let writing = Task { try await home.run { _ in try await device.writeBytes([1], at: 8192) } }
+        let leaving = Task { try await home.run { _ in try await device.readBytes(4, at: 4096) } }
+        try await eventually("all are sent") { requestCount.withLock { $0 } == 3 }
+        leaving.cancel()
+        let error = await #expect(throws: BlockError.self) { try await leaving.value }
+        #expect(error?.kind == .cancelled)
+        #expect(try await reading.value == [9, 9, 9, 9])
+        let failure = await #expect(throws: BlockError.self) { try await writing.value }
+        #expect(failure?.kind == .io(errno: ETIMEDOUT))
+        #expect(device.reconnectionCount == 1)
+      }
+      withExtendedLifetime(server) {}
+    }
+  }
+
   @Test func cancelledRequestDoesNotWaitForAServerThatIsAway() async throws {
     try await withStage { stage in
       // Read-only, so that closing needs no answer.

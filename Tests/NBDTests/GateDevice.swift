@@ -12,6 +12,7 @@ final class GateDevice: BlockDevice, @unchecked Sendable {
   private var stops: Set<Int>
   private var writeCount = 0
   private let held = Lock<[CheckedContinuation<Void, Never>]>([])
+  private let through = Lock(false)
 
   /// - Parameter stops: the writes that are held, counted from 1.
   init(_ next: any BlockDevice, stops: Set<Int>) {
@@ -19,6 +20,12 @@ final class GateDevice: BlockDevice, @unchecked Sendable {
     self.stops = stops
     (stopped, stop) = AsyncStream.makeStream()
   }
+
+  /// Writes that are held now.
+  var heldCount: Int { held.withLock { $0.count } }
+
+  /// True once every write that is to be held has come.
+  var isThrough: Bool { through.withLock { $0 } }
 
   /// Lets go what is held.
   func open() {
@@ -51,7 +58,9 @@ final class GateDevice: BlockDevice, @unchecked Sendable {
       await withCheckedContinuation { continuation in
         held.withLock { $0.append(continuation) }
         stop.yield()
-        if stops.isEmpty { stop.finish() }
+        guard stops.isEmpty else { return }
+        through.withLock { $0 = true }
+        stop.finish()
       }
     }
     try await next.write(bytes, at: offset, options: options)

@@ -26,6 +26,46 @@ import Testing
     }
   }
 
+  /// However many requests a client sends at once, so many wait for the device and no more; the rest stays outside.
+  @Test(arguments: [(512, 16), (100_000, 2), (300_000, 1)])
+  func requestsInFlightAreBounded(_ byteCount: Int, _ bound: Int) async throws {
+    var options = NBDServerOptions()
+    options.maximumRequestCount = 16
+    options.maximumWriteByteCount = 256 << 10
+    try await withWorld(options) { world in
+      let requestCount = 60
+      let device = GateDevice(MemoryDevice(byteCount: 1 << 20), stops: Set(1...requestCount))
+      try world.publish(device)
+      try world.publishForBystanders()
+      let path = world.socketPath
+      async let answered = RawClient.with(path) { client in
+        try client.enter()
+        let data = [UInt8](repeating: 1, count: byteCount)
+        for _ in 0..<requestCount { try client.request(1, length: UInt32(byteCount), data) }
+        for _ in 0..<requestCount { #expect(try client.simpleReply() == 0) }
+        return true
+      }
+      var most = 0
+      for _ in 0..<requestCount where most < requestCount {
+        try await eventually("requests come to the device") { device.heldCount == bound || device.isThrough }
+        // More would have come by now.
+        try await Task.sleep(for: .milliseconds(5))
+        most = max(most, device.heldCount)
+        // What is received, two batches of replies, the payloads, and one bystander who has the same.
+        #expect(world.server.lentByteCount < 2 * (1 << 20) + (256 << 10) + 2 * byteCount)
+        if device.isThrough { break }
+        device.open()
+      }
+      #expect(most == bound)
+      try await Bystander.watch(world) { () throws in }
+      while !device.isThrough || device.heldCount > 0 {
+        device.open()
+        try await Task.sleep(for: .milliseconds(1))
+      }
+      #expect(try await answered)
+    }
+  }
+
   @Test func safeRemovalWaitsForNobodyAndRefusesWhileInUse() async throws {
     try await withWorld { world in
       let export = try world.publish(MemoryDevice(byteCount: 1 << 20))
