@@ -34,9 +34,9 @@ import Testing
       // Cut in mid-request.
       options.removalGrace = .zero
       let new = NBDServer(loops: loops, options: options, logger: quietLogger)
-      let listener = try await new.listen(at: .unix(path: socketPath))
       // The device's loop stays the same, whoever serves it.
-      try listener.publish(NBDExport(name: "disk", device: gate, loop: loops.loops[0]))
+      let export = NBDExport(name: "disk", device: gate, loop: loops.loops[0])
+      _ = try await new.listen(at: .unix(path: socketPath), publishing: [export])
       server.withLock { $0 = new }
     }
 

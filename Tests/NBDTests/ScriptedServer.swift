@@ -10,6 +10,8 @@ final class ScriptedServer: Sendable {
     var isStructured = true
     /// The id that `base:allocation` gets; nil: the server has no contexts.
     var contextID: UInt32? = 1
+    /// The export isn't known yet when contexts are asked for.
+    var comesUpLate = false
   }
 
   struct Request: Sendable {
@@ -52,6 +54,7 @@ final class ScriptedServer: Sendable {
         reply(1)
         return true
       case (8, true, _): reply(1)
+      case (10, true, _) where terms.comesUpLate: reply(1 << 31 | 6)
       case (10, true, .some(let id)):
         reply(4, big(id) + Array("base:allocation".utf8))
         reply(1)

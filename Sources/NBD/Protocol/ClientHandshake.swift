@@ -43,6 +43,8 @@ package struct ClientHandshake: Sendable {
   private var style = HeaderStyle.simple
   private var contexts: [SelectedContext] = []
   private var replyCount = 0
+  /// The server had no such export when it was asked for contexts; it may tell the reason when asked for the export.
+  private var isExportUnknown = false
   // What INFO told so far.
   private var export: (byteCount: UInt64, flags: TransmissionFlags)?
   private var blockSizes: BlockSizes?
@@ -212,6 +214,7 @@ package struct ClientHandshake: Sendable {
     case .extendedHeaders, .structuredReply: return next(after: option)
     case .setMetaContext:
       contexts = []
+      isExportUnknown = reply == .unknown
       return next(after: option)
     case .go where reply == .unsupported && style != .extended: return [askExportName()]
     default: throw refusal
@@ -253,6 +256,8 @@ package struct ClientHandshake: Sendable {
   }
 
   private mutating func enter() throws(NBDProtocolError) -> [Action] {
+    // A server that is coming up: the contexts that it has for the export are not known, and it's too late to ask.
+    if isExportUnknown { throw .unsupported("the export for all of the handshake: it came up in the middle") }
     guard let export, export.flags.contains(.hasFlags) else { throw .violation("the export was not described") }
     guard export.byteCount <= UInt64(Int64.max) else { throw .violation("an export of \(export.byteCount) bytes") }
     state = .ended

@@ -42,10 +42,14 @@ package final class NBDServer: Sendable {
 
   /// Listens at `address`. A unix socket's file is made with `file`'s rights; one that nobody listens on any more is
   /// replaced.
+  /// - Parameter exports: published before the first client can ask: one that comes back after a restart must not hear
+  ///   that its export is unknown.
   package func listen(
-    at address: SocketAddress, security: ListenerSecurity = .plain, file: SocketFileAccess = SocketFileAccess()
+    at address: SocketAddress, security: ListenerSecurity = .plain, file: SocketFileAccess = SocketFileAccess(),
+    publishing exports: [NBDExport] = []
   ) async throws -> NBDListener {
     let listener = NBDListener(self, address, security, loops.next())
+    for export in exports { try listener.publish(export) }
     try await listener.start(file)
     let isLate = state.withLock { state in
       if !state.isShuttingDown { state.listeners.append(listener) }
