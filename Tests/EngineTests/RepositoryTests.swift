@@ -154,7 +154,7 @@ struct RepositoryTests {
   }
 
   @Test func deletionLeavesATombstoneThatGoesWhenItsTimeIsOver() async throws {
-    try await withBackup(lease: LeaseTiming(duration: .milliseconds(60))) { test, made in
+    try await withBackup(lease: LeaseTiming(duration: .seconds(1))) { test, made in
       try await test.engine.delete(made.place, control: RecordingJobControl())
       #expect(
         test.storedFiles.filter { !$0.hasSuffix("image.json") } == [
@@ -166,10 +166,19 @@ struct RepositoryTests {
         await refusal { try await test.restore(made.place, to: test.images + "/back.raw", .raw) } == .backupNotComplete)
       // A second time there is nothing to do.
       try await test.engine.delete(made.place, control: RecordingJobControl())
-      try await Task.sleep(for: .milliseconds(200))
+      try await Task.sleep(for: .milliseconds(2200))
       _ = try await test.engine.recover(test.repository, liveJobs: [])
       #expect(test.storedFiles.allSatisfy { $0.hasSuffix("image.json") })
       try await test.engine.delete(made.place, control: RecordingJobControl())
+    }
+  }
+
+  @Test func folderOfABackupThatBeginsIsLeftAlone() async throws {
+    try await withBackup { test, made in
+      let begun = "\(test.repositoryPath)/\(RepositoryPath.image(made.place.image))/\(ChainID())"
+      try FileManager.default.createDirectory(atPath: begun, withIntermediateDirectories: false)
+      _ = try await test.backUp(made.order.image)
+      #expect(FileManager.default.fileExists(atPath: begun))
     }
   }
 

@@ -91,13 +91,13 @@ final class TombstoneWatch: Sendable {
     guard try files.status(of: imageFolder) != nil else { return }
     for chain in try files.entries(of: imageFolder, limit: limit) where chain.kind == .folder {
       let folder = "\(imageFolder)/\(chain.name)"
-      var leftCount = 0
-      for entry in try files.entries(of: folder, limit: limit) {
-        leftCount += 1
-        guard BackupFileName(entry.name)?.part == .tombstone else { continue }
-        if try sweep("\(folder)/\(entry.name)", of: repository) { leftCount -= 1 }
+      let entries = try files.entries(of: folder, limit: limit)
+      var removedCount = 0
+      for entry in entries where BackupFileName(entry.name)?.part == .tombstone {
+        if try sweep("\(folder)/\(entry.name)", of: repository) { removedCount += 1 }
       }
-      if leftCount == 0 { try? files.removeFolder(folder) }
+      // One that was empty before may have been made a moment ago, for a backup that is beginning.
+      if removedCount > 0, removedCount == entries.count { try? files.removeFolder(folder) }
     }
   }
 

@@ -39,11 +39,23 @@ package struct BackupStage: Sendable {
     }
   }
 
+  /// How often folders are made anew that another backup of the image, in failing, has just removed.
+  private static let folderAttempts = 4
+
   /// Makes the folders. From here on ``discard()`` is due if anything fails.
-  package func makeFolders() throws {
-    _ = try files.ensureFolder(RepositoryPath.images)
-    _ = try files.ensureFolder(RepositoryPath.image(place.image))
-    _ = try files.ensureFolder(place.folder)
+  package func makeFolders() throws(SystemError) {
+    for _ in 1..<Self.folderAttempts {
+      do throws(SystemError) { return try ensureFolders() } catch {
+        guard error.code == ENOENT else { throw error }
+      }
+    }
+    try ensureFolders()
+  }
+
+  private func ensureFolders() throws(SystemError) {
+    for folder in [RepositoryPath.images, RepositoryPath.image(place.image), place.folder] {
+      _ = try files.ensureFolder(folder)
+    }
   }
 
   package func createFile(_ part: BackupFileName.Part) throws -> FileDescriptor {
