@@ -81,3 +81,17 @@ package final class DeviceSlot: BlockDevice, @unchecked Sendable {
     try await next.close()
   }
 }
+
+/// Where nothing stands before a file that can do it.
+extension DeviceSlot: PipeSource {
+  package var fillsPipes: Bool { (next as? any PipeSource)?.fillsPipes ?? false }
+
+  nonisolated(nonsending)
+    package func fill(pipe descriptor: Int32, from range: ByteRange) async throws(BlockError) -> Int
+  {
+    guard let source = next as? any PipeSource else {
+      throw BlockError(.notSupported, .read, range, cause: "the device behind the slot fills no pipes")
+    }
+    return try await source.fill(pipe: descriptor, from: range)
+  }
+}

@@ -21,8 +21,7 @@ final class ExportAccess: @unchecked Sendable {
     self.device = device
     self.pool = pool
     alignment = UInt64(device.limits.requestAlignment)
-    let source = device as? any PipeSource
-    pipeSource = source?.fillsPipes == true ? source : nil
+    pipeSource = device as? any PipeSource
     step = max(alignment, UInt64(device.limits.maximumTransferByteCount) / alignment * alignment)
   }
 

@@ -16,7 +16,7 @@ extension Transmission {
   /// So is one whose beginning isn't in the cache.
   func pipeSource(for request: Request) -> (any PipeSource)? {
     guard request.length >= Self.shortestByteCount, stream.carriesPipes, mayTellHoles(request),
-      let source = access.pipeSource
+      let source = access.pipeSource, source.fillsPipes
     else { return nil }
     var probe = pool.take(pageByteCount)
     var bytes = probe.mutableBytes
@@ -30,7 +30,7 @@ extension Transmission {
   func answerByPipe(_ request: Request, from source: any PipeSource) async throws(BlockError) -> UInt64 {
     let end = request.offset + request.length
     var offset = request.offset
-    while offset < end, !replies.isBroken, let pipe = pipes.take() {
+    while offset < end, !replies.isBroken, source.fillsPipes, let pipe = pipes.take() {
       do {
         pipe.byteCount = try await source.fill(
           pipe: pipe.writingDescriptor, from: ByteRange(offset..<end))
