@@ -76,9 +76,9 @@ func withWorld(
   await loops.shutdown()
 }
 
-/// Waits until `condition` holds, at most some seconds.
+/// Waits until `condition` holds, at most so long: a busy machine or a sanitizer may need it.
 func eventually(
-  within seconds: Double = 5, _ what: Comment, sourceLocation: SourceLocation = #_sourceLocation,
+  within seconds: Double = 20, _ what: Comment, sourceLocation: SourceLocation = #_sourceLocation,
   _ condition: () async -> Bool
 ) async throws {
   let deadline = Date().addingTimeInterval(seconds)
