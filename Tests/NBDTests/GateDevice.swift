@@ -27,6 +27,9 @@ final class GateDevice: BlockDevice, @unchecked Sendable {
   /// True once every write that is to be held has come.
   var isThrough: Bool { through.withLock { $0 } }
 
+  /// Nobody writes any more: ``stopped`` ends.
+  func end() { stop.finish() }
+
   /// Lets go what is held.
   func open() {
     let waiting = held.withLock { held in

@@ -40,9 +40,14 @@ import Testing
       server.withLock { $0 = new }
     }
 
-    /// At each stop takes the server away, and brings another one after a while.
-    func restartAtStops() async throws {
+    /// The client has ended: no further stop comes.
+    func endStops() { gate.end() }
+
+    /// At each stop takes the server away, and brings another one after a while; says how often.
+    func restartAtStops() async throws -> Int {
+      var count = 0
       for await _ in gate.stopped {
+        count += 1
         let old = server.withLock { $0 }
         let phase = Lock((hasBegun: false, isOver: false))
         Task {
@@ -60,6 +65,7 @@ import Testing
         try await Task.sleep(for: .milliseconds(250))
         try await serve()
       }
+      return count
     }
 
     func end() async {
@@ -82,9 +88,12 @@ import Testing
     }
     for index in 0..<blockCount { commands.append("read -P \(index % 255 + 1) \(index * 8192) 8192") }
     let arguments = ["--image-opts", Self.options(disk)] + commands.flatMap { ["-c", $0] }
-    async let output = Tool.check("qemu-io", arguments)
-    try await disk.restartAtStops()
-    let text = try await output
+    let work = Task {
+      defer { disk.endStops() }
+      return try await Tool.check("qemu-io", arguments, seconds: 120)
+    }
+    #expect(try await disk.restartAtStops() == 3)
+    let text = try await work.value
     #expect(!text.contains("failed"), "\(text)")
     #expect(text.components(separatedBy: "wrote 8192/8192").count == blockCount + 1)
     await disk.end()
@@ -102,14 +111,18 @@ import Testing
         "--export", "type=nbd,id=e,node-name=disk,name=guest,writable=on",
       ])
     let uri = "nbd+unix:///guest?socket=\(daemon.socketPath)"
-    async let verified = Tool.check(
-      "fio",
-      [
-        "--name=guest", "--ioengine=nbd", "--uri=\(uri)", "--rw=randrw", "--bs=4k", "--iodepth=16",
-        "--verify=crc32c", "--verify_fatal=1", "--size=4M", "--io_size=16M", "--minimal",
-      ])
-    try await disk.restartAtStops()
-    _ = try await verified
+    let work = Task {
+      defer { disk.endStops() }
+      return try await Tool.check(
+        "fio",
+        [
+          "--name=guest", "--ioengine=nbd", "--uri=\(uri)", "--rw=randrw", "--bs=4k", "--iodepth=16",
+          "--verify=crc32c", "--verify_fatal=1", "--size=4M", "--io_size=16M", "--minimal",
+        ], seconds: 120)
+    }
+    // Two stops may fall into one restart.
+    #expect(try await disk.restartAtStops() > 1)
+    _ = try await work.value
     daemon.stop()
     await disk.end()
   }
