@@ -29,7 +29,7 @@ import Testing
   @Test func mutatedConversationsNeverTrapOrHangTheServer() async throws {
     let certificates = try await Certificates.shared.value
     let security = ListenerSecurity.optional(try certificates.server(asksClients: false))
-    var options = NBDServerOptions()
+    var options = NBDServerOptions.patient
     options.handshakeTimeout = .seconds(Int(Self.patienceSeconds))
     try await withWorld(options, security: security) { world in
       var exports: [NBDExport] = []

@@ -30,7 +30,7 @@ import Testing
     }
 
     private func serve() async throws {
-      var options = NBDServerOptions()
+      var options = NBDServerOptions.patient
       // Cut in mid-request.
       options.removalGrace = .zero
       let new = NBDServer(loops: loops, options: options, logger: quietLogger)

@@ -13,7 +13,7 @@ private let extendedRequired: UInt32 = 1 << 31 | 10
 /// What a server answers to clients that get the handshake wrong. Each time it goes on serving others.
 @Suite struct HandshakeMisuseTests {
   private func misuse(
-    _ options: NBDServerOptions = NBDServerOptions(), _ body: @Sendable @escaping (RawClient) throws -> Void
+    _ options: NBDServerOptions = NBDServerOptions.patient, _ body: @Sendable @escaping (RawClient) throws -> Void
   ) async throws {
     try await withWorld(options, loopCount: 1) { world in
       try world.publish(MemoryDevice(byteCount: 1 << 20))
@@ -249,8 +249,8 @@ private let extendedRequired: UInt32 = 1 << 31 | 10
   }
 
   @Test func silenceInTheHandshakeEndsInTime() async throws {
-    var options = NBDServerOptions()
-    options.handshakeTimeout = .milliseconds(200)
+    var options = NBDServerOptions.patient
+    options.handshakeTimeout = .milliseconds(1500)
     try await misuse(options) { client in
       try client.greet()
       try client.send(Array("IHAVE".utf8))

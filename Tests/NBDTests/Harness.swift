@@ -52,9 +52,18 @@ struct World: Sendable {
   }
 }
 
+extension NBDServerOptions {
+  /// Time for a handshake on a busy machine, or under a sanitizer.
+  static let patient: NBDServerOptions = {
+    var options = NBDServerOptions()
+    options.handshakeTimeout = .seconds(120)
+    return options
+  }()
+}
+
 /// Runs `body` with a server and takes it down; afterwards no connection and no memory of one may be left.
 func withWorld(
-  _ options: NBDServerOptions = NBDServerOptions(), security: ListenerSecurity = .plain,
+  _ options: NBDServerOptions = NBDServerOptions.patient, security: ListenerSecurity = .plain,
   address: SocketAddress? = nil, loopCount: Int = 2, backend: IOBackend.Choice = testBackend,
   logger: Logger = quietLogger, _ body: (World) async throws -> Void
 ) async throws {

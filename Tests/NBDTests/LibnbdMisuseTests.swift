@@ -170,7 +170,7 @@ import Testing
       h.set_opt_mode(True)
       h.add_meta_context("base:allocation")
       h.connect_uri(disk)
-      for turn in range(200):
+      for turn in range(50):
           h.set_export_name("disk")
           h.opt_info()
           assert h.get_size() == size

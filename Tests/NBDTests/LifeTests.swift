@@ -8,7 +8,7 @@ import Testing
 /// Clients that come and go, and exports that are taken away.
 @Suite struct LifeTests {
   @Test func tooManyConnectionsAreTurnedAway() async throws {
-    var options = NBDServerOptions()
+    var options = NBDServerOptions.patient
     options.maximumConnectionCount = 3
     try await withWorld(options) { world in
       try world.publish(MemoryDevice(byteCount: 1 << 20))
@@ -29,7 +29,7 @@ import Testing
   /// However many requests a client sends at once, so many wait for the device and no more; the rest stays outside.
   @Test(arguments: [(512, 16), (100_000, 2), (300_000, 1)])
   func requestsInFlightAreBounded(_ byteCount: Int, _ bound: Int) async throws {
-    var options = NBDServerOptions()
+    var options = NBDServerOptions.patient
     options.maximumRequestCount = 16
     options.maximumWriteByteCount = 256 << 10
     try await withWorld(options) { world in

@@ -61,7 +61,7 @@ import Testing
   }
 
   private func withDisk(
-    _ options: NBDServerOptions = NBDServerOptions(), _ body: (World) async throws -> Void
+    _ options: NBDServerOptions = NBDServerOptions.patient, _ body: (World) async throws -> Void
   ) async throws {
     try await withWorld(options, loopCount: 1) { world in
       var image = sampleImage(1 << 20)
@@ -144,7 +144,7 @@ import Testing
 
   /// Silence after every byte of the handshake, all at once: the time limit ends each of them and nobody else.
   @Test func silenceAnywhereInTheHandshakeEndsInTime() async throws {
-    var options = NBDServerOptions()
+    var options = NBDServerOptions.patient
     // Long enough for the bystander and the newcomer on a busy machine.
     options.handshakeTimeout = .milliseconds(1500)
     options.maximumConnectionCount = 1000
@@ -169,7 +169,7 @@ import Testing
 
   /// Silence after every byte of a request holds up nobody, however many do it, and isn't punished.
   @Test func silenceAnywhereInTransmissionHoldsUpNobody() async throws {
-    var options = NBDServerOptions()
+    var options = NBDServerOptions.patient
     options.maximumConnectionCount = 1000
     try await withDisk(options) { world in
       let (path, server) = (world.socketPath, world.server)

@@ -14,7 +14,7 @@ import Testing
     let loops = try EventLoopGroup(count: 2, backend: testBackend, workerCount: 1)
     let device = MemoryDevice(byteCount: 1 << 20)
     let path = folder.file("nbd")
-    var options = NBDServerOptions()
+    var options = NBDServerOptions.patient
     options.removalGrace = .milliseconds(20)
     let isDone = Lock(false)
     let export = Lock<NBDExport?>(nil)

@@ -270,7 +270,7 @@ struct Certificates: Sendable {
 
   @Test func clientSilentInTheTLSHandshakeIsCutOff() async throws {
     let certificates = try await Certificates.shared.value
-    var options = NBDServerOptions()
+    var options = NBDServerOptions.patient
     options.handshakeTimeout = .milliseconds(200)
     try await withWorld(options, security: .required(try certificates.server())) { world in
       try await RawClient.with(world.socketPath) { client in
