@@ -4,14 +4,14 @@ import Glibc
 
 /// What a client sends from its first byte to its last, sound at first and then changed.
 enum FuzzConversation {
-  private static let names = ["disk", "readonly", "aligned", "waiting", "secret", "", "nowhere"]
+  private static let names = ["disk", "readonly", "aligned", "waiting", "file", "secret", "", "nowhere"]
   private static let contexts = [
     "base:allocation", "qemu:allocation-depth", "qemu:dirty-bitmap:even", "base:", "qemu:", "x:y", "",
   ]
 
   /// A conversation that a server understands: options in any order, and requests in the style that was agreed on.
   static func make(_ random: inout SeededRandom) -> [UInt8] {
-    let name = names[random.oneIn(4) ? random.below(names.count) : random.below(4)]
+    let name = names[random.oneIn(4) ? random.below(names.count) : random.below(5)]
     var bytes = big(UInt32([3, 3, 3, 1, 0][random.below(5)]))
     var style = 0
     for _ in 0..<random.below(6) {
