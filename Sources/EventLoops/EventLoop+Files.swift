@@ -111,7 +111,11 @@ extension EventLoop {
     checkIsolated()
     guard port != nil else { return -ESHUTDOWN }
     beginOperation()
-    defer { endOperation() }
+    fileOperationCount += 1
+    defer {
+      fileOperationCount -= 1
+      endOperation()
+    }
     while let port {
       let result = await withUnsafeContinuation { port.start(operation, $0) }
       if result == -EAGAIN {

@@ -66,6 +66,8 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
   var port: (any LoopPort)?
   /// Waits, file operations and blocking calls that haven't answered.
   var inFlightCount = 0
+  /// File operations among them.
+  var fileOperationCount = 0
   private(set) var refusesWaits = false
   private var isDraining = false
   private var patience = Patience()
@@ -180,9 +182,10 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
     patience.slept(nanoseconds: MonotonicTime.now.nanoseconds(since: start))
   }
 
-  /// Looks out for something to happen as long as experience says that it pays; true if it did.
+  /// Looks out for something to happen as long as experience says that it pays; true if it did. Where several file
+  /// operations are under way none of them is waited for by itself, and the kernel's workers want the cores.
   private func watches(_ wait: TurnWait) -> Bool {
-    guard patience.nanoseconds > 0, let port, port.canWatch else { return false }
+    guard patience.nanoseconds > 0, fileOperationCount <= 1, let port, port.canWatch else { return false }
     var end = MonotonicTime.now
     end.nanoseconds += patience.nanoseconds
     if case .until(let deadline) = wait { end = min(end, deadline) }

@@ -4,10 +4,12 @@
 /// as long. So where sleeps turn out short, the loop stays awake instead. Where that proves vain (nothing came, or
 /// whoever should bring it needs this very core), it takes ever more short sleeps until the loop tries again.
 struct Patience {
-  /// Sleeps that are shorter would better have been spent awake.
-  static let limitNanoseconds: UInt64 = 100_000
+  /// Sleeps that are shorter would better have been spent awake: most of one is the falling asleep and the waking.
+  private static let shortNanoseconds: UInt64 = 100_000
+  /// How long looking out may last.
+  private static let limitNanoseconds: UInt64 = 60_000
   /// Short sleeps, at most, between two tries.
-  static let longestPause = 1024
+  private static let longestPause = 1024
 
   /// How long to look out the next time.
   private(set) var nanoseconds: UInt64 = 0
@@ -16,7 +18,7 @@ struct Patience {
   private var pause = 1
 
   mutating func slept(nanoseconds slept: UInt64) {
-    shortSleepCount = slept < Self.limitNanoseconds ? shortSleepCount + 1 : 0
+    shortSleepCount = slept < Self.shortNanoseconds ? shortSleepCount + 1 : 0
     guard shortSleepCount >= pause else { return }
     shortSleepCount = 0
     nanoseconds = Self.limitNanoseconds

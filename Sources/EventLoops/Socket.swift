@@ -12,6 +12,9 @@ package final class Socket: @unchecked Sendable {
 
   /// Longest wait between two tries to connect to a unix socket whose listener is full.
   private static let longestConnectPause = Duration.milliseconds(16)
+  /// What a unix socket's kernel side may hold of what was sent (the kernel doubles it, and caps it by
+  /// net.core.wmem_max): the default makes a sender of long messages sleep at every 200 KiB.
+  private static let sendBufferByteCount: Int32 = 512 << 10
   /// Receives in a row that didn't pass through the loop.
   private static let immediateLimit = 16
 
@@ -107,6 +110,7 @@ package final class Socket: @unchecked Sendable {
         let descriptor = try await perform(.accept(file.rawValue))
         let accepted = try Socket(adopting: FileDescriptor(adopting: Int32(descriptor)), on: loop)
         accepted.setNoDelay()
+        accepted.widenSendBuffer()
         return accepted
       } catch {
         // The peer gave up before we came to it: the next one, please.
@@ -319,6 +323,14 @@ package final class Socket: @unchecked Sendable {
   private func setOption(_ level: Int32, _ name: Int32, _ value: Int32) {
     var value = value
     _ = setsockopt(file.rawValue, level, name, &value, socklen_t(MemoryLayout<Int32>.size))
+  }
+
+  /// TCP finds the right size by itself.
+  private func widenSendBuffer() {
+    var domain: Int32 = 0
+    var length = socklen_t(MemoryLayout<Int32>.size)
+    guard getsockopt(file.rawValue, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0, domain == AF_UNIX else { return }
+    setOption(SOL_SOCKET, SO_SNDBUF, Self.sendBufferByteCount)
   }
 
   /// Replies leave at once; fails harmlessly for unix sockets.
