@@ -10,6 +10,11 @@ final class RingPort: LoopPort {
   /// Entries of the submission queue; the completion queue has four times as many, and the kernel keeps the overflow.
   private static let queueDepth: UInt32 = 512
 
+  /// File operations under way for each completion that a waking should bring.
+  private static let operationsPerWaking = 4
+  /// The longest that completions wait for company.
+  private static let gatheringNanoseconds: UInt64 = 20_000
+
   // The low three bits of user_data.
   private enum Tag: UInt64 {
     case completion = 0
@@ -202,13 +207,28 @@ final class RingPort: LoopPort {
     guard io_uring_cq_ready(ring) == 0 else { return flush() }
     switch wait {
     case .none: return flush()
-    case .forever: return io_uring_submit_and_wait(ring, 1)
-    case .until(let deadline):
-      let left = deadline.nanoseconds(since: .now)
-      var time = __kernel_timespec(tv_sec: Int64(left / 1_000_000_000), tv_nsec: Int64(left % 1_000_000_000))
-      var first: UnsafeMutablePointer<io_uring_cqe>?
-      return io_uring_submit_and_wait_timeout(ring, &first, 1, &time, nil)
+    case .forever:
+      let result = gather()
+      return result == -ETIME ? io_uring_submit_and_wait(ring, 1) : result
+    case .until(let deadline): return self.wait(count: 1, nanoseconds: deadline.nanoseconds(since: .now))
     }
+  }
+
+  /// Where many file operations are under way, waits for several of them, though not for long: each waking costs as
+  /// much as one of them. −ETIME if nothing came, or there is nothing to gather.
+  private func gather() -> Int32 {
+    let count = loop.fileOperationCount / Self.operationsPerWaking
+    if count < 2 { return -ETIME }
+    let result = self.wait(count: UInt32(count), nanoseconds: Self.gatheringNanoseconds)
+    return result == -ETIME && io_uring_cq_ready(ring) > 0 ? 0 : result
+  }
+
+  /// Submits, and waits for so many completions or so long.
+  private func wait(count: UInt32, nanoseconds: UInt64) -> Int32 {
+    var time = __kernel_timespec(
+      tv_sec: Int64(nanoseconds / 1_000_000_000), tv_nsec: Int64(nanoseconds % 1_000_000_000))
+    var first: UnsafeMutablePointer<io_uring_cqe>?
+    return io_uring_submit_and_wait_timeout(ring, &first, count, &time, nil)
   }
 
   /// Submits and fetches completions that the kernel holds back, without waiting; no system call if there is neither.
