@@ -2,6 +2,7 @@
 import contextlib
 import os
 import pathlib
+import resource
 import signal
 import statistics
 import subprocess
@@ -19,6 +20,28 @@ def cpu_seconds(pid):
     """User and system time of a living process, all its threads."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+class Bystanders:
+    """What everybody but us, our children and `pid` uses of the machine, from now on."""
+
+    def __init__(self, pid):
+        self.pid = pid
+        self.start = self.read()
+
+    def read(self):
+        ticks = [int(word) for word in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+        ours = cpu_seconds(self.pid)
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+            usage = resource.getrusage(who)
+            ours += usage.ru_utime + usage.ru_stime
+        # All but idle and waiting for the disk; then all.
+        return (sum(ticks) - ticks[3] - ticks[4]) / TICKS - ours, sum(ticks) / TICKS
+
+    def share(self):
+        """From 0 to 1, of all cores; what the kernel writes back for us counts as theirs."""
+        busy, total = (now - then for now, then in zip(self.read(), self.start))
+        return max(0, busy / total)
 
 
 def memory_mib(pid, field):

@@ -21,7 +21,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -90,14 +89,13 @@ static uint64_t random_number(uint64_t *state) {
   return *state * 0x2545f4914f6cdd1d;
 }
 
+/* Big-endian numbers. */
 static void put16(unsigned char *at, uint16_t value) { value = htobe16(value), memcpy(at, &value, 2); }
 static void put32(unsigned char *at, uint32_t value) { value = htobe32(value), memcpy(at, &value, 4); }
 static void put64(unsigned char *at, uint64_t value) { value = htobe64(value), memcpy(at, &value, 8); }
 static uint16_t get16(const unsigned char *at) { uint16_t value; memcpy(&value, at, 2); return be16toh(value); }
 static uint32_t get32(const unsigned char *at) { uint32_t value; memcpy(&value, at, 4); return be32toh(value); }
 static uint64_t get64(const unsigned char *at) { uint64_t value; memcpy(&value, at, 8); return be64toh(value); }
-
-/* Handshake. */
 
 static void send_whole(int socket, const void *bytes, size_t count) {
   while (count > 0) {
@@ -173,10 +171,8 @@ static void open_connection(struct connection *c) {
   if (c->size < options.block) fail("the export is smaller than one block%s", "");
 }
 
-/* Requests. */
-
-static unsigned char *append_header(struct connection *c, uint16_t command, uint64_t cookie, uint64_t offset,
-                                    uint32_t length, unsigned index) {
+static void append_header(struct connection *c, uint16_t command, uint64_t cookie, uint64_t offset, uint32_t length,
+                          unsigned index) {
   unsigned char *header = c->headers[index];
   put32(header, 0x25609513);
   put16(header + 4, 0);
@@ -185,7 +181,6 @@ static unsigned char *append_header(struct connection *c, uint16_t command, uint
   put64(header + 16, offset);
   put32(header + 24, length);
   c->pieces[c->piece_count++] = (struct iovec){header, REQUEST_BYTES};
-  return header;
 }
 
 static void ask(struct connection *c, uint64_t time) {
@@ -223,8 +218,6 @@ static void send_requests(struct connection *c) {
   }
   c->first_piece = c->piece_count = 0;
 }
-
-/* Replies. */
 
 static struct slot *slot_of(struct connection *c, uint64_t cookie) {
   unsigned index = cookie & 0xffff;

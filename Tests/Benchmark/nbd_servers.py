@@ -2,6 +2,9 @@
 to go past the page cache, and gives a `Server` while its `with` lasts."""
 import contextlib
 import dataclasses
+import shutil
+import socket
+import time
 import urllib.parse
 
 import contenders
@@ -23,43 +26,54 @@ class Server:
 
 
 @contextlib.contextmanager
-def by_command(command, socket):
-    with measure.daemon(command, socket) as process:
-        yield Server(process.pid, f"nbd+unix:///?socket={socket}")
+def by_command(command, path):
+    with measure.daemon(command, path) as process:
+        wait_until_answered(path)
+        yield Server(process.pid, f"nbd+unix:///?socket={path}")
+
+
+def wait_until_answered(path):
+    """A socket's file is there before somebody listens."""
+    for _ in range(500):
+        with contextlib.suppress(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect(str(path))
+        time.sleep(0.02)
+    raise RuntimeError(f"nobody listens at {path}")
 
 
 def qemu_nbd(folder, disk, format, direct):
-    socket = folder / "qemu-nbd.sock"
+    path = folder / "qemu-nbd.sock"
     return by_command([
         "qemu-nbd", "-t", "-e", "16", "-x", "", "-f", format, "--aio=io_uring", "--discard=unmap",
-        "--cache=" + ("none" if direct else "writeback"), "-k", socket, disk], socket)
+        "--cache=" + ("none" if direct else "writeback"), "-k", path, disk], path)
 
 
 def storage_daemon(folder, disk, format, direct):
-    socket = folder / "storage-daemon.sock"
+    path = folder / "storage-daemon.sock"
     cache = f"cache.direct={'on' if direct else 'off'}"
     return by_command([
         "qemu-storage-daemon",
         "--blockdev", f"driver=file,node-name=file,filename={disk},aio=io_uring,discard=unmap,{cache}",
         "--blockdev", f"driver={format},node-name=disk,file=file,discard=unmap,{cache}",
-        "--nbd-server", f"addr.type=unix,addr.path={socket}",
-        "--export", "type=nbd,id=export,node-name=disk,name=,writable=on"], socket)
+        "--nbd-server", f"addr.type=unix,addr.path={path}",
+        "--export", "type=nbd,id=export,node-name=disk,name=,writable=on"], path)
 
 
 def nbdkit(folder, disk, format, direct):
     """Raw only. It has no O_DIRECT: the nearest is to drop from the cache what was used."""
-    socket = folder / "nbdkit.sock"
-    return by_command(["nbdkit", "-f", "-U", socket, "file", disk, "cache=" + ("none" if direct else "default")], socket)
+    path = folder / "nbdkit.sock"
+    return by_command(["nbdkit", "-f", "-U", path, "file", disk, "cache=" + ("none" if direct else "default")], path)
 
 
 @contextlib.contextmanager
 def cobweb(folder, disk, format, direct):
-    with contenders.Cobweb(folder / "server", disk.parent) as server:
+    shutil.rmtree(folder / "nbd-server", ignore_errors=True)
+    with contenders.Cobweb(folder / "nbd-server", disk.parent) as server:
         server.register("disk", disk, format)
         server.job("POST", "/images/disk/attach", {"cache": "direct" if direct else "writeback"})
         export = server.call("POST", "/exports", {
             "name": "disk", "source": {"kind": "image", "image": "disk"}, "readOnly": False,
-            "listen": {"unix": str(folder / "server/run/disk.sock")}})
+            "listen": {"unix": str(folder / "nbd-server/run/disk.sock")}})
         yield Server(server.process.pid, export["uri"])
 
 
