@@ -36,24 +36,25 @@ final class ExportListeners: Sendable {
   func publish(_ export: NBDExport, at address: ExportAddress, tls: ExportTLS?) async throws {
     let address = Self.canonical(address)
     try await turnstile.pass {
-      let entry: Entry
-      if let known = entries.withLock({ $0[address] }) {
-        guard known.tls == tls else {
-          throw DomainError(
-            .addressUnavailable, "\(address.text) serves other exports with \(Self.describe(known.tls))",
-            remedy: "use the same TLS there, or another address")
-        }
-        entry = known
-      } else {
-        entry = Entry(listener: try await listen(at: address, try credentials.security(tls)), tls: tls)
-      }
-      do throws(NBDListener.NameTaken) {
-        try entry.listener.publish(export)
-      } catch {
-        throw DomainError(
-          .nameTaken, "\(address.text) has an export named \(error.name) already", remedy: "choose another name")
-      }
-      entries.withLock { $0[address] = entry }
+      if let entry = entries.withLock({ $0[address] }) { return try Self.add(export, to: entry, at: address, tls) }
+      let listener = try await listen(at: address, try credentials.security(tls), publishing: export)
+      entries.withLock { $0[address] = Entry(listener: listener, tls: tls) }
+    }
+  }
+
+  private static func add(
+    _ export: NBDExport, to entry: Entry, at address: ExportAddress, _ tls: ExportTLS?
+  ) throws(DomainError) {
+    guard entry.tls == tls else {
+      throw DomainError(
+        .addressUnavailable, "\(address.text) serves other exports with \(describe(entry.tls))",
+        remedy: "use the same TLS there, or another address")
+    }
+    do throws(NBDListener.NameTaken) {
+      try entry.listener.publish(export)
+    } catch {
+      throw DomainError(
+        .nameTaken, "\(address.text) has an export named \(error.name) already", remedy: "choose another name")
     }
   }
 
@@ -71,7 +72,10 @@ final class ExportListeners: Sendable {
 
   func shutDown() async { await server.shutdown() }
 
-  private func listen(at address: ExportAddress, _ security: ListenerSecurity) async throws -> NBDListener {
+  /// Listens with the export in place: a client that was waiting for it mustn't hear that it is unknown.
+  private func listen(
+    at address: ExportAddress, _ security: ListenerSecurity, publishing export: NBDExport
+  ) async throws -> NBDListener {
     do {
       switch address {
       case .unix(let path):
@@ -79,9 +83,10 @@ final class ExportListeners: Sendable {
         let real = try await loop.run { [sockets] in
           try await loop.blocking(about: path) { try sockets.prepare(path) }
         }
-        return try await server.listen(at: .unix(path: real), security: security, file: sockets.access)
+        return try await server.listen(
+          at: .unix(path: real), security: security, file: sockets.access, publishing: [export])
       case .tcp(let host, let port):
-        return try await server.listen(at: .ip(host: host, port: port), security: security)
+        return try await server.listen(at: .ip(host: host, port: port), security: security, publishing: [export])
       }
     } catch let error as SystemError {
       throw DomainError(
