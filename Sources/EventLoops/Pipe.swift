@@ -3,7 +3,7 @@ import Glibc
 
 /// A pipe that takes pages of a file's cache to a socket without copying them. One user at a time.
 package final class Pipe: @unchecked Sendable {
-  // Safe to hand over: one user at a time.
+  // Safe to hand over: whoever lends it takes it back before the next one gets it.
 
   private let readingEnd: FileDescriptor
   private let writingEnd: FileDescriptor

@@ -159,21 +159,6 @@ package final class Socket: @unchecked Sendable {
     return try await perform(.receive(file.rawValue, into: base, count: count, isEmpty: isPatient))
   }
 
-  /// Fills `buffer`.
-  /// - Returns: the count, fewer than asked only where the peer ended its side.
-  nonisolated(nonsending)
-    package func receiveAll(into buffer: inout MutableRawSpan) async throws(SystemError) -> Int
-  {
-    var done = 0
-    while done < buffer.byteCount {
-      var rest = buffer._mutatingExtracting(done..<buffer.byteCount)
-      let count = try await receive(into: &rest)
-      if count == 0 { break }
-      done += count
-    }
-    return done
-  }
-
   /// Sends all of `bytes`, waiting while the peer doesn't take them.
   nonisolated(nonsending)
     package func sendAll(_ bytes: RawSpan) async throws(SystemError)

@@ -57,8 +57,22 @@ final class Server: Sendable {
     limits.eventsKept = configuration.eventsKept
     let service = BackupService(
       catalog: catalog, engine: engine, clock: SystemWallClock(), logger: Logger(label: "jobs"), limits: limits)
-    try await service.start(configuration.declarations)
+    do {
+      try await service.start(configuration.declarations)
+      return try await serve(service, configuration, catalog: catalog, group: group, engine: engine)
+    } catch {
+      // Images may be attached and exported by now: what their guests have written is brought home.
+      await service.stop(grace: grace)
+      await close(engine, group, catalog)
+      throw error
+    }
+  }
 
+  /// Puts the API before the service that has started, and listens.
+  private static func serve(
+    _ service: BackupService, _ configuration: ServerConfiguration, catalog: SQLiteCatalog, group: EventLoopGroup,
+    engine: LocalEngine
+  ) async throws -> Server {
     let handlers = try WorkerPool(threadCount: handlerThreadCount, name: "handler")
     let hosts = HostList(names: configuration.hosts)
     let responder = APIResponder(
@@ -67,7 +81,11 @@ final class Server: Sendable {
     options.eventStreamLimit = configuration.eventStreams
     let web = try WebServer(
       options: options, responder: responder, executor: handlers, logger: Logger(label: "http"))
-    let urls = try listen(web, configuration, hosts)
+    let urls: [String]
+    do { urls = try listen(web, configuration, hosts) } catch {
+      await web.stop(grace: grace)
+      throw error
+    }
     return Server(
       catalog: catalog, group: group, engine: engine, service: service, web: web, handlers: handlers,
       announcement: Announcement(urls: urls, service: service, configuration: configuration).lines)
@@ -103,6 +121,10 @@ final class Server: Sendable {
   func stop() async {
     await service.stop(grace: Self.grace)
     await web.stop(grace: Self.grace)
+    await Self.close(engine, group, catalog)
+  }
+
+  private static func close(_ engine: LocalEngine, _ group: EventLoopGroup, _ catalog: SQLiteCatalog) async {
     await engine.shutDown()
     await group.shutdown()
     do { try catalog.close() } catch { Logger(label: "cobweb").error("closing the catalog: \(error)") }

@@ -1,5 +1,6 @@
 """Guests' disks and looks inside backups, over NBD, by the clients that people use."""
 import os
+import socket
 import stat
 import subprocess
 import time
@@ -211,6 +212,26 @@ def test_an_export_whose_image_is_gone_says_so_and_the_server_starts(start, work
     server.succeeded("POST", "/images/vm1/attach")
     assert server.get("/exports/vm1")["state"] == "active"
     nbd_tools.io(gone["uri"], "write -P 3 0 64k")
+
+
+def test_a_start_that_fails_leaves_the_images_closed(start, workspace):
+    port = free_port()
+    server = start(listen=f"127.0.0.1:{port}")
+    path = images.make_image(workspace / "images/vm1.qcow2")
+    server.register(path, "qcow2")
+    export_image(server, workspace)
+    server.stop()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        server.launch()
+        assert server.process.wait(timeout=60) == 1
+    assert "exported" in server.log() and "in use" in server.log()
+    assert not socket_of(workspace).exists()
+    images.check(path)
+    images.qemu_io(path, "qcow2", "write 0 64k")
+    server.start()
+    assert server.get("/exports/vm1")["state"] == "active"
 
 
 def test_a_guest_that_never_ends_is_cut_off_at_a_stop(start, workspace):

@@ -1,3 +1,4 @@
+import Buffers
 import EventLoops
 import Glibc
 import Testing
@@ -107,7 +108,13 @@ extension Socket {
     var bytes = [UInt8](repeating: 0, count: count)
     var span = bytes.mutableSpan
     var raw = span.mutableBytes
-    let done = try await receiveAll(into: &raw)
+    var done = 0
+    while done < count {
+      var rest = raw.part(done..<count)
+      let received = try await receive(into: &rest)
+      if received == 0 { break }
+      done += received
+    }
     return Array(bytes.prefix(done))
   }
 

@@ -17,7 +17,7 @@ package protocol CopySink: AnyObject {
 /// One task plans; each chunk is a child task that reads on the loop, has the worker pool hash and compress, waits for
 /// its turn to be admitted to the sink, and is stored beside others. Memory is bounded by ``AdaptiveDepth/maximum``
 /// chunks of two times 1 MiB. The first failure ends it: no chunk begins any more, none is admitted, and those that
-/// are under way get ``watchInterval`` to come to their end before they are cancelled, for a peer may be silent.
+/// are under way are cancelled where they haven't ended at the next look (see ``watch()``), for a peer may be silent.
 package actor CopyLoop {
   package nonisolated let loop: EventLoop
   package nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }

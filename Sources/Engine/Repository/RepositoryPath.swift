@@ -48,9 +48,6 @@ package struct BackupFileName: Hashable, Sendable {
   package var backup: BackupID
   package var part: Part
 
-  /// Places in a chain have four digits.
-  package static let maximumSequence = 9999
-
   package init(sequence: Int, backup: BackupID, part: Part) {
     self.sequence = sequence
     self.backup = backup

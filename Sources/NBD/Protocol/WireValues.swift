@@ -28,8 +28,6 @@ package enum WireLimits {
   package static let extentCount = 8192
   /// The largest status chunk taken from a server: 2^20 extents of 16 bytes.
   package static let statusByteCount = (16 << 20) + 8
-  /// Exports in one listing.
-  package static let exportCount = 1 << 16
   /// The zeroes after the answer to EXPORT_NAME.
   static let exportNamePadding = 124
   static let optionHeaderByteCount = 16

@@ -1,3 +1,4 @@
+import Buffers
 import EventLoops
 import Glibc
 
@@ -67,7 +68,7 @@ extension ByteStream {
   {
     var done = 0
     while done < buffer.byteCount {
-      var rest = buffer._mutatingExtracting(done..<buffer.byteCount)
+      var rest = buffer.part(done..<buffer.byteCount)
       let count = try await receive(into: &rest)
       if count == 0 { break }
       done += count

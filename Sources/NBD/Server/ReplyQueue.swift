@@ -55,14 +55,6 @@ final class ReplyQueue {
     put(bytes, in: arena)
   }
 
-  /// Appends at once where there is room.
-  func tryAppend(_ bytes: [UInt8]) -> Bool {
-    if isBroken { return true }
-    guard let arena = openArena, arena.place(header: bytes.count, payload: 0) != nil else { return false }
-    put(bytes, in: arena)
-    return true
-  }
-
   private func put(_ bytes: [UInt8], in arena: ReplyArena) {
     guard let place = arena.place(header: bytes.count, payload: 0) else { return }
     arena.commit(place) { $0.copy(from: bytes.span.bytes) }
