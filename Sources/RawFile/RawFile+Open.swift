@@ -16,7 +16,7 @@ extension RawFile {
     /// Goes past the page cache where the file system can and the size is whole blocks; see ``RawFile/isDirect``.
     package var direct: Bool
     /// Whether the file may be made longer by zeroes, to whole blocks, so that `direct` is possible: for formats that
-    /// say themselves how long they are.
+    /// say themselves how long they are. Without a ``lock`` it isn't done: somebody else might be making it longer.
     package var padsForDirect = false
     /// The claim that is made on the file as QEMU makes it; nil for files that only we know.
     package var lock: ImageLock?
@@ -123,7 +123,7 @@ struct OpenedFile: Sendable {
   }
 
   private init(measuring file: FileDescriptor, _ options: RawFile.Options) throws(SystemError) {
-    if options.direct, options.padsForDirect { try Self.padForDirect(file) }
+    if options.direct, options.padsForDirect, options.lock != nil { try Self.padForDirect(file) }
     let status = try file.status()
     descriptor = file
     preferredByteCount = status.preferredByteCount

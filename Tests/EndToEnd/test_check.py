@@ -16,16 +16,20 @@ def counts(path):
     return found.get("corruptions", 0), found.get("leaks", 0)
 
 
+def refcount_block(file):
+    """Where the first refcount block begins (qcow2.txt, "Host cluster management"): 2 bytes for each host cluster."""
+    file.seek(48)
+    table = int.from_bytes(file.read(8), "big")
+    file.seek(table)
+    return int.from_bytes(file.read(8), "big")
+
+
 def leaky(workspace):
-    """An image whose first data cluster was counted twice: it leaks once nobody refers to it."""
+    """An image with four clusters at its end that are counted, and that nothing refers to."""
     path = images.make_image(workspace / "images/vm1.qcow2")
     images.fill(path, "qcow2")
     with open(path, "r+b") as file:
-        # The header's refcount table leads to the first block (qcow2.txt, "Host cluster management").
-        file.seek(48)
-        table = int.from_bytes(file.read(8), "big")
-        file.seek(table)
-        block = int.from_bytes(file.read(8), "big")
+        block = refcount_block(file)
         end = file.seek(0, 2) // 65536
         file.truncate((end + 4) * 65536)
         for cluster in range(end, end + 4):
@@ -59,11 +63,7 @@ def test_an_error_fails_the_check_and_names_the_place(server, workspace):
     path = images.make_image(workspace / "images/vm1.qcow2")
     images.fill(path, "qcow2")
     with open(path, "r+b") as file:
-        file.seek(48)
-        table = int.from_bytes(file.read(8), "big")
-        file.seek(table)
-        block = int.from_bytes(file.read(8), "big")
-        file.seek(block + 2 * 6)
+        file.seek(refcount_block(file) + 2 * 6)
         file.write(b"\0\0")
     corruptions, _ = counts(path)
     assert corruptions >= 1
