@@ -26,7 +26,7 @@ CREATE TABLE backups (
   job            TEXT             CHECK (length(job) = 26),
   failure        TEXT,
   revision       INTEGER NOT NULL CHECK (revision > 0)
-) STRICT;
+, mixture INTEGER CHECK (mixture IN (0, 1))) STRICT;
 
 CREATE INDEX backups_by_chain ON backups (chain, id);
 
@@ -115,7 +115,7 @@ CREATE TABLE "images" (
   labels         TEXT    NOT NULL CHECK (json_type(labels) = 'object'),
   managed_by     TEXT    NOT NULL CHECK (managed_by IN ('api', 'config')),
   created_at     INTEGER NOT NULL,
-  revision       INTEGER NOT NULL CHECK (revision > 0),
+  revision       INTEGER NOT NULL CHECK (revision > 0), damaged_since INTEGER, damaged_why TEXT, damaged_job TEXT CHECK (length(damaged_job) = 26),
   CHECK ((attached_cache IS NULL) = (attached_by IS NULL))
 ) STRICT;
 
@@ -148,7 +148,7 @@ CREATE TABLE "jobs" (
   error          TEXT             CHECK (json_type(error) = 'object'),
   links          TEXT    NOT NULL CHECK (json_type(links) = 'object'),
   revision       INTEGER NOT NULL CHECK (revision > 0)
-) STRICT;
+, paused_until INTEGER) STRICT;
 
 CREATE INDEX jobs_by_kind ON jobs (kind, id);
 
@@ -170,4 +170,4 @@ CREATE TABLE repositories (
   managed_by TEXT    NOT NULL CHECK (managed_by IN ('api', 'config')),
   created_at INTEGER NOT NULL,
   revision   INTEGER NOT NULL CHECK (revision > 0)
-) STRICT;
+, read_only INTEGER CHECK (read_only IN (0, 1))) STRICT;
