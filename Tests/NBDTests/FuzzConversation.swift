@@ -71,7 +71,7 @@ enum FuzzConversation {
     var payload: [UInt8] = []
     if type == 1 {
       payload = random.bytes(range.count)
-      if style == 2 { flags |= 32 }
+      if style == 2, !random.oneIn(4) { flags |= 32 }
     } else if type == 7, style == 2, random.oneIn(2) {
       payload = big(length) + (0..<random.below(4)).flatMap { _ in big(UInt32(random.below(4))) }
       length = UInt64(payload.count)

@@ -52,9 +52,12 @@ package struct Request: Hashable, Sendable {
   }
 
   /// Bytes that follow the header.
+  ///
+  /// A WRITE always has its payload. With extended headers proto.md has the client set PAYLOAD_LEN as well, but QEMU
+  /// (8.2 and later) leaves the flag out; its own server, too, takes the command's word for it.
   @inline(__always)
   package func payloadByteCount(_ style: HeaderStyle) -> UInt64 {
-    let hasPayload = style == .extended ? flags.contains(.payloadLength) : type == Command.write.rawValue
+    let hasPayload = type == Command.write.rawValue || (style == .extended && flags.contains(.payloadLength))
     return hasPayload ? length : 0
   }
 }

@@ -83,10 +83,8 @@ package struct RequestRules: Sendable {
     switch command {
     case .read: if agreement.flags.contains(.sendDF) { allowed.insert(.dontFragment) }
     case .write:
-      if agreement.style == .extended {
-        allowed.insert(.payloadLength)
-        if !flags.contains(.payloadLength) { return refuse(.invalid, "WRITE without a payload") }
-      }
+      // It may be left out: see ``Request/payloadByteCount(_:)``.
+      if agreement.style == .extended { allowed.insert(.payloadLength) }
     case .writeZeroes:
       allowed.insert(.noHole)
       if agreement.flags.contains(.sendFastZero) { allowed.insert(.fastZero) }
