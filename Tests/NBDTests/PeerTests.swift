@@ -136,7 +136,7 @@ import Testing
     try await withPeer(peer) { _, device in
       var outcomes: Set<String> = []
       for index in 0..<TestEffort.rounds(60) {
-        let bytes = [UInt8](repeating: UInt8(index), count: 4096)
+        let bytes = [UInt8](repeating: UInt8(index % 251), count: 4096)
         do {
           try await device.writeBytes(bytes, at: 0)
           #expect(try await device.readBytes(4096, at: 0) == bytes)

@@ -115,7 +115,7 @@ import Testing
         "fio",
         [
           "--name=verify", "--ioengine=nbd", "--uri=\(uri)", "--rw=randrw", "--bs=4k", "--iodepth=8",
-          "--verify=crc32c", "--verify_fatal=1", "--size=4M", "--minimal",
+          "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--size=4M", "--minimal",
         ])
     } while !isOver.withLock { $0 } && !Task.isCancelled
   }

@@ -159,7 +159,7 @@ import Testing
         [
           "--name=verify", "--ioengine=nbd", "--uri=\(world.uri("disk"))", "--rw=randrw", "--bsrange=512-128k",
           "--blockalign=512", "--iodepth=16", "--verify=crc32c", "--verify_fatal=1", "--io_size=24M", "--size=8M",
-          "--verify_async=0", "--minimal",
+          "--verify_async=0", "--verify_state_save=0", "--minimal",
         ])
       #expect(!output.isEmpty)
     }
