@@ -23,6 +23,7 @@ package final class LocalEngine: BlockEngine {
   let imageDevices: AllowedDevices
   private let repositoryFolders: AllowedFolders
   let peers: NBDPeers
+  let claims = FileClaims()
   let attachedImages = AttachedImages()
   let servedExports = ServedExports()
   let listeners: ExportListeners
@@ -100,7 +101,9 @@ package final class LocalEngine: BlockEngine {
   }
 
   func opener(on loop: EventLoop) -> ImageOpener {
-    ImageOpener(folders: imageFolders, devices: imageDevices, peers: peers, work: work, pool: pool, loop: loop)
+    ImageOpener(
+      folders: imageFolders, devices: imageDevices, peers: peers, claims: claims, work: work, pool: pool,
+      loop: loop)
   }
 
   func opener(of repository: DirectoryRepository, on loop: EventLoop) -> RepositoryImageOpener {

@@ -47,6 +47,11 @@ package struct ImageLock: Hashable, Sendable {
   package static let writer = ImageLock(
     held: [.consistentRead, .write, .resize], unshared: [.write, .resize])
 
+  /// Whether a user with this claim and one with `other` can't have the image at the same time.
+  package func excludes(_ other: ImageLock) -> Bool {
+    !unshared.isDisjoint(with: other.held) || !held.isDisjoint(with: other.unshared)
+  }
+
   private static let heldBase: UInt64 = 100
   private static let unsharedBase: UInt64 = 200
 

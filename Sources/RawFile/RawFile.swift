@@ -29,6 +29,8 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
   package internal(set) var byteCount: UInt64
   private let memoryAlignment: Int
   private let lock: ImageLock?
+  /// Let go of once the file is closed and its lock released, e.g. what tells others that the file is open.
+  package var keptWhileOpen: (any Sendable)?
 
   private enum Stage { case open, latched, closed }
   private var stage = Stage.open
@@ -218,6 +220,7 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
       lock?.release(on: file)
       file.close()
     }
+    keptWhileOpen = nil
     if let failure { throw BlockError(errno: failure.code, .close, cause: "the last flush failed") }
   }
 }

@@ -10,6 +10,8 @@ struct AttachedImage: Sendable {
   let slot: DeviceSlot
   let loop: EventLoop
   let byteCount: UInt64
+  /// What others meet that want its files: passing until it is found by all, and again while it is closed.
+  let use: ImageUse
   /// Tells this time of being attached from every other.
   let period = ULID()
 
@@ -36,6 +38,11 @@ final class AttachedImages: Sendable {
   }
 
   private let entries = Lock<[ImageID: Entry]>([:])
+  private let changes = Lock(0)
+
+  /// Grows whenever an image comes to be open, or is no longer: while two looks at it are the same, so is
+  /// ``image(at:)``.
+  var changeCount: Int { changes.withLock { $0 } }
 
   var open: [ImageID] {
     entries.withLock { entries in
@@ -56,7 +63,11 @@ final class AttachedImages: Sendable {
 
   /// Ends opening with success.
   func put(_ attached: AttachedImage, for image: ImageID) {
-    entries.withLock { $0[image] = Entry(location: attached.location, stage: .open(attached, users: [:])) }
+    entries.withLock { entries in
+      changes.withLock { $0 += 1 }
+      entries[image] = Entry(location: attached.location, stage: .open(attached, users: [:]))
+      attached.use.isPassing = false
+    }
   }
 
   /// Ends opening with failure, or closing.
@@ -76,7 +87,9 @@ final class AttachedImages: Sendable {
         return .failure(
           DomainError(.imageInUse, "\(attached.name) is exported as \(names)", remedy: "delete its exports first"))
       }
+      changes.withLock { $0 += 1 }
       entries[image]?.stage = .closing
+      attached.use.isPassing = true
       return .success(attached)
     }
     return try result.get()

@@ -3,7 +3,7 @@ import EventLoops
 import Model
 
 extension LocalEngine {
-  /// How long locks that somebody else holds are waited for at most, in seconds, and how often they are tried.
+  /// How long locks that another process holds are waited for at most, in seconds, and how often they are tried.
   private static let maximumLockPatience = 600
   private static let lockPause = Duration.milliseconds(100)
 
@@ -32,7 +32,8 @@ extension LocalEngine {
       _ order: AttachOrder, on loop: EventLoop, _ control: any JobControl
     ) async throws -> (AttachedImage, CacheMode)
   {
-    let opened = try await openPatiently(order, on: loop, control)
+    let use = ImageUse("the attached image \(order.location.source.place)", isPassing: true)
+    let opened = try await openPatiently(order, for: use, on: loop, control)
     guard opened.isDirect || order.cache != .direct else {
       try? await opened.device.close()
       throw DomainError(
@@ -40,14 +41,15 @@ extension LocalEngine {
         remedy: "attach it with the cache mode writeback")
     }
     let attached = AttachedImage(
-      location: order.location, slot: DeviceSlot(opened.device), loop: loop, byteCount: opened.device.byteCount)
+      location: order.location, slot: DeviceSlot(opened.device), loop: loop, byteCount: opened.device.byteCount,
+      use: use)
     return (attached, opened.isDirect ? .direct : .writeback)
   }
 
   /// Tries again while somebody else holds the image, for as long as the order says.
   nonisolated(nonsending)
     private func openPatiently(
-      _ order: AttachOrder, on loop: EventLoop, _ control: any JobControl
+      _ order: AttachOrder, for use: ImageUse, on loop: EventLoop, _ control: any JobControl
     ) async throws -> OpenImage
   {
     let deadline = ContinuousClock.now + .seconds(min(order.lockPatience, Self.maximumLockPatience))
@@ -56,7 +58,7 @@ extension LocalEngine {
       try await control.checkpoint()
       do {
         return try await opener(on: loop).open(
-          order.location, isReadOnly: false, direct: order.cache != .writeback)
+          order.location, isReadOnly: false, direct: order.cache != .writeback, for: use)
       } catch let error as DomainError where error.code == .imageLocked && ContinuousClock.now < deadline {
         if !hasTold { control.log(.info, "waiting for whoever has it open: \(error.detail)") }
         hasTold = true

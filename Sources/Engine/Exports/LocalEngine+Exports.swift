@@ -57,7 +57,8 @@ extension LocalEngine {
         throw DomainError(.invalidField, "an image that isn't attached can only be exported read-only")
       }
       return try await onLoop { [self] loop in
-        let image = try await opener(on: loop).open(location, isReadOnly: true)
+        let image = try await opener(on: loop).open(
+          location, isReadOnly: true, for: ImageUse("the export '\(order.name)'"))
         return OpenExportSource(device: image.device, loop: loop, image: nil)
       }
     case .backup(let place):

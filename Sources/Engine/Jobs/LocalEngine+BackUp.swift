@@ -10,7 +10,8 @@ extension LocalEngine {
     try attachedImages.checkDetached(location)
     return try await onLoop(for: control.job) { [self] loop in
       let repository = try await open(order.repository, on: loop)
-      let image = try await opener(on: loop).open(location, isReadOnly: true)
+      let image = try await opener(on: loop).open(
+        location, isReadOnly: true, for: ImageUse("the backup job \(control.job)"))
       if case .nbd(let uri) = location.source {
         control.log(.warning, "\(uri): nothing can prove that nobody writes to an NBD export while it is backed up")
       }

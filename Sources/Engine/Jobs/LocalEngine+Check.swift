@@ -8,7 +8,8 @@ extension LocalEngine {
     try attachedImages.checkDetached(order.image)
     return try await onLoop(for: control.job) { [self] loop in
       do {
-        let image = try await opener(on: loop).open(order.image, isReadOnly: !order.repairsLeaks)
+        let image = try await opener(on: loop).open(
+          order.image, isReadOnly: !order.repairsLeaks, for: ImageUse("the check job \(control.job)"))
         return try await closing([image.device]) {
           guard let qcow2 = image.device as? Qcow2Image else { return Model.CheckReport.nothingToCheck }
           return try await telling(about: image.name) {

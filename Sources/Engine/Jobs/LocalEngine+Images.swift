@@ -179,20 +179,42 @@ extension LocalEngine {
   /// Extents that one call to a device is asked for, and calls that one page makes at most.
   private static let extentsPerCall = 512
   private static let callsPerPage = 64
+  /// How often a page is begun anew because the image was attached or detached meanwhile.
+  private static let extentAttempts = 8
 
   package func extents(
     of image: ImageLocation, offset: UInt64, length: UInt64?, limit: Int
   ) async throws -> ExtentPage {
-    if let attached = attachedImages.image(at: image.source) {
-      return try await onLoop(attached.loop) { _ in
-        try await telling(about: attached.name) {
-          try await Self.page(
-            of: attached.slot, attached.generation, offset: offset, length: length, limit: limit)
+    for _ in 0..<Self.extentAttempts {
+      let changeCount = attachedImages.changeCount
+      if let attached = attachedImages.image(at: image.source) {
+        do {
+          return try await onLoop(attached.loop) { _ in
+            try await Self.page(of: attached.slot, attached.generation, offset: offset, length: length, limit: limit)
+          }
+        } catch let error as BlockError where error.kind == .closed {
+          continue  // It was detached meanwhile.
+        } catch {
+          throw DomainError(any: error, of: attached.name)
         }
       }
+      do {
+        return try await extents(ofFile: image, offset: offset, length: length, limit: limit)
+      } catch let error as DomainError where error.code == .imageLocked {
+        // What held it may have been its own being attached, begun or ended meanwhile.
+        guard attachedImages.changeCount != changeCount else { throw error }
+      }
     }
-    return try await onLoop { [self] loop in
-      let opened = try await opener(on: loop).open(image, isReadOnly: true)
+    throw DomainError(
+      .imageInUse, "\(image.source.place) is attached and detached all the time", remedy: "ask again when it rests")
+  }
+
+  private func extents(
+    ofFile image: ImageLocation, offset: UInt64, length: UInt64?, limit: Int
+  ) async throws -> ExtentPage {
+    try await onLoop { [self] loop in
+      let use = ImageUse("a request for its extents", isPassing: true)
+      let opened = try await opener(on: loop).open(image, isReadOnly: true, for: use)
       return try await closing([opened.device]) {
         try await telling(about: opened.name) {
           try await Self.page(of: opened.device, opened.generation, offset: offset, length: length, limit: limit)
@@ -215,9 +237,11 @@ extension LocalEngine {
     var items: [ExtentPage.Item] = []
     var position = offset
     for _ in 0..<callsPerPage where position < end {
-      for extent in try await device.blockStatus(ByteRange(position..<end), limit: extentsPerCall) {
+      let whole = ByteRange(position..<end).aligned(to: UInt64(device.limits.requestAlignment))
+      for extent in try await device.blockStatus(whole, limit: extentsPerCall) {
+        guard position < end, extent.range.end > position else { continue }
         let item = ExtentPage.Item(
-          offset: extent.range.offset, length: extent.range.length, data: !extent.status.contains(.hole),
+          offset: position, length: min(extent.range.end, end) - position, data: !extent.status.contains(.hole),
           zero: extent.readsAsZero)
         if let last = items.last, last.data == item.data, last.zero == item.zero {
           items[items.count - 1].length += item.length
@@ -226,7 +250,7 @@ extension LocalEngine {
         } else {
           return ExtentPage(items: items, nextOffset: position, generation: generation.token)
         }
-        position = extent.range.end
+        position = min(extent.range.end, end)
       }
     }
     return ExtentPage(

@@ -156,7 +156,8 @@ extension LocalEngine {
     private func restore(_ reading: RestoreReading, over location: ImageLocation) async throws -> UInt64
   {
     try attachedImages.checkDetached(location)
-    let image = try await opener(on: reading.loop).open(location, isReadOnly: false)
+    let image = try await opener(on: reading.loop).open(
+      location, isReadOnly: false, for: ImageUse("the restore job \(reading.control.job)"))
     let byteCount = reading.stored.manifest.virtualSize
     return try await closing([image.device]) {
       try Self.checkSize(

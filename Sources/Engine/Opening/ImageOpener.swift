@@ -14,6 +14,7 @@ struct ImageOpener: Sendable {
   let folders: AllowedFolders
   let devices: AllowedDevices
   let peers: NBDPeers
+  let claims: FileClaims
   let work: any BackgroundWork
   let pool: BufferPool
   let loop: EventLoop
@@ -22,24 +23,32 @@ struct ImageOpener: Sendable {
   private final class Chain: @unchecked Sendable {
     // Safe to hand over: confined to the opener's loop.
     let wantsDirect: Bool
+    let use: ImageUse
+    /// How long claims that pass are waited for.
+    let deadline = ContinuousClock.now + FileClaims.patience
     var files: [LayerFile] = []
     /// Whether the image's own files, those with its data, go past the page cache.
     var isDirect: Bool
 
-    init(wantsDirect: Bool) {
+    init(wantsDirect: Bool, use: ImageUse) {
       self.wantsDirect = wantsDirect
+      self.use = use
       isDirect = wantsDirect
     }
   }
 
   /// Opens the image and claims it as QEMU would, so that nobody writes to it meanwhile. An NBD export can't be
   /// claimed.
-  /// - Parameter direct: goes past the page cache where the storage can; see ``OpenImage/isDirect``.
+  /// - Parameters:
+  ///   - direct: goes past the page cache where the storage can; see ``OpenImage/isDirect``.
+  ///   - use: what it is opened for: others are refused, or wait, in these words.
   nonisolated(nonsending)
-    func open(_ image: ImageLocation, isReadOnly: Bool, direct: Bool = false) async throws -> OpenImage
+    func open(
+      _ image: ImageLocation, isReadOnly: Bool, direct: Bool = false, for use: ImageUse
+    ) async throws -> OpenImage
   {
     if case .nbd(let uri) = image.source { return try await openPeer(uri, image.format, isReadOnly: isReadOnly) }
-    let chain = Chain(wantsDirect: direct)
+    let chain = Chain(wantsDirect: direct, use: use)
     let path = image.source.place
     let file = try await openFile(image.source, isReadOnly: isReadOnly)
     let device = try await openLayer(file, path, image.format, depth: 0, isReadOnly: isReadOnly, chain)
@@ -122,7 +131,10 @@ struct ImageOpener: Sendable {
         // Only what is what was stated may be made longer.
         options.padsForDirect = await loop.blocking { file.beginsAsQcow2 }
       }
+      let claim = try await claims.claim(
+        layer.status, path, isReadOnly ? .reader : .writer, for: chain.use, until: chain.deadline, on: loop)
       let raw = try await RawFile.open(file, options, on: loop)
+      raw.keptWhileOpen = claim
       if depth == 0, !raw.isDirect { chain.isDirect = false }
       guard format == .qcow2 else { return raw }
       return try await attempt {

@@ -22,7 +22,8 @@ package protocol BlockEngine: Sendable {
   // MARK: Attached images and exports
 
   /// Opens the image as `AttachOrder` says; from then on ``extents(of:offset:length:limit:)`` of it are the live ones.
-  /// Throws `imageLocked` if somebody else holds it, and `imageInUse` if it is attached already.
+  /// Requests that only look at the image are waited for, and wait. Throws `imageLocked` if another process holds it,
+  /// or another use by this engine, which the detail names; and `imageInUse` if it is attached already.
   func attach(_ order: AttachOrder, control: any JobControl) async throws -> AttachReceipt
   /// Flushes and closes the image. Throws `imageInUse` while it has exports; does nothing if it isn't attached.
   /// After any other error it is closed all the same.

@@ -160,12 +160,12 @@ extension ProblemType {
         remedy: "correct the image with `qemu-img rebase -u`, stating the format with -F")
     case .imageLocked:
       ProblemType(
-        code, 409, "Another program has the image open",
+        code, 409, "The image is locked",
         """
-        Another process, mostly QEMU, holds a lock on the image that doesn't allow this. The detail \
-        names the permission.
+        Another process, mostly QEMU, holds a lock on the image that doesn't allow this, and the detail names the \
+        permission; or this server itself has one of the image's files open, and the detail says what for.
         """,
-        remedy: "stop the other program, or let it release the image")
+        remedy: "stop the other program, or end what this server has the image open for")
     case .imageCorrupt:
       ProblemType(
         code, 409, "The image is damaged",
