@@ -49,10 +49,11 @@ let package = Package(
 
     // The block engine: knows nothing of the domain.
     room("Locks", []),
+    room("Descriptors", []),
     room("Buffers", ["Locks"]),
     room("BlockCore", []),
-    room("EventLoops", ["CLiburing", "Locks"]),
-    room("RawFile", ["Buffers", "BlockCore", "EventLoops"]),
+    room("EventLoops", ["CLiburing", "Descriptors", "Locks"]),
+    room("RawFile", ["Buffers", "BlockCore", "Descriptors", "EventLoops"]),
     room("Qcow2", ["Locks", "Buffers", "BlockCore", "CZstd", "CZlib"]),
     room("NBD", ["Buffers", "BlockCore", "EventLoops", "Locks", "CGnuTLS", logging]),
 
@@ -60,10 +61,13 @@ let package = Package(
     room("Model", []),
     room(
       "Engine",
-      ["Model", "Locks", "Buffers", "BlockCore", "EventLoops", "RawFile", "Qcow2", "NBD", "CGnuTLS", logging]),
+      [
+        "Model", "Locks", "Buffers", "BlockCore", "Descriptors", "EventLoops", "RawFile", "Qcow2", "NBD", "CGnuTLS",
+        logging,
+      ]),
     room("Orchestrator", ["Model", "Locks", logging]),
-    room("Catalog", ["Model", "Assets", grdb]),
-    room("HTTPServer", ["CMicrohttpd", "Locks", logging]),
+    room("Catalog", ["Model", "Assets", "Descriptors", grdb]),
+    room("HTTPServer", ["CMicrohttpd", "Descriptors", "Locks", logging]),
     room("RESTAPI", ["Model", "Orchestrator", "HTTPServer", "Assets", "Locks", logging]),
     room("Configuration", ["Model", yams]),
     room("Assets", [], plugins: ["EmbedFiles"]),
@@ -84,18 +88,20 @@ let package = Package(
     testParts("ModelTesting", ["Model", "Locks"]),
     tests("BuffersTests", ["Buffers", "Locks"]),
     tests("BlockCoreTests", ["BlockCore", "Buffers", "BlockTesting"]),
-    tests("EventLoopsTests", ["EventLoops", "Buffers", "Locks"]),
-    tests("RawFileTests", ["RawFile", "EventLoops", "BlockCore", "Buffers", "BlockTesting"]),
+    tests("DescriptorsTests", ["Descriptors"]),
+    tests("EventLoopsTests", ["EventLoops", "Buffers", "Descriptors", "Locks"]),
+    tests("RawFileTests", ["RawFile", "Descriptors", "EventLoops", "BlockCore", "Buffers", "BlockTesting"]),
     tests("Qcow2Tests", ["Qcow2", "BlockCore", "Buffers", "BlockTesting", "CZlib"]),
     tests("NBDTests", ["NBD", "EventLoops", "BlockCore", "Buffers", "Locks", "RawFile", "BlockTesting", logging]),
     tests("ModelTests", ["Model", "ModelTesting"]),
-    tests("CatalogTests", ["Catalog", "Model", "ModelTesting", "Assets", grdb]),
+    tests("CatalogTests", ["Catalog", "Model", "ModelTesting", "Assets", "Locks", grdb]),
     tests("OrchestratorTests", ["Orchestrator", "Model", "ModelTesting", "Locks", logging]),
     tests(
       "EngineTests",
       [
-        "Engine", "Model", "ModelTesting", "Locks", "BlockCore", "Buffers", "EventLoops", "RawFile", "Qcow2", "NBD",
-        "BlockTesting", logging,
+        "Engine", "Model", "ModelTesting", "Locks", "BlockCore", "Buffers", "Descriptors", "EventLoops", "RawFile",
+        "Qcow2",
+        "NBD", "BlockTesting", logging,
       ]),
     tests("HTTPServerTests", ["HTTPServer", "Locks"]),
     tests(

@@ -1,3 +1,4 @@
+import Descriptors
 import Foundation
 import GRDB
 import Glibc
@@ -100,12 +101,11 @@ package final class SQLiteCatalog: BackupCatalog {
   /// Makes the file for its owner alone before SQLite would make it for everybody (its log takes over the mode), and
   /// makes its name durable.
   private static func makeFile(_ path: String, in folder: String) throws(CatalogOpenError) {
-    let file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
-    guard file >= 0 else { throw .unusable(path: path, cause: String(cString: strerror(errno))) }
-    Glibc.close(file)
-    let directory = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard directory >= 0 else { throw .unusable(path: folder, cause: String(cString: strerror(errno))) }
-    defer { Glibc.close(directory) }
-    guard fsync(directory) == 0 else { throw .unusable(path: folder, cause: String(cString: strerror(errno))) }
+    guard FileDescriptor(result: open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)) != nil else {
+      throw .unusable(path: path, cause: String(cString: strerror(errno)))
+    }
+    guard let directory = FileDescriptor(result: open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)),
+      fsync(directory.rawValue) == 0
+    else { throw .unusable(path: folder, cause: String(cString: strerror(errno))) }
   }
 }

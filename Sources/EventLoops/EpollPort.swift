@@ -1,4 +1,5 @@
 import CLiburing
+import Descriptors
 import Glibc
 
 /// The loop's way to the kernel where io_uring is not permitted: sockets by epoll, files on the pool for blocking
@@ -18,7 +19,7 @@ final class EpollPort: LoopPort {
   private unowned let loop: EventLoop
   private let workers: WorkerPool
   private let wakeDescriptor: Int32
-  private let descriptor: Int32
+  private let poll: FileDescriptor
   private let events = UnsafeMutablePointer<epoll_event>.allocate(capacity: eventCapacity)
   private var waiters: [Int32: [Waiter]] = [:]
   private var descriptorOf: [WaitToken: Int32] = [:]
@@ -27,19 +28,10 @@ final class EpollPort: LoopPort {
     self.loop = loop
     self.workers = workers
     self.wakeDescriptor = wakeDescriptor
-    descriptor = epoll_create1(Int32(EPOLL_CLOEXEC))
-    guard descriptor >= 0 else {
-      let error = SystemError.last
-      events.deallocate()
-      throw error
-    }
+    guard let poll = FileDescriptor(result: epoll_create1(Int32(EPOLL_CLOEXEC))) else { throw .last }
+    self.poll = poll
     var event = epoll_event(events: EPOLLIN.rawValue, data: epoll_data_t(fd: wakeDescriptor))
-    guard epoll_ctl(descriptor, EPOLL_CTL_ADD, wakeDescriptor, &event) == 0 else {
-      let error = SystemError.last
-      _ = Glibc.close(descriptor)
-      events.deallocate()
-      throw error
-    }
+    guard epoll_ctl(poll.rawValue, EPOLL_CTL_ADD, wakeDescriptor, &event) == 0 else { throw .last }
   }
 
   deinit { events.deallocate() }
@@ -72,7 +64,7 @@ final class EpollPort: LoopPort {
   func submit() {}
 
   func turn(_ wait: TurnWait) {
-    let count = epoll_wait(descriptor, events, Int32(Self.eventCapacity), Self.milliseconds(wait))
+    let count = epoll_wait(poll.rawValue, events, Int32(Self.eventCapacity), Self.milliseconds(wait))
     // EINTR is the only failure there can be: the next turn waits again.
     for index in 0..<Int(max(0, count)) {
       let file = events[index].data.fd
@@ -118,8 +110,8 @@ final class EpollPort: LoopPort {
     var interest = EPOLLONESHOT.rawValue
     for waiter in waiters[file] ?? [] { interest |= waiter.operation.readiness }
     var event = epoll_event(events: interest, data: epoll_data_t(fd: file))
-    if epoll_ctl(descriptor, EPOLL_CTL_MOD, file, &event) == 0 { return }
-    if errno == ENOENT, epoll_ctl(descriptor, EPOLL_CTL_ADD, file, &event) == 0 { return }
+    if epoll_ctl(poll.rawValue, EPOLL_CTL_MOD, file, &event) == 0 { return }
+    if errno == ENOENT, epoll_ctl(poll.rawValue, EPOLL_CTL_ADD, file, &event) == 0 { return }
     let code = errno
     for waiter in waiters.removeValue(forKey: file) ?? [] {
       descriptorOf[waiter.wait] = nil
@@ -127,7 +119,7 @@ final class EpollPort: LoopPort {
     }
   }
 
-  func close() { _ = Glibc.close(descriptor) }
+  func close() { poll.close() }
 }
 
 extension SocketOperation {

@@ -1,4 +1,5 @@
 import CLiburing
+import Descriptors
 import Glibc
 import Locks
 import Synchronization
@@ -52,7 +53,7 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
   let blockingCalls: WorkerPool
   let gate: Gate
   private let name: String
-  private let wakeDescriptor: Int32
+  private let wakeFile: FileDescriptor
   private let inbox = Lock(Inbox())
   /// The loop's pthread_t, 0 while it has none.
   private let threadID = Atomic<UInt>(0)
@@ -79,11 +80,9 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
     self.backend = backend
     self.blockingCalls = blockingCalls
     self.gate = gate
-    wakeDescriptor = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
-    guard wakeDescriptor >= 0 else { throw .last }
+    guard let wakeFile = FileDescriptor(result: eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))) else { throw .last }
+    self.wakeFile = wakeFile
   }
-
-  deinit { _ = Glibc.close(wakeDescriptor) }
 
   /// Starts the thread, which signals `ended` when it is about to return.
   /// - Throws: what kept the backend from starting.
@@ -115,8 +114,8 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
 
   private func makePort() throws(SystemError) -> any LoopPort {
     switch backend {
-    case .ioUring: try RingPort(loop: self, wakeDescriptor: wakeDescriptor)
-    case .epoll: try EpollPort(loop: self, wakeDescriptor: wakeDescriptor, workers: blockingCalls)
+    case .ioUring: try RingPort(loop: self, wakeDescriptor: wakeFile.rawValue)
+    case .epoll: try EpollPort(loop: self, wakeDescriptor: wakeFile.rawValue, workers: blockingCalls)
     }
   }
 
@@ -150,7 +149,7 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
       defer { inbox.isAsleep = false }
       return (inbox.isAsleep, false)
     }
-    if wakes { eventfd_write(wakeDescriptor, 1) }
+    if wakes { eventfd_write(wakeFile.rawValue, 1) }
     if startsLateThread { startLateThread() }
   }
 

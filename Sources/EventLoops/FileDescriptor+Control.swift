@@ -1,4 +1,5 @@
 import CLiburing
+import Descriptors
 import Glibc
 
 // System calls on a file that may block: call them inside `EventLoop.blocking`.

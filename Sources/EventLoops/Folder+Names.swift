@@ -1,4 +1,5 @@
 import CLiburing
+import Descriptors
 import Glibc
 
 /// One name in a folder.
@@ -72,8 +73,10 @@ extension Folder {
   package func entries(of path: String = ".", limit: Int) throws(SystemError) -> [FolderEntry] {
     let folder = try openFolder(path)
     // The stream takes a descriptor of its own over, and its position with it.
-    let copy = fcntl(folder.descriptor.rawValue, F_DUPFD_CLOEXEC, 0)
-    guard copy >= 0, let stream = fdopendir(copy) else { throw SystemError(errno, path) }
+    guard let copy = FileDescriptor(result: fcntl(folder.descriptor.rawValue, F_DUPFD_CLOEXEC, 0)),
+      let stream = fdopendir(copy.rawValue)
+    else { throw SystemError(errno, path) }
+    _ = copy.release()
     defer { closedir(stream) }
     var entries: [FolderEntry] = []
     while true {

@@ -1,4 +1,5 @@
 import CLiburing
+import Descriptors
 import Glibc
 
 /// A folder that is held open, beneath which files are opened without a way out of it.
@@ -8,9 +9,10 @@ package final class Folder: Sendable {
 
   /// Opens the folder at `path`, which is trusted.
   package init(path: String) throws(SystemError) {
-    let number = open(path, O_RDONLY | O_CLOEXEC | O_DIRECTORY)
-    guard number >= 0 else { throw SystemError(errno, path) }
-    descriptor = FileDescriptor(adopting: number)
+    guard let descriptor = FileDescriptor(result: open(path, O_RDONLY | O_CLOEXEC | O_DIRECTORY)) else {
+      throw SystemError(errno, path)
+    }
+    self.descriptor = descriptor
   }
 
   /// Takes over a descriptor that has a folder open to read.
@@ -94,9 +96,9 @@ extension FileDescriptor {
     path: String, _ options: Folder.FileOptions = Folder.FileOptions()
   ) throws(SystemError) -> FileDescriptor {
     let flags = options.openFlags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY
-    let number = Glibc.open(path, flags, options.createMode ?? 0)
-    guard number >= 0 else { throw SystemError(errno, path) }
-    let file = FileDescriptor(adopting: number)
+    guard let file = FileDescriptor(result: Glibc.open(path, flags, options.createMode ?? 0)) else {
+      throw SystemError(errno, path)
+    }
     try file.check(options, path)
     return file
   }

@@ -1,4 +1,5 @@
 import CLiburing
+import Descriptors
 import Glibc
 
 /// A pipe that takes pages of a file's cache to a socket without copying them. One user at a time.

@@ -1,4 +1,5 @@
 import CLiburing
+import Descriptors
 import Glibc
 
 /// A stream socket (unix or TCP) on its loop.
@@ -37,9 +38,8 @@ package final class Socket: @unchecked Sendable {
 
   private static func open(_ address: SocketAddress, on loop: EventLoop) throws(SystemError) -> Socket {
     let type = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
-    let descriptor = socket(address.family, type, 0)
-    guard descriptor >= 0 else { throw .last }
-    let socket = try Socket(adopting: FileDescriptor(adopting: descriptor), on: loop)
+    guard let file = FileDescriptor(result: socket(address.family, type, 0)) else { throw .last }
+    let socket = try Socket(adopting: file, on: loop)
     socket.setNoDelay()
     return socket
   }
@@ -68,7 +68,10 @@ package final class Socket: @unchecked Sendable {
       if let fileGroup, chown(path, uid_t.max, fileGroup) != 0 { throw abandon(path) }
       if let fileMode, chmod(path, fileMode) != 0 { throw abandon(path) }
     }
-    guard Glibc.listen(descriptor, backlog) == 0 else { throw .last }
+    guard Glibc.listen(descriptor, backlog) == 0 else {
+      if case .unix(let path) = address { throw abandon(path) }
+      throw .last
+    }
     return socket
   }
 
@@ -84,10 +87,8 @@ package final class Socket: @unchecked Sendable {
     let address = try SocketAddress.unix(path: path).kernelAddress()
     defer { address.deallocate() }
     let type = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)
-    let descriptor = socket(AF_UNIX, type, 0)
-    guard descriptor >= 0 else { throw .last }
-    defer { _ = Glibc.close(descriptor) }
-    return Glibc.connect(descriptor, address.pointer, address.length) == 0 || errno != ECONNREFUSED
+    guard let probe = FileDescriptor(result: socket(AF_UNIX, type, 0)) else { throw .last }
+    return Glibc.connect(probe.rawValue, address.pointer, address.length) == 0 || errno != ECONNREFUSED
   }
 
   /// The port that the socket is bound to, 0 for a unix socket.

@@ -1,10 +1,11 @@
 import CMicrohttpd
+import Descriptors
 import Glibc
 
 /// Notices that a client has left while its connection is suspended, when libmicrohttpd doesn't look at it,
 /// and carries the events of the server's own thread.
 ///
-/// Owns an epoll descriptor and an eventfd; the kernel makes their use from several threads safe.
+/// The kernel makes the use of both its files from several threads safe.
 final class ClientWatch: Sendable {
   enum Event: Sendable {
     case wake
@@ -19,24 +20,21 @@ final class ClientWatch: Sendable {
   /// Events taken at a time.
   private static let batch = 64
 
-  private let poll: Int32
-  private let wakeup: Int32
+  private let poll: FileDescriptor
+  private let wakeup: FileDescriptor
 
   init() throws(ServerSetupError) {
-    poll = epoll_create1(Int32(EPOLL_CLOEXEC))
-    guard poll >= 0 else { throw ServerSetupError(call: "epoll_create1", code: errno) }
-    wakeup = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
-    guard wakeup >= 0 else {
-      let code = errno
-      Glibc.close(poll)
-      throw ServerSetupError(call: "eventfd", code: code)
+    guard let poll = FileDescriptor(result: epoll_create1(Int32(EPOLL_CLOEXEC))) else {
+      throw ServerSetupError(call: "epoll_create1", code: errno)
     }
-    _ = control(EPOLL_CTL_ADD, wakeup, EPOLLIN.rawValue, Self.wakeTag)
-  }
-
-  deinit {
-    Glibc.close(poll)
-    Glibc.close(wakeup)
+    self.poll = poll
+    guard let wakeup = FileDescriptor(result: eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))) else {
+      throw ServerSetupError(call: "eventfd", code: errno)
+    }
+    self.wakeup = wakeup
+    guard control(EPOLL_CTL_ADD, wakeup.rawValue, EPOLLIN.rawValue, Self.wakeTag) else {
+      throw ServerSetupError(call: "epoll_ctl", code: errno)
+    }
   }
 
   /// Watches the connection of an exchange whose number isn't 0. Without the memory for it the client's leaving is
@@ -56,19 +54,19 @@ final class ClientWatch: Sendable {
 
   /// Wakes the thread in `wait`.
   func wake() {
-    eventfd_write(wakeup, 1)
+    eventfd_write(wakeup.rawValue, 1)
   }
 
   /// The next events; none when `milliseconds` have passed (-1: never).
   func wait(milliseconds: Int32) -> [Event] {
     var events = [epoll_event](repeating: epoll_event(), count: Self.batch)
-    let count = epoll_wait(poll, &events, Int32(Self.batch), milliseconds)
+    let count = epoll_wait(poll.rawValue, &events, Int32(Self.batch), milliseconds)
     guard count > 0 else { return [] }
     return events[..<Int(count)].map { event in
       let tag = event.data.u64
       if tag == Self.wakeTag {
         var ignored: eventfd_t = 0
-        eventfd_read(wakeup, &ignored)
+        eventfd_read(wakeup.rawValue, &ignored)
         return .wake
       }
       if tag & Self.listenerTag != 0 { return .listener(tag & ~Self.listenerTag) }
@@ -80,7 +78,7 @@ final class ClientWatch: Sendable {
     var event = epoll_event()
     event.events = events
     event.data.u64 = tag
-    return epoll_ctl(poll, operation, descriptor, &event) == 0
+    return epoll_ctl(poll.rawValue, operation, descriptor, &event) == 0
   }
 }
 

@@ -47,10 +47,11 @@ extension Exchange {
         MHD_create_response_from_buffer(bytes.count, bytes.baseAddress, .RESPMEM_MUST_COPY)
       }
     case .file(let file):
-      let descriptor = file.takeDescriptor()
-      guard descriptor >= 0 else { return nil }
-      let made = MHD_create_response_from_fd_at_offset64(file.length, descriptor, file.offset)
-      if made == nil { Glibc.close(descriptor) }
+      guard let taken = file.takeDescriptor(),
+        let made = MHD_create_response_from_fd_at_offset64(file.length, taken.rawValue, file.offset)
+      else { return nil }
+      // The response closes it.
+      _ = taken.release()
       return made
     case .stream(let length, let producer):
       let writer = HTTPBodyWriter(

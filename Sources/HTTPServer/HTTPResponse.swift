@@ -1,4 +1,4 @@
-import Glibc
+import Descriptors
 
 /// An answer: status, header fields and content.
 ///
@@ -28,26 +28,18 @@ package struct HTTPResponse: Sendable {
 }
 
 /// A range of an open regular file, the content of one response. Owns the descriptor and closes it after use.
-package final class HTTPFile: @unchecked Sendable {
-  // Safe to share: the descriptor is given away at most once, by the one thread that queues the response.
+package final class HTTPFile: Sendable {
   package let offset: UInt64
   package let length: UInt64
-  private var descriptor: Int32
+  private let file: FileDescriptor
 
   /// Takes the descriptor over; the range must lie within the file.
   package init(descriptor: Int32, offset: UInt64, length: UInt64) {
-    self.descriptor = descriptor
+    file = FileDescriptor(adopting: descriptor)
     self.offset = offset
     self.length = length
   }
 
-  deinit {
-    if descriptor >= 0 { close(descriptor) }
-  }
-
-  /// Hands the descriptor over to the caller, who closes it; -1 if it is gone already.
-  func takeDescriptor() -> Int32 {
-    defer { descriptor = -1 }
-    return descriptor
-  }
+  /// Hands the file over to the caller; nil if it is gone already.
+  func takeDescriptor() -> FileDescriptor? { FileDescriptor(result: file.release()) }
 }

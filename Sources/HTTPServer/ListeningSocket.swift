@@ -1,13 +1,13 @@
 import CMicrohttpd
+import Descriptors
 import Glibc
 
 /// A socket that listens, and the socket file that is ours. Closed, and the file removed, by `close`.
-final class ListeningSocket: @unchecked Sendable {
-  // Safe to share: the descriptor is changed only by `close`, which the server's own thread calls once.
-  private(set) var descriptor: Int32
+final class ListeningSocket: Sendable {
+  private let socket: FileDescriptor
   /// The address with the port that was taken.
   let address: HTTPListenAddress
-  private var file: SocketFile?
+  private let file: SocketFile?
 
   /// Connections that the kernel holds ready.
   private static let backlog: Int32 = 511
@@ -15,11 +15,10 @@ final class ListeningSocket: @unchecked Sendable {
   init(_ address: HTTPListenAddress) throws(HTTPListenError) {
     switch address {
     case .tcp(let host, let port):
-      (descriptor, self.address) = try Self.listen(host, port, address)
+      (socket, self.address) = try Self.listen(host, port, address)
+      file = nil
     case .unix(let path, let mode):
-      let file = SocketFile(path: path, mode: mode, address: address)
-      descriptor = try file.listen(backlog: Self.backlog)
-      self.file = file
+      (socket, file) = try SocketFile.listen(at: path, mode: mode, backlog: Self.backlog, address)
       self.address = address
     }
   }
@@ -28,17 +27,19 @@ final class ListeningSocket: @unchecked Sendable {
     close()
   }
 
-  /// Refuses further connections.
+  /// −1 once closed.
+  var descriptor: Int32 { socket.rawValue }
+
+  /// Refuses further connections. Idempotent.
   func close() {
     guard descriptor >= 0 else { return }
     file?.remove()
-    Glibc.close(descriptor)
-    descriptor = -1
+    socket.close()
   }
 
   private static func listen(
     _ host: String, _ port: UInt16, _ address: HTTPListenAddress
-  ) throws(HTTPListenError) -> (Int32, HTTPListenAddress) {
+  ) throws(HTTPListenError) -> (FileDescriptor, HTTPListenAddress) {
     var hints = addrinfo()
     hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE
     hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
@@ -48,20 +49,18 @@ final class ListeningSocket: @unchecked Sendable {
       throw HTTPListenError(address: address, reason: "\(host) is not a numeric address; give one like 127.0.0.1")
     }
     defer { freeaddrinfo(found) }
-    let descriptor = cmhd_stream_socket(found.pointee.ai_family)
-    guard descriptor >= 0 else { throw HTTPListenError(address, "socket") }
+    guard let socket = FileDescriptor(result: cmhd_stream_socket(found.pointee.ai_family)) else {
+      throw HTTPListenError(address, "socket")
+    }
+    let descriptor = socket.rawValue
     var one: Int32 = 1
     let size = socklen_t(MemoryLayout<Int32>.size)
     setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, size)
     if found.pointee.ai_family == AF_INET6 { setsockopt(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, &one, size) }
     guard Glibc.bind(descriptor, found.pointee.ai_addr, found.pointee.ai_addrlen) == 0,
       Glibc.listen(descriptor, backlog) == 0
-    else {
-      let error = HTTPListenError(address, "bind")
-      Glibc.close(descriptor)
-      throw error
-    }
-    return (descriptor, .tcp(host: host, port: boundPort(descriptor)))
+    else { throw HTTPListenError(address, "bind") }
+    return (socket, .tcp(host: host, port: boundPort(descriptor)))
   }
 
   private static func boundPort(_ descriptor: Int32) -> UInt16 {

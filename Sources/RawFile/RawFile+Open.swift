@@ -1,4 +1,5 @@
 import BlockCore
+import Descriptors
 import EventLoops
 import Glibc
 

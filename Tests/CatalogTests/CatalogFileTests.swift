@@ -1,6 +1,8 @@
 import Catalog
 import Foundation
 import GRDB
+import Glibc
+import Locks
 import Model
 import ModelTesting
 import Testing
@@ -39,6 +41,26 @@ struct CatalogFileTests {
     #expect("\(try #require(refusal))".contains("process \(processID)"))
     try first.close()
     try SQLiteCatalog(stateFolder: folder.path).close()
+  }
+
+  /// A claim that is refused closes its file once: a second time it would take the number from its next owner.
+  @Test func aRefusedClaimClosesNoFileOfOthers() throws {
+    let first = try SQLiteCatalog(stateFolder: folder.path)
+    let isOver = Lock(false)
+    let path = folder.path
+    let refused = Thread {
+      for _ in 0..<2000 { _ = try? SQLiteCatalog(stateFolder: path) }
+      isOver.withLock { $0 = true }
+    }
+    refused.start()
+    var stolen = 0
+    while !isOver.withLock({ $0 }) {
+      let descriptor = open("/dev/null", O_RDONLY | O_CLOEXEC)
+      for _ in 0..<20 { sched_yield() }
+      if close(descriptor) != 0 { stolen += 1 }
+    }
+    #expect(stolen == 0)
+    try first.close()
   }
 
   @Test func aFolderThatCannotBeMadeIsNamed() throws {

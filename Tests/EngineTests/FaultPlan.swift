@@ -1,5 +1,6 @@
 import BlockCore
 import Buffers
+import Descriptors
 import Engine
 import EventLoops
 import Foundation

@@ -1,5 +1,6 @@
 import BlockTesting
 import Engine
+import Descriptors
 import EventLoops
 import Foundation
 import Locks

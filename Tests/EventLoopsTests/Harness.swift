@@ -1,4 +1,5 @@
 import Buffers
+import Descriptors
 import EventLoops
 import Glibc
 import Testing

@@ -1,4 +1,4 @@
-import EventLoops
+@testable import EventLoops
 import Glibc
 import Locks
 import Testing
@@ -146,5 +146,17 @@ import Testing
     }
     #expect(most.withLock { $0 } <= 3)
     pool.shutdown()
+  }
+
+  /// A loop that can't watch its own waking ends in an error, and frees what it had taken once.
+  @Test func aPortThatCannotStartGivesBackWhatItHas() throws {
+    let workers = try WorkerPool(threadCount: 1, name: "unused")
+    let loop = try EventLoop(name: "unstarted", backend: .epoll, blockingCalls: workers, gate: Gate())
+    for _ in 0..<8 {
+      let failure = #expect(throws: SystemError.self) {
+        try EpollPort(loop: loop, wakeDescriptor: -1, workers: workers)
+      }
+      #expect(failure?.code == EBADF)
+    }
   }
 }

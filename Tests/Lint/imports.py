@@ -2,7 +2,7 @@
 """Compares what each target imports with what it declares.
 
 The compiler's own check accepts transitive imports; the arrows between the rooms are stricter than that.
-Also holds a few rules that no compiler knows: where logging may be used, and how long a file may grow.
+Also holds a few rules that no compiler knows: who closes descriptors, and how long a file may grow.
 """
 import json
 import pathlib
@@ -14,11 +14,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # What the toolchain brings; everything else must be declared.
 SYSTEM = {"Swift", "Foundation", "FoundationEssentials", "Glibc", "Synchronization", "Dispatch", "Testing",
           "PackagePlugin", "PackageDescription", "RegexBuilder"}
-WITHOUT_FOUNDATION = {"Locks", "Buffers", "BlockCore", "EventLoops", "RawFile", "Qcow2"}
+WITHOUT_FOUNDATION = {"Locks", "Descriptors", "Buffers", "BlockCore", "EventLoops", "RawFile", "Qcow2"}
 MAXIMUM_LINES = 400
 IMPORT = re.compile(r"^\s*(?:@[\w()]+\s+)*(?:package\s+|public\s+|internal\s+|private\s+|fileprivate\s+)?import\s+"
                     r"(?:(?:struct|class|enum|protocol|func|var|let|typealias)\s+)?(\w+)", re.M)
 
+# Only the owner of a descriptor closes it; tests have their own.
+CLOSING_ROOM = "Descriptors"
+CLOSE = re.compile(r"\bGlibc\.close\(|(?<![.\w])close\(\w*(?:descriptor|file|folder|socket|fd|number|probe)\w*\)", re.I)
 TEXT = re.compile(r'""".*?"""', re.S)
 
 
@@ -44,6 +47,8 @@ def faults_of(target):
         lines = text.count("\n")
         if lines > MAXIMUM_LINES:
             yield f"{place}: {lines} lines, at most {MAXIMUM_LINES}"
+        if place.parts[0] == "Sources" and target["name"] != CLOSING_ROOM and CLOSE.search(text):
+            yield f"{place}: closes a descriptor that isn't held by a FileDescriptor"
         for name in IMPORT.findall(TEXT.sub("", text)):
             imported.add(name)
             if name not in allowed:

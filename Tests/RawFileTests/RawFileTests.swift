@@ -1,6 +1,7 @@
 import BlockCore
 import BlockTesting
 import Buffers
+import Descriptors
 import EventLoops
 import Foundation
 import RawFile

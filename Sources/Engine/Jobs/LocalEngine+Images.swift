@@ -1,5 +1,6 @@
 import BlockCore
 import Buffers
+import Descriptors
 import EventLoops
 import Foundation
 import Model

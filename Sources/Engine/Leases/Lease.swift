@@ -1,3 +1,4 @@
+import Descriptors
 import EventLoops
 import Glibc
 import Locks

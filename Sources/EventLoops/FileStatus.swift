@@ -1,30 +1,5 @@
+import Descriptors
 import Glibc
-import Synchronization
-
-/// An open file and the duty to close it.
-///
-/// May be shared; its owner sees to it that nothing uses it while or after it is closed explicitly.
-package final class FileDescriptor: Sendable {
-  private let number: Atomic<Int32>
-
-  /// Takes over `descriptor`, which must be open.
-  package init(adopting descriptor: Int32) {
-    precondition(descriptor >= 0)
-    number = Atomic(descriptor)
-  }
-
-  deinit { close() }
-
-  /// The kernel's number, −1 once closed (which every system call answers with EBADF).
-  package var rawValue: Int32 { number.load(ordering: .relaxed) }
-
-  /// Closes the file now rather than with its last reference. May block for a file with locks or dirty pages on a
-  /// network file system, so loops do it through `blocking`. Idempotent.
-  package func close() {
-    let descriptor = number.exchange(-1, ordering: .acquiringAndReleasing)
-    if descriptor >= 0 { _ = Glibc.close(descriptor) }
-  }
-}
 
 /// What kind of file a descriptor has open, and its size.
 package struct FileStatus: Hashable, Sendable {
