@@ -86,8 +86,9 @@ def cases():
         result[f"1M {mode} depth 8"] = (*fio(mode, MIB, 8), False)
     result["nbdcopy out"] = (*nbdcopy(True), False)
     result["nbdcopy in"] = (*nbdcopy(False), False)
-    for mode in ("randread", "randwrite"):
-        result[f"4k {mode} depth 32 direct"] = (*fio(mode, 4096, 32), True)
+    for depth in (1, 4, 32, 128):
+        for mode in ("randread", "randwrite"):
+            result[f"4k {mode} depth {depth} direct"] = (*fio(mode, 4096, depth), True)
     return result
 
 
@@ -107,7 +108,7 @@ class Table:
         return undisturbed or samples[:REPEATS]
 
     def show(self):
-        names = [*nbd_servers.PEERS, nbd_servers.OURS]
+        names = [*nbd_servers.PEERS, *nbd_servers.DIRECT_PEERS, nbd_servers.OURS]
         print(f"| case | unit | {' | '.join(names)} | speed to the best peer | CPU µs, best peer | CPU µs, cobweb | "
               "CPU ratio |")
         print("|---" * (len(names) + 6) + "|")
@@ -161,7 +162,7 @@ def main():
                           if passes == direct and wanted.search(f"{format} {name}")}
                 if not chosen:
                     continue
-                for name, start in nbd_servers.all_for(format).items():
+                for name, start in nbd_servers.all_for(format, direct).items():
                     measure.warm(disk)
                     with start(WORK, disk, format, direct) as server:
                         for case, (run, block) in chosen.items():

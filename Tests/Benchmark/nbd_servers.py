@@ -2,6 +2,7 @@
 to go past the page cache, and gives a `Server` while its `with` lasts."""
 import contextlib
 import dataclasses
+import functools
 import shutil
 import socket
 import time
@@ -48,21 +49,20 @@ def qemu_nbd(folder, disk, format, direct):
         "--cache=" + ("none" if direct else "writeback"), "-k", path, disk], path)
 
 
-def storage_daemon(folder, disk, format, direct):
+def storage_daemon(folder, disk, format, direct, aio="io_uring"):
     path = folder / "storage-daemon.sock"
     cache = f"cache.direct={'on' if direct else 'off'}"
     return by_command([
         "qemu-storage-daemon",
-        "--blockdev", f"driver=file,node-name=file,filename={disk},aio=io_uring,discard=unmap,{cache}",
+        "--blockdev", f"driver=file,node-name=file,filename={disk},aio={aio},discard=unmap,{cache}",
         "--blockdev", f"driver={format},node-name=disk,file=file,discard=unmap,{cache}",
         "--nbd-server", f"addr.type=unix,addr.path={path}",
         "--export", "type=nbd,id=export,node-name=disk,name=,writable=on"], path)
 
 
 def nbdkit(folder, disk, format, direct):
-    """Raw only. It has no O_DIRECT: the nearest is to drop from the cache what was used."""
     path = folder / "nbdkit.sock"
-    return by_command(["nbdkit", "-f", "-U", path, "file", disk, "cache=" + ("none" if direct else "default")], path)
+    return by_command(["nbdkit", "-f", "-U", path, "file", disk], path)
 
 
 @contextlib.contextmanager
@@ -79,8 +79,14 @@ def cobweb(folder, disk, format, direct):
 
 OURS = "cobweb"
 PEERS = {"qemu-nbd": qemu_nbd, "qemu-storage-daemon": storage_daemon, "nbdkit file": nbdkit}
+# Linux AIO works past the page cache only.
+DIRECT_PEERS = {"qemu-storage-daemon native": functools.partial(storage_daemon, aio="native")}
 
 
-def all_for(format):
-    """Every contender that can serve the format, ours last."""
-    return {name: start for name, start in PEERS.items() if format == "raw" or name != "nbdkit file"} | {OURS: cobweb}
+def all_for(format, direct):
+    """Every contender that can serve the format so, ours last."""
+    peers = PEERS | (DIRECT_PEERS if direct else {})
+    if direct or format != "raw":
+        # It knows raw disks only, and has no O_DIRECT: it would read the cache.
+        del peers["nbdkit file"]
+    return peers | {OURS: cobweb}
