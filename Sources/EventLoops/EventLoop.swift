@@ -181,10 +181,10 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
     patience.slept(nanoseconds: MonotonicTime.now.nanoseconds(since: start))
   }
 
-  /// Looks out for something to happen as long as experience says that it pays; true if it did. Where several file
-  /// operations are under way none of them is waited for by itself, and the kernel's workers want the cores.
+  /// Polls for a bounded time before sleeping; true if something completed. A loop that awaits the storage doesn't poll:
+  /// a device takes longer than a waking, and the kernel's workers want the cores.
   private func watches(_ wait: TurnWait) -> Bool {
-    guard patience.nanoseconds > 0, fileOperationCount <= 1, let port, port.canWatch else { return false }
+    guard patience.nanoseconds > 0, fileOperationCount == 0, let port, port.canWatch else { return false }
     var end = MonotonicTime.now
     end.nanoseconds += patience.nanoseconds
     if case .until(let deadline) = wait { end = min(end, deadline) }
