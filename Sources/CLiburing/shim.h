@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -65,6 +66,14 @@ static inline int shim_direct_alignment(int fd, unsigned *memory, unsigned *offs
   int known = (status.stx_mask & STATX_DIOALIGN) != 0;
   *memory = known ? status.stx_dio_mem_align : 0;
   *offset = known ? status.stx_dio_offset_align : 0;
+  return 0;
+}
+
+/* The magic number of the file's file system (linux/magic.h). */
+static inline int shim_file_system(int fd, unsigned *magic) {
+  struct statfs status;
+  if (fstatfs(fd, &status) != 0) return -1;
+  *magic = (unsigned)status.f_type;
   return 0;
 }
 

@@ -97,6 +97,27 @@ extension FileDescriptor {
   }
 }
 
+extension FileDescriptor {
+  /// Writes with one plain system call on the calling thread, which may block as long as the kernel likes: for callers
+  /// that have reason to expect a quick end.
+  /// - Returns: true if all bytes were written. After false any part of them may be, and the caller writes them again
+  ///   in a way that tells what is wrong.
+  package func writeHere(_ bytes: RawSpan, at offset: UInt64) -> Bool {
+    guard let start = off_t(exactly: offset) else { return false }
+    return bytes.withUnsafeBytes { pwrite(rawValue, $0.baseAddress, $0.count, start) == $0.count }
+  }
+
+  /// True if the file's file system is known to be one of a local disk or of memory.
+  package func isOnLocalFileSystem() throws(SystemError) -> Bool {
+    var magic: UInt32 = 0
+    guard shim_file_system(rawValue, &magic) == 0 else { throw .last }
+    return localFileSystems.contains(magic)
+  }
+}
+
+/// Magic numbers of linux/magic.h: ext2 to ext4, XFS, Btrfs, tmpfs.
+private let localFileSystems: Set<UInt32> = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994]
+
 /// RWF_NOWAIT
 private let noWaitReadFlag: Int32 = 8
 

@@ -1,19 +1,21 @@
 import Glibc
 
 /// Nanoseconds on CLOCK_MONOTONIC: what deadlines are told in.
-struct MonotonicTime: Hashable, Comparable, Sendable {
-  var nanoseconds: UInt64
+package struct MonotonicTime: Hashable, Comparable, Sendable {
+  package var nanoseconds: UInt64
 
-  static var now: MonotonicTime {
+  package init(nanoseconds: UInt64) { self.nanoseconds = nanoseconds }
+
+  package static var now: MonotonicTime {
     var time = Glibc.timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
     return MonotonicTime(nanoseconds: UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec))
   }
 
-  static func < (left: MonotonicTime, right: MonotonicTime) -> Bool { left.nanoseconds < right.nanoseconds }
+  package static func < (left: MonotonicTime, right: MonotonicTime) -> Bool { left.nanoseconds < right.nanoseconds }
 
   /// The time `duration` later; a negative duration counts as none, and one past the clock's end as its end.
-  func advanced(by duration: Duration) -> MonotonicTime {
+  package func advanced(by duration: Duration) -> MonotonicTime {
     let (seconds, attoseconds) = duration.components
     guard seconds >= 0, attoseconds >= 0 else { return self }
     let (whole, overflow) = UInt64(seconds).multipliedReportingOverflow(by: 1_000_000_000)
@@ -23,7 +25,7 @@ struct MonotonicTime: Hashable, Comparable, Sendable {
   }
 
   /// Nanoseconds from `earlier` to this, none if it is later.
-  func nanoseconds(since earlier: MonotonicTime) -> UInt64 {
+  package func nanoseconds(since earlier: MonotonicTime) -> UInt64 {
     nanoseconds > earlier.nanoseconds ? nanoseconds - earlier.nanoseconds : 0
   }
 

@@ -97,6 +97,8 @@ struct OpenedFile: Sendable {
   let sectorByteCount: Int
   let byteCount: UInt64
   let preferredByteCount: Int
+  /// False for a block device.
+  let isOnLocalFileSystem: Bool
   /// Alignments of memory and of requests; nil if the page cache is used.
   let direct: (memory: Int, offset: Int)?
 
@@ -131,9 +133,11 @@ struct OpenedFile: Sendable {
     switch status.kind {
     case .regular:
       isBlockDevice = false
+      isOnLocalFileSystem = try file.isOnLocalFileSystem()
       (byteCount, sectorByteCount) = (status.byteCount, 1)
     case .blockDevice where options.allowsBlockDevice:
       isBlockDevice = true
+      isOnLocalFileSystem = false
       (byteCount, sectorByteCount) = try file.blockDeviceGeometry()
     default: throw SystemError(EINVAL, "\(status.kind.rawValue), not a regular file")
     }

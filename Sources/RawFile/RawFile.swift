@@ -6,8 +6,8 @@ import Glibc
 
 /// A regular file or a block device as a run of bytes.
 ///
-/// Nothing here blocks the loop: transfers go through the loop's backend, everything else to its threads for blocking
-/// calls.
+/// Nothing here blocks the loop for long: transfers go through the loop's backend, everything else to its threads for
+/// blocking calls. The exceptions are short buffered writes that ``InPlaceWrites`` has reason to call quick.
 ///
 /// **Latch.** Linux reports a failed write-back once and may drop the pages that it failed on, so after a failed
 /// flush, or a write that failed otherwise than for want of space, what is stored is unknown: from then on
@@ -37,6 +37,7 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
   private var stage = Stage.open
   private var inFlightCount = 0
   private var idleWaiters: [UnsafeContinuation<Void, Never>] = []
+  private var inPlaceWrites: InPlaceWrites
   /// Sizes change one after the other.
   let sizeLock = RangeLock()
 
@@ -50,6 +51,7 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
     isDirect = file.direct != nil
     byteCount = file.byteCount
     memoryAlignment = file.direct?.memory ?? 1
+    inPlaceWrites = InPlaceWrites(isLocal: file.isOnLocalFileSystem && file.direct == nil)
     limits = BlockLimits(
       requestAlignment: file.direct?.offset ?? 1, preferredByteCount: max(file.preferredByteCount, pageByteCount))
   }
@@ -169,9 +171,19 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
   nonisolated(nonsending)
     private func writeAll(_ bytes: RawSpan, _ range: ByteRange, _ durable: Bool) async throws(BlockError)
   {
+    if !durable, writeInPlace(bytes, range) { return }
     try await request(.write, range) { () async throws(SystemError) in
       try await loop.write(file, bytes, at: range.offset, durable: durable)
     }
+  }
+
+  /// Writes at once, where that is known to be quick. False if the bytes remain to be written.
+  private func writeInPlace(_ bytes: RawSpan, _ range: ByteRange) -> Bool {
+    guard inFlightCount == 0 else { return false }
+    let start = MonotonicTime.now
+    guard inPlaceWrites.allows(byteCount: bytes.byteCount, now: start) else { return false }
+    defer { inPlaceWrites.took(from: start, to: .now) }
+    return file.writeHere(bytes, at: range.offset)
   }
 
   private func checkTransfer(
