@@ -15,6 +15,8 @@ package final class BackupService: Sendable {
   let ledger: Ledger
   let queue: JobQueue
   let serving: Serving
+  /// What the start leaves to be done beside the first requests.
+  let background = BackgroundTasks()
   /// Exports whose change is being committed, as they are to be shown: who renders them then can't ask the catalog.
   let viewsInCommit = Lock<[ExportID: ExportView]>([:])
   let keys = KeysInFlight()
@@ -38,17 +40,25 @@ package final class BackupService: Sendable {
   /// "io_uring" or "epoll".
   package var ioBackend: String { engine.ioBackend }
 
+  /// Whether images or repositories haven't been looked at yet since the start.
+  package var isProbing: Bool { background.isUnderWay }
+
   /// Throws if the catalog can't be read.
   package func isReady() throws { _ = try ledger.read { try $0.eventSpan() } }
 
   /// Brings the catalog in line with what happened while nobody looked, and with the config. To be called once,
-  /// before anything else.
+  /// before anything else. What may wait for a silent storage or peer goes on after it, see ``isProbing``.
   ///
-  /// Throws a `DomainError` if the config contradicts what was made over REST, or declares a repository that can't be
-  /// opened; and what the catalog throws.
+  /// Throws a `DomainError` if the config contradicts what was made over REST, or declares a new repository that can't
+  /// be opened; and what the catalog throws.
   package func start(_ declarations: Declarations = Declarations()) async throws {
     try ledger.feed.start()
-    try await StartUp(self, declarations).run()
+    do {
+      try await StartUp(self, declarations).run()
+    } catch {
+      background.cancel()
+      throw error
+    }
   }
 
   /// Takes no more jobs, interrupts those that wait, and gives those that run `grace` to come to a halt. Then nothing
@@ -56,8 +66,10 @@ package final class BackupService: Sendable {
   /// catalog, for the next start. The engine, which serves it still, and the catalog are the composer's to close.
   package func stop(grace: Duration) async {
     let deadline = ContinuousClock.now + grace
+    background.cancel()
     await queue.stop(grace: grace)
     await serving.stop(until: deadline)
+    await background.wait(until: deadline)
     ledger.close()
   }
 }

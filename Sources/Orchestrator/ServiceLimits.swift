@@ -48,8 +48,16 @@ package struct ServiceLimits: Sendable {
   package var lockInterval = Duration.milliseconds(500)
   /// Rows that a rescan or recovery changes in one transaction.
   package var mergeBatch = 200
-  /// Images that are opened at the same time at start-up, to see whether they are there.
+  /// Images, and repositories, that are looked at together after the start, to see whether they are there.
   package var concurrentLooks = 8
+  /// After that long a look that hasn't ended lets the next one begin beside it.
+  package var lookTurn = Duration.seconds(30)
+  /// What the start waits for before requests are let in, though all of it goes on in the background: what was
+  /// attached and exported is served again; declared repositories that the catalog doesn't know are opened; the looks
+  /// end that end quickly.
+  package var servingPatience = Duration.seconds(30)
+  package var declarationPatience = Duration.seconds(10)
+  package var lookPatience = Duration.seconds(1)
 
   package init() {}
 }

@@ -1,6 +1,8 @@
 """What the program says and refuses when it starts."""
 import pathlib
+import socket
 import subprocess
+import time
 
 import requests
 
@@ -107,3 +109,36 @@ def test_demo_runs_through(tmp_path):
     story = subprocess.run([ROOT / "examples/demo"], capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert story.returncode == 0, story.stdout + story.stderr
     assert "Images are identical" in story.stdout
+
+
+def test_silent_peers_delay_neither_the_start_nor_a_guest(start, workspace):
+    """Peers that take connections and say nothing, behind images that the config declares."""
+    path = workspace / "images/vm1.raw"
+    path.write_bytes(bytes(1 << 20))
+    with socket.create_server(("127.0.0.1", 0)) as peer:
+        host = "127.0.0.1:%d" % peer.getsockname()[1]
+        server = start(
+            nbdPeers=[host],
+            images=[{"name": f"far{number}", "source": {"kind": "nbd", "uri": f"nbd://{host}/{number}"},
+                     "format": "raw"} for number in range(20)])
+        server.register(path, "raw")
+        server.expect(201, "POST", "/exports", {
+            "name": "disk", "source": {"kind": "image", "image": "vm1"}, "readOnly": False,
+            "listen": {"unix": str(workspace / "run/disk.sock")}})
+        assert server.stop() == 0
+
+        began = time.monotonic()
+        server.start()
+        assert time.monotonic() - began < 8
+        assert server.get("/server")["probing"] is True
+        assert server.get("/exports/disk")["state"] == "active"
+        assert server.get("/images/vm1")["state"] == "attached"
+        job = server.expect(202, "POST", "/images/far7/check", {}).json()
+        for _ in range(100):
+            if job["waitingFor"]:
+                break
+            time.sleep(0.05)
+            job = server.get(f"/jobs/{job['id']}")
+        assert job["waitingFor"] == "the first look at image 'far7' since the start"
+        server.expect(202, "POST", f"/jobs/{job['id']}/cancel")
+        assert server.stop() == 0

@@ -64,6 +64,8 @@ package final class ScriptedEngine: BlockEngine {
       try await control.checkpoint()
       control.report(done: 1 << 20, total: 1 << 20)
     }
+    /// What every call that is no job's goes through before its answer: a storage, or a peer, that may be silent.
+    package var storage: @Sendable (Order) async throws -> Void = { _ in }
     package var receipt: @Sendable (BackupOrder) throws -> BackupReceipt = { _ in
       BackupReceipt(
         pointInTime: ManualClock.epoch, finishedAt: ManualClock.epoch, virtualSize: 1 << 20, dirtyBytes: 1 << 16,
@@ -88,6 +90,11 @@ package final class ScriptedEngine: BlockEngine {
         if isMeant(order) { try await gate.pass(control) }
         try await work(order, control)
       }
+    }
+
+    /// Lets every call that is no job's and that is meant wait at `gate`.
+    package mutating func silence(at gate: Gate, where isMeant: @Sendable @escaping (Order) -> Bool) {
+      storage = { if isMeant($0) { try await gate.pass() } }
     }
   }
 
@@ -126,7 +133,7 @@ package final class ScriptedEngine: BlockEngine {
   }
 
   package func inspect(_ image: ImageLocation) async throws -> ImageInspection {
-    try note(.inspect(image)).inspect(image)
+    try await arrive(.inspect(image)).inspect(image)
   }
 
   package func extents(
@@ -160,7 +167,7 @@ package final class ScriptedEngine: BlockEngine {
   }
 
   package func export(_ order: ExportOrder) async throws {
-    try note(.export(order)).export(order)
+    try await arrive(.export(order)).export(order)
     try state.withLock { state in
       if case .attachedImage(let image) = order.source, state.attachedImages[image] == nil {
         throw DomainError(.imageNotAttached, "image \(image) isn't attached")
@@ -193,7 +200,7 @@ package final class ScriptedEngine: BlockEngine {
   }
 
   package func openRepository(at path: String, id: RepositoryID) async throws -> RepositoryID {
-    let scripted = try note(.openRepository(path: path, id: id)).repositoryID(path)
+    let scripted = try await arrive(.openRepository(path: path, id: id)).repositoryID(path)
     return state.withLock { state in
       let repository = state.repositories[path] ?? ScriptedRepository(id: scripted ?? id)
       state.repositories[path] = repository
@@ -202,7 +209,7 @@ package final class ScriptedEngine: BlockEngine {
   }
 
   package func scan(_ repository: RepositoryLocation) async throws -> RepositoryScan {
-    let findings = try note(.scan(repository)).scanFindings(repository)
+    let findings = try await arrive(.scan(repository)).scanFindings(repository)
     return try state.withLock { state in
       guard let stored = state.repositories[repository.path] else {
         throw DomainError(.repositoryUnavailable, "there is no repository at \(repository.path)")
@@ -215,16 +222,16 @@ package final class ScriptedEngine: BlockEngine {
   }
 
   package func recover(_ repository: RepositoryLocation, liveJobs: Set<JobID>) async throws -> RecoveryReport {
-    try note(.recover(repository, liveJobs: liveJobs)).recover(repository)
+    try await arrive(.recover(repository, liveJobs: liveJobs)).recover(repository)
   }
 
   package func removeRestoreLeftovers(liveJobs: Set<JobID>) async throws -> [String] {
-    _ = note(.removeRestoreLeftovers(liveJobs: liveJobs))
+    _ = try await arrive(.removeRestoreLeftovers(liveJobs: liveJobs))
     return []
   }
 
   package func record(_ image: ImageRecord, in repository: RepositoryLocation) async throws {
-    _ = note(.record(image, repository))
+    _ = try await arrive(.record(image, repository))
     state.withLock { $0.repositories[repository.path]?.record(image) }
   }
 
@@ -267,6 +274,13 @@ package final class ScriptedEngine: BlockEngine {
   package func shutDown() async {
     _ = note(.shutDown)
     state.withLock { ($0.attachedImages, $0.servedExports) = ([:], [:]) }
+  }
+
+  /// Remembers the order, and waits for the storage; returns the script that it runs by.
+  private func arrive(_ order: Order) async throws -> Script {
+    let script = note(order)
+    try await script.storage(order)
+    return script
   }
 
   /// Remembers the order; returns the script that it runs by.

@@ -160,7 +160,7 @@ import Testing
     let orders = bench.engine.orders.count
     try await Task.sleep(for: .milliseconds(30))
     #expect(bench.engine.orders.count == orders)
-    await expectRefusal(.stopping) { try await bench.export("d", of: "vm2") }
+    await expectRefusal(.stopping) { _ = try await bench.service.deleteExport(.name("a"), .safe) }
     // The next start finds what is to be attached.
     let next = try await ServiceBench(catalog: stored)
     #expect(try next.service.images(PageRequest()).items.map(\.attachment) == images.map(\.attachment))

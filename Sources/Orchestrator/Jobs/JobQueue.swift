@@ -11,6 +11,7 @@ import Model
 /// Q3. Its row says what it waits for, in words, as long as it waits.
 /// Q4. At most `queuedJobs` wait; a place is taken before a job is committed.
 /// Q5. The rows decide: who starts a job finds in its transaction whether it was cancelled meanwhile.
+/// Q6. It starts after the first look since the start at each image and repository that it claims.
 actor JobQueue {
   private struct Waiting {
     var job: Job
@@ -28,6 +29,8 @@ actor JobQueue {
   private var waiting: [Waiting] = []
   private var running: [JobID: Waiting] = [:]
   private var holds: [ULID: ClaimHold] = [:]
+  /// Images and repositories that the start left to be looked at later.
+  private var unseen: Set<JobClaim.Subject> = []
   /// Ends that the catalog didn't take. At most one per job that ran while it failed.
   private var unsettled: [JobID: JobEnd] = [:]
   private var settler: Task<Void, Never>?
@@ -102,6 +105,13 @@ actor JobQueue {
     startWhatCan()
   }
 
+  /// Jobs on these wait until they have been ``seen(_:)``.
+  func awaitLooks(at subjects: some Sequence<JobClaim.Subject>) { unseen.formUnion(subjects) }
+
+  func seen(_ subject: JobClaim.Subject) {
+    if unseen.remove(subject) != nil { startWhatCan() }
+  }
+
   /// Ends everything: what waits at once, what runs at its next checkpoint, or not at all within `grace`. What hasn't
   /// ended by then is interrupted as far as the catalog knows, and start-up recovery finds out what it came to.
   func stop(grace: Duration) async {
@@ -146,6 +156,9 @@ actor JobQueue {
       guard let claim = Self.conflict(entry.claims, other.claims) else { continue }
       return "the \(other.job.request.kind.rawValue) job \(other.job.id), which "
         + (claim.isAlone ? "has \(claim.words) to itself" : "uses \(claim.words)")
+    }
+    if let claim = entry.claims.first(where: { unseen.contains($0.subject) }) {
+      return "the first look at \(claim.words) since the start"
     }
     for hold in holds.values where Self.conflict(entry.claims, hold.claims) != nil { return hold.words }
     return running.count < limits.concurrentJobs ? nil : "a free place: \(limits.concurrentJobs) jobs run at a time"

@@ -20,7 +20,7 @@ struct AttachRun: Sendable {
 
   func run() async -> JobEnd {
     do {
-      let attached = try await serving.lock.alone {
+      let attached = try await serving.lock.alone(with: .image(image)) {
         try await live.checkpoint()
         let attached = try await attach()
         for failure in await serving.openExports(of: attached.id, job: live.job) { live.log(.warning, failure) }

@@ -15,7 +15,7 @@ struct DetachRun: Sendable {
 
   func run() async -> JobEnd {
     do {
-      let detached = try await runner.serving.lock.alone {
+      let detached = try await runner.serving.lock.alone(with: .image(image)) {
         try await live.checkpoint()
         return try await runner.serving.detach(image, job: live.job)
       }

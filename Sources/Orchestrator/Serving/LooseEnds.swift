@@ -6,7 +6,7 @@ struct LooseEnds: Sendable {
   var images: Set<ImageID> = []
   var exports: Set<ExportID> = []
   var follower: Task<Void, Never>?
-  var lockWaiter: Task<Void, Never>?
+  var lockWaiters: [Task<Void, Never>] = []
   var isClosed = false
 }
 
@@ -27,9 +27,9 @@ extension Serving {
   func stop(until deadline: ContinuousClock.Instant) async {
     let tasks = looseEnds.withLock { ends in
       ends.isClosed = true
-      return [ends.follower, ends.lockWaiter]
+      return ends.lockWaiters + [ends.follower].compactMap { $0 }
     }
-    for task in tasks { task?.cancel() }
+    for task in tasks { task.cancel() }
     await lock.close(until: deadline)
   }
 
@@ -38,12 +38,8 @@ extension Serving {
   /// Tries now and then until everything is in line, or the attempts are used up: then the next start does it.
   private func tieUp() async {
     for _ in 0..<limits.lateAttempts {
-      do {
-        try await Task.sleep(for: limits.lateInterval)
-        try await lock.alone { await bringInLine() }
-      } catch {
-        if error is CancellationError || (error as? DomainError)?.code == .stopping { break }
-      }
+      do { try await Task.sleep(for: limits.lateInterval) } catch { break }
+      await bringInLine()
       let isDone = looseEnds.withLock { ends in
         guard ends.images.isEmpty, ends.exports.isEmpty else { return false }
         ends.follower = nil
@@ -61,8 +57,18 @@ extension Serving {
     }
     // Exports that nobody knows keep their image open; exports that are known need theirs to be.
     for id in exports where isUnknown(id) { await withdraw(id) }
-    for id in images { await bringInLine(id) }
-    for id in exports where !isUnknown(id) { await open(id) }
+    for id in images {
+      let isDone: Void? = try? await lock.alone(with: .image(id)) { await bringInLine(id) }
+      if isDone == nil { follow(image: id) }
+    }
+    for id in exports where !isUnknown(id) {
+      guard let source = try? ledger.read({ try $0.export(id)?.source }) else {
+        follow(export: id)
+        continue
+      }
+      let isDone: Void? = try? await lock.alone(with: source) { _ = await open(id) }
+      if isDone == nil { follow(export: id) }
+    }
   }
 
   /// Whether the catalog surely hasn't got it.
@@ -80,34 +86,28 @@ extension Serving {
 
   // MARK: Locked images
 
-  /// Attaches images that somebody else held at start-up, as soon as the locks are free, within
+  /// Attaches an image that another process held at start-up, as soon as the locks are free, within
   /// `ServiceLimits.lockPatience`.
-  func attachWhenUnlocked(_ images: [ImageID]) {
-    guard !images.isEmpty else { return }
+  func attachWhenUnlocked(_ image: ImageID) {
     looseEnds.withLock { ends in
       guard !ends.isClosed else { return }
-      ends.lockWaiter = Task { await waitForLocks(of: images) }
+      ends.lockWaiters.append(Task { await waitForLocks(of: image) })
     }
   }
 
-  private func waitForLocks(of images: [ImageID]) async {
+  private func waitForLocks(of image: ImageID) async {
     let deadline = ContinuousClock.now + limits.lockPatience
-    var locked = images
-    while !locked.isEmpty, ContinuousClock.now < deadline {
+    while ContinuousClock.now < deadline {
       do {
         try await Task.sleep(for: limits.lockInterval)
-        var rest: [ImageID] = []
-        for id in locked where try await lock.alone({ await isStillLocked(id) }) { rest.append(id) }
-        locked = rest
+        guard try await lock.alone(with: .image(image), { await isStillLocked(image) }) else { return }
       } catch {
         return
       }
     }
-    for id in locked {
-      logger.warning(
-        "an image stays unavailable: somebody else holds its locks; attach it when they are free",
-        metadata: ["image": "\(id)"])
-    }
+    logger.warning(
+      "an image stays unavailable: somebody else holds its locks; attach it when they are free",
+      metadata: ["image": "\(image)"])
   }
 
   /// One more attempt, unless somebody attached or detached it meanwhile.

@@ -1,14 +1,16 @@
 import Locks
 import Model
 
-/// Lets one operation on attached images and exports go at a time, in the order of arrival: between the engine's step
-/// and its commit nobody else sees or changes what is served.
+/// Lets one operation at a time go on each image or backup that is attached or exported, in the order of arrival:
+/// between the engine's step and its commit no other operation sees or changes how that image or backup is served.
+///
+/// Operations on others go on meanwhile: one that waits for a silent storage holds up its own image only.
 final class OperationLock: Sendable {
   private struct State {
-    var isHeld = false
+    /// The operations that wait for each image or backup that is held. True goes ahead with it, false is refused.
+    var held: [ExportSource: [CheckedContinuation<Bool, Never>]] = [:]
+    var waitingCount = 0
     var isClosed = false
-    /// True goes ahead with the lock, false is refused.
-    var waiters: [CheckedContinuation<Bool, Never>] = []
   }
 
   private enum Entry: Sendable {
@@ -18,52 +20,41 @@ final class OperationLock: Sendable {
 
   private let limit: Int
   private let state = Lock(State())
-  private let idle = ChangeSignal()
+  private let released = ChangeSignal()
 
-  /// `limit`: how many may wait.
+  /// `limit`: how many may wait, over all images and backups.
   init(limit: Int) { self.limit = limit }
 
   /// Throws `stopping` after ``close(until:)``, and `queueFull`.
-  func alone<Result: Sendable>(_ body: () async throws -> Result) async throws -> Result {
-    guard try await enter() else { throw Self.stopping }
-    defer { leave() }
+  func alone<Result: Sendable>(
+    with source: ExportSource, _ body: () async throws -> Result
+  ) async throws -> Result {
+    guard try await enter(source) else { throw Self.stopping }
+    defer { leave(source) }
     return try await body()
   }
 
-  /// Lets nobody in any more; returns when everybody is out, at the latest at `deadline`.
+  /// Lets no operation in any more; returns when all are out, at the latest at `deadline`.
   func close(until deadline: ContinuousClock.Instant) async {
     let refused = state.withLock { state in
       state.isClosed = true
-      defer { state.waiters = [] }
-      return state.waiters
+      let refused = state.held.values.flatMap { $0 }
+      for source in state.held.keys { state.held[source] = [] }
+      state.waitingCount = 0
+      return refused
     }
     for waiter in refused { waiter.resume(returning: false) }
     while ContinuousClock.now < deadline {
-      let seen = idle.version
-      guard state.withLock({ $0.isHeld }) else { return }
-      await idle.wait(beyond: seen, until: deadline)
+      let seen = released.version
+      guard state.withLock({ !$0.held.isEmpty }) else { return }
+      await released.wait(beyond: seen, until: deadline)
     }
   }
 
-  private func enter() async throws -> Bool {
+  private func enter(_ source: ExportSource) async throws -> Bool {
     var refusal: DomainError?
     let goesAhead = await withCheckedContinuation { continuation in
-      let entry = state.withLock { state -> Entry in
-        if state.isClosed { return .refused(Self.stopping) }
-        guard state.isHeld else {
-          state.isHeld = true
-          return .free
-        }
-        guard state.waiters.count < limit else {
-          return .refused(
-            DomainError(
-              .queueFull, "\(limit) requests wait for other exports and attached images already",
-              remedy: "ask again a little later"))
-        }
-        state.waiters.append(continuation)
-        return .waits
-      }
-      switch entry {
+      switch entry(source, continuation) {
       case .free: continuation.resume(returning: true)
       case .waits: break
       case .refused(let error):
@@ -75,18 +66,59 @@ final class OperationLock: Sendable {
     return goesAhead
   }
 
-  /// Hands the lock to the next one.
-  private func leave() {
-    let next = state.withLock { state in
-      let next = state.waiters.isEmpty ? nil : state.waiters.removeFirst()
-      state.isHeld = next != nil
-      return next
+  private func entry(_ source: ExportSource, _ continuation: CheckedContinuation<Bool, Never>) -> Entry {
+    state.withLock { state in
+      if state.isClosed { return .refused(Self.stopping) }
+      guard let waiters = state.held[source] else {
+        state.held[source] = []
+        return .free
+      }
+      guard state.waitingCount < limit else {
+        return .refused(
+          DomainError(
+            .queueFull, "\(limit) requests wait for other exports and attached images already",
+            remedy: "ask again a little later"))
+      }
+      state.waitingCount += 1
+      state.held[source] = waiters + [continuation]
+      return .waits
+    }
+  }
+
+  /// Hands the image or backup to the next operation.
+  private func leave(_ source: ExportSource) {
+    let next = state.withLock { state -> CheckedContinuation<Bool, Never>? in
+      guard var waiters = state.held[source], !waiters.isEmpty else {
+        state.held[source] = nil
+        return nil
+      }
+      state.waitingCount -= 1
+      defer { state.held[source] = waiters }
+      return waiters.removeFirst()
     }
     next?.resume(returning: true)
-    if next == nil { idle.raise() }
+    if next == nil { released.raise() }
   }
 
   private static var stopping: DomainError {
     DomainError(.stopping, "the server is stopping", remedy: "ask again when it is up")
+  }
+}
+
+extension OperationLock {
+  /// How often an operation finds that the name in its request means another image or backup by now.
+  private static let attempts = 3
+
+  /// Runs `body` alone with what `find` tells. A name may come to mean something else while the operation waits, so
+  /// it is looked up again then.
+  func aloneWithFound<Result: Sendable>(
+    _ find: () throws -> ExportSource, _ body: () async throws -> Result
+  ) async throws -> Result {
+    for _ in 0..<Self.attempts {
+      let source = try find()
+      let result = try await alone(with: source) { try find() == source ? try await body() : nil }
+      if let result { return result }
+    }
+    throw DomainError(.imageInUse, "what the name means changes all the time", remedy: "ask by id")
   }
 }

@@ -3,7 +3,7 @@ import Locks
 import Logging
 import Model
 
-/// Keeps what the engine holds attached and serves in line with the catalog. Called with ``lock`` held.
+/// Keeps what the engine holds attached and serves in line with the catalog. Called with ``lock`` held for the image or backup.
 ///
 /// V1. What the engine serves is in the catalog; what the catalog calls attached or active is with the engine.
 /// V2. A step of the engine that the catalog doesn't take is taken back. What could be neither taken nor taken back, or

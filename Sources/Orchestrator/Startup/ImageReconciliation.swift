@@ -23,22 +23,38 @@ struct ImageReconciliation {
 
   private var ledger: Ledger { service.ledger }
 
-  func run() async throws {
+  /// What is left to be done once the repositories are open.
+  struct Rest: Sendable {
+    /// Declared images that the catalog doesn't know.
     var newcomers: [ImageDraft] = []
+    /// Images whose names, sources or labels the repositories don't know yet.
     var changed: [Image] = []
+
+    var isEmpty: Bool { newcomers.isEmpty && changed.isEmpty }
+  }
+
+  /// Brings those rows in line that are there; opens nothing.
+  func keepKnown() async throws -> Rest {
+    var rest = Rest()
     var kept: Set<ImageID> = []
-    // Who only lost its name to nobody is retired last, so that a renamed image is found by its source.
+    // An image that is only renamed is found by its source: those that aren't declared any more are retired last.
     for draft in drafts {
       guard let image = try known(draft) else {
-        newcomers.append(draft)
+        rest.newcomers.append(draft)
         continue
       }
       kept.insert(image.id)
-      if let image = try await update(image, to: draft) { changed.append(image) }
+      if let image = try await update(image, to: draft) { rest.changed.append(image) }
     }
     try await retire(allBut: kept)
-    try await register(newcomers)
-    for image in changed { await service.recordInRepositories(image) }
+    return rest
+  }
+
+  /// Registers the newcomers, to be looked at later, and tells the repositories what changed. Returns the new rows.
+  func settle(_ rest: Rest) async throws -> [Image] {
+    let images = try await register(rest.newcomers)
+    for image in rest.changed { await service.recordInRepositories(image) }
+    return images
   }
 
   /// The image that the declaration means, as the catalog has it.
@@ -91,26 +107,29 @@ struct ImageReconciliation {
     }
   }
 
-  private func register(_ drafts: [ImageDraft]) async throws {
-    guard !drafts.isEmpty else { return }
+  private func register(_ drafts: [ImageDraft]) async throws -> [Image] {
+    guard !drafts.isEmpty else { return [] }
     let records = await recordedImages()
+    var images: [Image] = []
     for draft in drafts {
       let location = try await service.statedLocation(of: draft)
-      let inspection = try? await service.engine.inspect(location)
       let recorded = records.filter {
         $0.name == draft.name && ComparableSource($0.source) == ComparableSource(draft.source)
       }
+      let now = service.ledger.clock.now()
+      let free = try ledger.read { catalog in try recorded.map(\.id).first { try catalog.image($0) == nil } }
+      let image = Image(
+        id: free ?? ImageID(ULID(at: now)), name: draft.name, source: draft.source, format: location.format,
+        virtualSize: 0, state: .unavailable, labels: draft.labels, managedBy: .config, createdAt: now)
+      await service.queue.awaitLooks(at: [.image(image.id)])
       try await ledger.write { catalog, now in
         try BackupService.requireFree(draft.name, draft.source, in: catalog)
-        let free = try recorded.map(\.id).first { try catalog.image($0) == nil }
-        let image = Image(
-          id: free ?? ImageID(ULID(at: now)), name: draft.name, source: draft.source, format: location.format,
-          virtualSize: inspection?.virtualSize ?? 0, state: inspection == nil ? .unavailable : .detached,
-          labels: draft.labels, managedBy: .config, createdAt: now)
         try catalog.insert(image)
         try catalog.announce(.imageCreated, image, at: now)
       }
+      images.append(image)
     }
+    return images
   }
 
   /// What the declared repositories know of images, the latest first: a lost catalog finds its ids again there.

@@ -2,7 +2,8 @@ import Foundation
 import Logging
 import Model
 
-/// Brings the catalog's repositories in line with the declared ones.
+/// Brings the catalog's repositories in line with the declared ones: first by the rows alone, then by the folders of
+/// those that the rows don't tell, which may take as long as their storage.
 ///
 ///     declared, and in the catalog by name and path      kept
 ///     declared, and in the catalog by the folder's id    renamed or moved there, if the config declared it
@@ -18,20 +19,48 @@ struct RepositoryReconciliation {
     self.drafts = drafts
   }
 
-  func run() async throws {
+  /// What the rows alone tell: no folder is opened.
+  struct Known: Sendable {
     var kept: Set<RepositoryID> = []
-    for draft in drafts { kept.insert(try await reconcile(draft)) }
-    try await retire(allBut: kept)
+    /// Those whose id stands in their folder only.
+    var newcomers: [RepositoryDraft] = []
+  }
+
+  /// Keeps the rows that are declared as they are. Rows that no declaration means are retired, unless a newcomer may
+  /// turn out to be one of them: then ``settle(_:)`` does that.
+  func keepKnown() async throws -> Known {
+    var known = Known()
+    for draft in drafts {
+      // A folder whose storage isn't mounted would be made a new repository if it were opened.
+      if let row = try row(of: draft), comparablePath(row.path) == comparablePath(draft.path) {
+        known.kept.insert(row.id)
+      } else {
+        known.newcomers.append(draft)
+      }
+    }
+    if known.newcomers.isEmpty { try await retire(allBut: known.kept) }
+    return known
+  }
+
+  /// Opens the newcomers' folders, and brings the rows in line with what they hold. Returns their ids.
+  func settle(_ known: Known) async throws -> [RepositoryID] {
+    var ids: [RepositoryID] = []
+    for draft in known.newcomers { ids.append(try await reconcile(draft)) }
+    if !ids.isEmpty { try await retire(allBut: known.kept.union(ids)) }
+    return ids
+  }
+
+  private func row(of draft: RepositoryDraft) throws -> Repository? {
+    let row = try service.ledger.read { try $0.repository(named: draft.name) }
+    if let row, row.managedBy != .config { throw Self.clash(draft, with: row) }
+    return row
   }
 
   private func reconcile(_ draft: RepositoryDraft) async throws -> RepositoryID {
-    let known = try service.ledger.read { try $0.repository(named: draft.name) }
-    if let known {
-      guard known.managedBy == .config else { throw Self.clash(draft, with: known) }
-      // Not opened here: a folder whose storage isn't mounted would be made a new repository.
-      if comparablePath(known.path) == comparablePath(draft.path) { return known.id }
-    }
+    let known = try row(of: draft)
     let id = try await open(draft)
+    // Its jobs wait until it has been cleaned up.
+    await service.queue.awaitLooks(at: [.repository(id)])
     return try await service.ledger.write { catalog, now in
       if let known, known.id != id {
         // Another repository took its name over.

@@ -2,25 +2,36 @@ import Foundation
 import Logging
 import Model
 
-/// Cleans up each repository, and finds out what became of the backups that were being made or deleted.
-struct RepositoryRecovery {
+/// Cleans up one repository, and finds out what became of the backups that were being made or deleted at the last
+/// stop. Made before the first request, for later there may be others; carried out whenever the storage answers.
+struct RepositoryRecovery: Sendable {
   private let service: BackupService
-  private let interrupted: [Job]
+  let repository: Repository
+  private let open: OpenEnds
 
-  init(_ service: BackupService, _ interrupted: [Job]) {
+  /// - Parameter interrupted: the jobs that the last stop left.
+  init(_ service: BackupService, of repository: Repository, _ interrupted: [Job]) throws {
     self.service = service
-    self.interrupted = interrupted
+    self.repository = repository
+    open = try OpenEnds(in: repository.id, interrupted, service.ledger)
   }
 
   private var ledger: Ledger { service.ledger }
 
-  func run() async throws {
-    let repositories = try ledger.read { catalog in try allPages { try catalog.repositories($0) } }
-    for repository in repositories { try await recover(repository) }
+  /// Failing to isn't told to the caller: the repository is unavailable then. Its jobs may start afterwards.
+  func run() async {
+    do {
+      // It may have been changed meanwhile, or unregistered.
+      if let repository = try ledger.read({ try $0.repository(repository.id) }) { try await recover(repository) }
+    } catch {
+      service.logger.error(
+        "the catalog doesn't take what became of a repository's backups",
+        metadata: ["repository": "\(repository.name)", "error": "\(error)"])
+    }
+    await service.queue.seen(.repository(repository.id))
   }
 
   private func recover(_ repository: Repository) async throws {
-    let open = try openEnds(in: repository)
     do {
       let report = try await service.engine.recover(repository.location, liveJobs: [])
       tell(report, of: repository)
@@ -42,17 +53,16 @@ struct RepositoryRecovery {
     var beingDeleted: [BackupID]
 
     var isEmpty: Bool { beingMade.isEmpty && beingDeleted.isEmpty }
-  }
 
-  private func openEnds(in repository: Repository) throws -> OpenEnds {
-    try ledger.read { catalog in
-      let running = BackupFilter(repository: repository.id, state: .running)
-      let deleted = try interrupted.compactMap { job -> BackupID? in
-        guard case .deleteBackup(let id) = job.request else { return nil }
-        return try catalog.backup(id)?.repository == repository.id ? id : nil
+    init(in repository: RepositoryID, _ interrupted: [Job], _ ledger: Ledger) throws {
+      (beingMade, beingDeleted) = try ledger.read { catalog in
+        let running = BackupFilter(repository: repository, state: .running)
+        let deleted = try interrupted.compactMap { job -> BackupID? in
+          guard case .deleteBackup(let id) = job.request else { return nil }
+          return try catalog.backup(id)?.repository == repository ? id : nil
+        }
+        return (try allPages { try catalog.backups(running, $0) }.map(\.id), deleted)
       }
-      return OpenEnds(
-        beingMade: try allPages { try catalog.backups(running, $0) }.map(\.id), beingDeleted: deleted)
     }
   }
 

@@ -2,17 +2,27 @@ import Foundation
 import Logging
 import Model
 
-/// What happens before the first request, in this order:
+/// How the catalog is brought in line with the world.
 ///
-/// 1. Jobs that weren't ended become `interrupted`: nobody works for them any more.
-/// 2. Declared repositories are brought in line with the catalog.
-/// 3. Each repository is cleaned up, and tells what became of the backups that were `running`: what it holds whole is
-///    complete, for the manifest decides; the rest failed. One that can't be opened becomes `unavailable`.
-/// 4. What interrupted restores left beside their targets is removed.
-/// 5. Declared images are brought in line with the catalog, with the ids that repositories know them by.
-/// 6. Each image is opened once, to see whether it is there. One that isn't doesn't fail the start.
-/// 7. Images that were attached are attached again, and what was exported is served again. What can't be is
-///    unavailable; an image that somebody else still holds is tried for a while longer.
+/// Before the first request, by the rows alone, so that no silent storage or peer delays a guest:
+///
+/// 1. Jobs that weren't ended become `interrupted`: nothing works for them any more. Backups that were `running` then
+///    are noted, by repository.
+/// 2. Declared repositories and images that the catalog knows are brought in line with it.
+///
+/// Then, all of it side by side, and each only waited for as long as `ServiceLimits` says:
+///
+/// 3. Each image that was attached is attached again, and its exports are served. What can't be is unavailable; an image
+///    that another process still holds is tried for a while longer. Other exports are served again.
+/// 4. Declared repositories that the rows don't tell are opened, and declared images that the catalog doesn't know are
+///    registered, with the ids that repositories know them by. What contradicts fails the start, if it is found out in
+///    time.
+/// 5. Each repository is cleaned up, and tells what became of the backups of 1: what it holds whole is complete, for the
+///    manifest decides; the rest failed. One that can't be opened becomes `unavailable`.
+/// 6. Each image at rest is opened once, to see whether it is there.
+/// 7. What interrupted restores left beside their targets is removed.
+///
+/// Until 5 and 6 have come to a repository or image it shows the state that it had, and its jobs wait.
 struct StartUp {
   let service: BackupService
   let declarations: Declarations
@@ -23,16 +33,53 @@ struct StartUp {
   }
 
   private var ledger: Ledger { service.ledger }
+  private var limits: ServiceLimits { service.limits }
+  private var background: BackgroundTasks { service.background }
 
   func run() async throws {
     try declarations.refuseDuplicates()
     let interrupted = try await interruptJobs()
-    try await RepositoryReconciliation(service, declarations.repositories).run()
-    try await RepositoryRecovery(service, interrupted).run()
-    if interrupted.contains(where: { $0.request.kind == .restore }) { await removeRestoreLeftovers() }
-    try await ImageReconciliation(service, declarations).run()
-    await lookAtImages()
-    try await serveAgain()
+    let repositories = RepositoryReconciliation(service, declarations.repositories)
+    let known = try await repositories.keepKnown()
+    let imageReconciliation = ImageReconciliation(service, declarations)
+    let rest = try await imageReconciliation.keepKnown()
+    let recoveries = try recoveries(interrupted)
+    let images = try images()
+    await service.queue.awaitLooks(at: recoveries.map { .repository($0.repository.id) })
+    await service.queue.awaitLooks(at: images.filter(\.isAtRest).map { .image($0.id) })
+
+    try await serveAgain(images.filter { !$0.isAtRest })
+    // Which repository a newcomer is may be known only once it is open.
+    let isSettled = { (recovery: RepositoryRecovery) in
+      recovery.repository.managedBy != .config || known.kept.contains(recovery.repository.id)
+    }
+    recover(recoveries.filter(isSettled))
+    look(at: images.filter(\.isAtRest))
+    if interrupted.contains(where: { $0.request.kind == .restore }) {
+      background.begin { await removeRestoreLeftovers() }
+    }
+    if !known.newcomers.isEmpty || !rest.isEmpty {
+      let unsettled = recoveries.filter { !isSettled($0) }
+      try await background.begin(waitingUntil: .now + limits.declarationPatience) {
+        let ids = try await repositories.settle(known)
+        let new = try ids.compactMap { id in try ledger.read { try $0.repository(id) } }
+          .filter { new in !unsettled.contains { $0.repository.id == new.id } }
+        recover(try unsettled + new.map { try RepositoryRecovery(service, of: $0, []) })
+        look(at: try await imageReconciliation.settle(rest))
+      } late: { error in
+        service.logger.error("what the config declares can't be had", metadata: ["error": "\(error)"])
+      }
+    }
+    await background.wait(until: .now + limits.lookPatience)
+  }
+
+  private func recoveries(_ interrupted: [Job]) throws -> [RepositoryRecovery] {
+    try ledger.read { catalog in try allPages { try catalog.repositories($0) } }
+      .map { try RepositoryRecovery(service, of: $0, interrupted) }
+  }
+
+  private func recover(_ recoveries: [RepositoryRecovery]) {
+    background.begin(onEach: recoveries, atMost: limits.concurrentLooks, turn: limits.lookTurn) { await $0.run() }
   }
 
   /// Returns the jobs as they were.
@@ -67,55 +114,66 @@ struct StartUp {
     }
   }
 
-  private func lookAtImages() async {
-    for batch in ((try? images()) ?? []).filter(\.isAtRest).batches(of: service.limits.concurrentLooks) {
-      await withTaskGroup(of: Void.self) { group in
-        for image in batch { group.addTask { await look(at: image) } }
-      }
-    }
-  }
-
   private func images() throws -> [Image] {
     try ledger.read { catalog in try allPages { try catalog.images($0) } }
   }
 
-  private func serveAgain() async throws {
-    let serving = service.serving
-    try await serving.lock.alone {
-      let failures = try await attachAgain()
-      let obstacles = failures.mapValues { "its image couldn't be attached: \($0.detail)" }
-      let exports = try ledger.read { catalog in try allPages { try catalog.exports(ExportFilter(), $0) } }
-      for export in exports { await serving.open(export.id, obstacles: obstacles) }
-      serving.attachWhenUnlocked(failures.filter { $0.value.code == .imageLocked }.map(\.key))
+  private func look(at images: [Image]) {
+    background.begin(onEach: images, atMost: limits.concurrentLooks, turn: limits.lookTurn) { image in
+      await service.look(at: image)
     }
   }
 
-  /// Returns why those that couldn't be aren't attached.
-  private func attachAgain() async throws -> [ImageID: DomainError] {
-    var failures: [ImageID: DomainError] = [:]
-    for batch in try images().filter({ !$0.isAtRest }).batches(of: service.limits.concurrentLooks) {
-      await withTaskGroup(of: (Image, DomainError?).self) { group in
-        for image in batch { group.addTask { (image, await service.serving.attachAgain(image)) } }
-        for await (image, error) in group {
-          guard let error else { continue }
-          failures[image.id] = error
-          service.logger.warning(
-            "an image can't be attached", metadata: ["image": "\(image.name)", "error": "\(error)"])
+  // MARK: Serving again
+
+  /// Each image, and each backup, is served by itself: none waits for another's storage.
+  private func serveAgain(_ attached: [Image]) async throws {
+    let exports = try ledger.read { catalog in try allPages { try catalog.exports(ExportFilter(), $0) } }
+    let bySource = Dictionary(grouping: exports, by: \.source)
+    for image in attached {
+      background.begin { await serveAgain(image.id, bySource[.image(image.id)] ?? []) }
+    }
+    await background.wait(until: .now + limits.servingPatience)
+    let served = Set(attached.map { ExportSource.image($0.id) })
+    for (source, exports) in bySource where !served.contains(source) {
+      background.begin {
+        // Throws only when the server stops.
+        try? await service.serving.lock.alone(with: source) {
+          for export in exports { await service.serving.open(export.id) }
         }
       }
     }
-    return failures
   }
 
-  private func look(at image: Image) async {
-    do {
-      let inspection = try await service.engine.inspect(image.location)
-      await service.note(.found(virtualSize: inspection.virtualSize), of: image.id)
-    } catch {
-      service.logger.warning(
-        "an image can't be opened", metadata: ["image": "\(image.name)", "error": "\(error)"])
-      await service.note(ImageSighting(error), of: image.id)
+  private func serveAgain(_ id: ImageID, _ exports: [Export]) async {
+    let serving = service.serving
+    let failure = try? await serving.lock.alone(with: .image(id)) {
+      // It may have been detached meanwhile.
+      guard let image = try ledger.read({ try $0.image(id) }) else { return nil as DomainError? }
+      let failure = await serving.attachAgain(image)
+      let obstacles = failure.map { [id: "its image couldn't be attached: \($0.detail)"] } ?? [:]
+      for export in exports { await serving.open(export.id, obstacles: obstacles) }
+      return failure
     }
+    guard let failure = failure ?? nil else { return }
+    service.logger.warning("an image can't be attached", metadata: ["image": "\(id)", "error": "\(failure)"])
+    if failure.code == .imageLocked { serving.attachWhenUnlocked(id) }
+  }
+}
+
+extension BackupService {
+  /// The first look at an image since the start; its jobs may start afterwards.
+  func look(at image: Image) async {
+    do {
+      let inspection = try await engine.inspect(image.location)
+      await note(.found(virtualSize: inspection.virtualSize), of: image.id)
+    } catch {
+      if !Task.isCancelled {
+        logger.warning("an image can't be opened", metadata: ["image": "\(image.name)", "error": "\(error)"])
+        await note(ImageSighting(error), of: image.id)
+      }
+    }
+    await queue.seen(.image(image.id))
   }
 }
 

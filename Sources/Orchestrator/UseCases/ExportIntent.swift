@@ -43,6 +43,14 @@ struct ExportIntent: Sendable {
     try requireNoOpponents(in: catalog)
   }
 
+  /// What the export shows.
+  var served: ExportSource {
+    switch source {
+    case .image(let image, _): .image(image.id)
+    case .backup(let stored): .backup(stored.backup.id)
+    }
+  }
+
   /// What no job may touch while the export is made; once it is, its row keeps them from it.
   func claims(in catalog: any CatalogReading) throws -> [JobClaim] {
     switch source {
@@ -52,13 +60,8 @@ struct ExportIntent: Sendable {
   }
 
   func export(_ id: ExportID, at now: Date) -> Export {
-    let source: ExportSource =
-      switch self.source {
-      case .image(let image, _): .image(image.id)
-      case .backup(let stored): .backup(stored.backup.id)
-      }
-    return Export(
-      id: id, name: draft.name, source: source, isReadOnly: isReadOnly, listen: draft.listen, tls: draft.tls,
+    Export(
+      id: id, name: draft.name, source: served, isReadOnly: isReadOnly, listen: draft.listen, tls: draft.tls,
       offersAllocationDepth: draft.offersAllocationDepth, createdAt: now)
   }
 

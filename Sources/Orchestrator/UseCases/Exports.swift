@@ -2,7 +2,7 @@ import Foundation
 import Logging
 import Model
 
-// How an export is made and ended, one at a time:
+// How an export is made and ended, one at a time for each image and backup:
 //
 // X1. The rows are checked, the engine serves, then one transaction checks again and writes the export with its image.
 //     What it refuses is taken back: the export, then the image that was attached for it.
@@ -49,7 +49,7 @@ extension BackupService {
     let intent: @Sendable (any CatalogReading) throws -> ExportIntent = { try ExportIntent(draft, limits, in: $0) }
     return try await answering(terms) {
       if terms.dryRun { return .planned(try ledger.read { try intent($0).plan }) }
-      return try await serving.lock.alone {
+      return try await serving.lock.aloneWithFound({ try ledger.read { try intent($0).served } }) {
         let claims = try ledger.read { try intent($0).claims(in: $0) }
         return try await queue.holding(ClaimHold(claims: claims, words: "the making of export '\(draft.name)'")) {
           // A job that was committed before the hold is in the rows by now.
@@ -69,7 +69,7 @@ extension BackupService {
         let doom = try ledger.read { try ExportDoom(reference, terms, in: $0) }
         return .planned(try plan(doom, removal))
       }
-      return try await serving.lock.alone {
+      return try await serving.lock.aloneWithFound({ try ledger.read { try find(reference, in: $0).source } }) {
         let doom = try ledger.read { try ExportDoom(reference, terms, in: $0) }
         let hold = ClaimHold(claims: doom.claims, words: "the deletion of export '\(doom.export.name)'")
         return try await queue.holding(hold) { try await end(doom, removal, terms) }

@@ -34,7 +34,8 @@ struct ServerRoutes {
   @Sendable private func server(_ call: Call) throws -> HTTPResponse {
     try JSONAnswer.ok(
       ServerDocument(
-        version: version, ioBackend: service.ioBackend, startedAt: service.startedAt, limits: service.limits),
+        version: version, ioBackend: service.ioBackend, startedAt: service.startedAt, limits: service.limits,
+        isProbing: service.isProbing),
       to: call)
   }
 
@@ -91,6 +92,7 @@ struct ServerDocument: JSONWritable {
   let ioBackend: String
   let startedAt: Date
   let limits: ServiceLimits
+  let isProbing: Bool
 
   func write(to json: inout JSONWriter) {
     json.object { json in
@@ -101,6 +103,7 @@ struct ServerDocument: JSONWritable {
       json.member("startedAt", startedAt)
       json.member("backupKinds", BackupKind.allCases)
       json.member("imageFormats", DiskFormat.allCases)
+      json.member("probing", isProbing)
       json.member("concurrentJobs", limits.concurrentJobs)
       json.member("queuedJobs", limits.queuedJobs)
       json.member("imagesPerBackup", limits.imagesPerBackup)
