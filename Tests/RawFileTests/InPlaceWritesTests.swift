@@ -1,5 +1,6 @@
 import BlockCore
 import BlockTesting
+import Descriptors
 import EventLoops
 import Foundation
 import Testing
