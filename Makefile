@@ -12,6 +12,9 @@ APT_BENCH := $(APT_SAMPLE) python3 qemu-system-common libnbd-bin time nbdkit fio
 SWIFT_FLAGS := --explicit-target-dependency-import-check error
 BINARY   := .build/release/cobweb
 VENV     := .build-venv
+# The newest QEMU and libnbd, which the tests ask beside the installed ones; `make clean` has them fetched anew.
+NEWEST   := .build-newest
+export NEWEST_TOOLS := $(abspath $(NEWEST)/bin)
 LOCAL    := local
 TEST_EFFORT ?= 1
 export TEST_EFFORT
@@ -25,7 +28,7 @@ apt = missing=(); for p in $(1); do dpkg-query -W -f '$${Status}' "$$p" 2>/dev/n
 ESSENCE := awk '/Test run with/ || !/^(◇|✔|↳)/'
 
 .PHONY: help build run test test-swift test-end-to-end test-long fuzz demo bench bench-full bench-nbd lint format clean
-.PHONY: install-build install-sample install-test install-bench
+.PHONY: install-build install-sample install-test install-bench newest-tools
 
 help:
 	@echo 'make run    build and serve with the example configuration and a sample image'
@@ -54,18 +57,24 @@ $(LOCAL)/images/sample.qcow2: | install-sample
 
 test: lint test-swift test-end-to-end
 
-test-swift: install-build install-test
+test-swift: install-build install-test newest-tools
 	swift build --build-tests $(SWIFT_FLAGS)
 	@# One room at a time: within a room tests run side by side, and many start programs or block threads.
 	@set -e; for room in $(notdir $(wildcard Tests/*Tests)); do \
 	  echo "== $$room"; swift test --skip-build --disable-xctest --filter "^$$room\." 2>&1 | $(ESSENCE); done
 
-test-end-to-end: build install-test $(VENV)/ready
+test-end-to-end: build install-test newest-tools $(VENV)/ready
 	COBWEB=$(abspath $(BINARY)) $(VENV)/bin/pytest -q Tests/EndToEnd
 
 $(VENV)/ready: Tests/EndToEnd/requirements.txt | install-test
 	/usr/bin/python3 -m venv $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+newest-tools: $(NEWEST)/ready
+
+$(NEWEST)/ready: Tests/newest-tools
+	Tests/newest-tools $(NEWEST)
 	@touch $@
 
 # Longer seeded stories, and the qcow2 room under AddressSanitizer. LeakSanitizer would find the runtime's own.
@@ -77,7 +86,7 @@ test-long: test-swift
 	$(ASAN) --filter '^Qcow2Tests\.' 2>&1 | $(ESSENCE)
 
 # Mutated qcow2 images and NBD conversations under AddressSanitizer.
-fuzz: install-build install-test
+fuzz: install-build install-test newest-tools
 	@set -e; for room in Qcow2Tests NBDTests; do \
 	  FUZZ_SECONDS=$(FUZZ_SECONDS) $(ASAN) --filter "^$$room\.FuzzTests" 2>&1 | $(ESSENCE); done
 

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+import images
 from server import Server
 
 
@@ -48,9 +49,23 @@ def any_backend_server(request, start):
     return running
 
 
+@pytest.fixture(params=images.VERSIONS)
+def each_version(request, monkeypatch):
+    """Has the test use each version of QEMU and libnbd."""
+    monkeypatch.setattr(images, "version", request.param)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not images.HAS_NEWEST:
+        terminalreporter.write_line(
+            "NOT TESTED WITH THE NEWEST QEMU: run `make newest-tools` first, or use `make test`.", red=True)
+
+
 def pytest_sessionstart(session):
     missing = [tool for tool in ("qemu-img", "qemu-io", "qemu-nbd", "e2fsck", "curl", "openssl")
                if not shutil.which(tool, path="/usr/bin:/bin:/usr/sbin:/sbin")]
+    if images.HAS_NEWEST:
+        missing += [path for path in (images.program(tool, "newest") for tool in images.TOOLS) if not shutil.which(path)]
     if missing:
         pytest.exit(f"the tests need {', '.join(missing)}: run them with `make test`", returncode=1)
 

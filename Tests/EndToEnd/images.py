@@ -1,12 +1,27 @@
-"""Disk images made, changed and judged by QEMU's tools."""
+"""Disk images made, changed and judged by QEMU's tools.
+
+Two versions of them judge: the installed one, and the newest that Debian has, which `make newest-tools` brings. The
+fixture `each_version` chooses the one that a test makes and changes images with.
+"""
+import os
 import pathlib
 import subprocess
 
 MIB = 1 << 20
+TOOLS = ("qemu-img", "qemu-io", "qemu-nbd", "nbdinfo", "nbdcopy")
+NEWEST = pathlib.Path(os.environ.get("NEWEST_TOOLS") or pathlib.Path(__file__).parents[2] / ".build-newest/bin")
+HAS_NEWEST = "NEWEST_TOOLS" in os.environ or (NEWEST.parent / "ready").exists()
+VERSIONS = ["installed", "newest"] if HAS_NEWEST else ["installed"]
+version = "installed"
 
 
-def run(*command, **kwargs):
-    return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True,
+def program(name, of=None):
+    """The path of a tool in a version, by default the test's."""
+    return str(NEWEST / name) if (of or version) == "newest" and name in TOOLS else name
+
+
+def run(name, *arguments, of=None, **kwargs):
+    return subprocess.run([program(name, of), *map(str, arguments)], check=True, capture_output=True, text=True,
                           timeout=120, **kwargs)
 
 
@@ -38,16 +53,21 @@ def file_system(path, size="192M"):
 
 
 def same(first, first_format, second, second_format):
-    """True if a guest sees the same bytes in both."""
-    answer = subprocess.run(["qemu-img", "compare", "-q", "-f", first_format, "-F", second_format,
-                             str(first), str(second)], capture_output=True, text=True, timeout=120)
-    assert answer.returncode in (0, 1), answer.stderr
-    return answer.returncode == 0
+    """True if a guest sees the same bytes in both, in every version of QEMU."""
+    codes = set()
+    for judge in VERSIONS:
+        answer = subprocess.run([program("qemu-img", judge), "compare", "-q", "-f", first_format, "-F", second_format,
+                                 str(first), str(second)], capture_output=True, text=True, timeout=120)
+        assert answer.returncode in (0, 1), answer.stderr
+        codes.add(answer.returncode)
+    assert len(codes) == 1, f"the versions of QEMU see {first} and {second} differently"
+    return codes == {0}
 
 
 def check(path):
-    """`qemu-img check` finds neither an error nor a leak."""
-    run("qemu-img", "check", "-q", "-f", "qcow2", path)
+    """`qemu-img check` of every version finds neither an error nor a leak."""
+    for judge in VERSIONS:
+        run("qemu-img", "check", "-q", "-f", "qcow2", path, of=judge)
 
 
 def stored_file(folder, backup):

@@ -4,7 +4,7 @@ import socket
 import subprocess
 import time
 
-from images import run
+from images import program, run
 
 START_SECONDS = 20
 
@@ -24,7 +24,8 @@ def io(uri, *commands):
 def refuses(uri, *commands):
     """True if qemu-io can't do it."""
     arguments = [part for command in commands for part in ("-c", command)]
-    answer = subprocess.run(["qemu-io", "-f", "raw", uri, *arguments], capture_output=True, text=True, timeout=60)
+    answer = subprocess.run([program("qemu-io"), "-f", "raw", uri, *arguments],
+                            capture_output=True, text=True, timeout=60)
     return answer.returncode != 0
 
 
@@ -52,7 +53,7 @@ class QemuNBD:
         self.path = path
         self.uri = f"nbd+unix:///?socket={path}"
         self.process = subprocess.Popen(
-            ["qemu-nbd", "-f", format, "-k", str(path), "--persistent", "--shared=8", *options, str(image)],
+            [program("qemu-nbd"), "-f", format, "-k", str(path), "--persistent", "--shared=8", *options, str(image)],
             stdin=subprocess.DEVNULL)
         wait_for_socket(path, self.process)
 
@@ -72,8 +73,8 @@ class Guest:
                    f"file.export={export},file.reconnect-delay={reconnect_delay}")
         # It waits for input on the descriptor: a line that is buffered already would lie there unseen.
         self.process = subprocess.Popen(
-            ["stdbuf", "-i0", "-oL", "qemu-io", "--image-opts", options], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, bufsize=1)
+            ["stdbuf", "-i0", "-oL", program("qemu-io"), "--image-opts", options], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1)
 
     def __enter__(self):
         return self

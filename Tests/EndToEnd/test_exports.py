@@ -38,13 +38,15 @@ def export_backup(server, workspace, backup, name="look", **more):
         "listen": {"unix": str(socket_of(workspace, name))}, **more}).json()
 
 
+@pytest.mark.usefixtures("each_version")
 def test_a_guest_writes_to_its_disk(server, workspace, disk):
     export = export_image(server, workspace)
     assert server.get("/images/vm1")["state"] == "attached"
     assert nbd_tools.info(export["uri"])["export-size"] == 64 << 20
     assert stat.S_IMODE(os.stat(socket_of(workspace)).st_mode) == 0o660
     nbd_tools.io(export["uri"], "write -P 77 30M 3M", "flush", "read -P 77 30M 3M", "read -P 1 0 1M")
-    locked = subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write 0 512", disk], capture_output=True, timeout=60)
+    locked = subprocess.run([images.program("qemu-io"), "-f", "qcow2", "-c", "write 0 512", disk],
+                            capture_output=True, timeout=60)
     assert locked.returncode != 0 and b"lock" in locked.stderr
 
     server.expect(204, "DELETE", "/exports/vm1")
@@ -54,6 +56,7 @@ def test_a_guest_writes_to_its_disk(server, workspace, disk):
     images.check(disk)
 
 
+@pytest.mark.usefixtures("each_version")
 def test_qemu_img_copies_an_export_and_nbdcopy_fills_it(server, workspace, disk):
     export = export_image(server, workspace)
     copy = workspace / "copy.raw"
@@ -94,6 +97,7 @@ def test_what_would_harm_an_attached_image_is_refused(server, workspace, disk):
         "target": {"kind": "image", "image": "vm1"}, "confirm": "vm1"})
 
 
+@pytest.mark.usefixtures("each_version")
 def test_a_look_inside_a_backup(server, workspace, disk):
     backup = server.back_up()
     before = workspace / "before.raw"
@@ -132,6 +136,7 @@ def test_two_exports_share_a_port(server, workspace, disk):
     assert images.same(f"nbd://127.0.0.1:{port}/vm1", "raw", f"nbd://127.0.0.1:{port}/look", "raw")
 
 
+@pytest.mark.usefixtures("each_version")
 def test_figures_are_live(server, workspace, disk):
     export = export_image(server, workspace)
     with nbd_tools.Guest(socket_of(workspace), "vm1") as guest:
@@ -153,6 +158,7 @@ def test_figures_are_live(server, workspace, disk):
     images.check(disk)
 
 
+@pytest.mark.usefixtures("each_version")
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_guest_survives_a_restart_of_the_server(start, workspace, end):
     server = start()
@@ -179,7 +185,8 @@ def test_a_guest_survives_a_restart_of_the_server(start, workspace, end):
     assert server.get("/images/vm1")["state"] == "attached"
     server.expect(204, "DELETE", "/exports/vm1?mode=hard")
     images.qemu_io(path, "qcow2", "read -P 11 0 4M", "read -P 12 8M 4M")
-    leaks_only = subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", str(path)], timeout=60).returncode
+    leaks_only = subprocess.run([images.program("qemu-img"), "check", "-q", "-f", "qcow2", str(path)],
+                                timeout=60).returncode
     assert leaks_only in ((0, 3) if end == "kill" else (0,))
 
 
@@ -277,6 +284,7 @@ def test_a_dry_run_and_a_repeated_request_make_one_export(server, workspace, dis
     assert first["id"] == again["id"] and len(server.get("/exports")["items"]) == 1
 
 
+@pytest.mark.usefixtures("each_version")
 def test_an_export_with_pre_shared_keys(start, workspace):
     key = "0123456789abcdef0123456789abcdef"
     keys = workspace / "keys.psk"
@@ -295,11 +303,11 @@ def test_an_export_with_pre_shared_keys(start, workspace):
     copy = workspace / "copy.raw"
     images.run("nbdcopy", uri, copy)
     assert images.same(path, "raw", copy, "raw")
-    plain = subprocess.run(["nbdinfo", f"nbd://127.0.0.1:{port}/vm1"], capture_output=True, timeout=60)
+    plain = subprocess.run([images.program("nbdinfo"), f"nbd://127.0.0.1:{port}/vm1"], capture_output=True, timeout=60)
     assert plain.returncode != 0
     wrong = workspace / "wrong.psk"
     wrong.write_text(f"alice:{key[::-1]}\n")
-    stranger = subprocess.run(["nbdinfo", f"nbds://alice@127.0.0.1:{port}/vm1?tls-psk-file={wrong}"],
+    stranger = subprocess.run([images.program("nbdinfo"), f"nbds://alice@127.0.0.1:{port}/vm1?tls-psk-file={wrong}"],
                               capture_output=True, timeout=60)
     assert stranger.returncode != 0
 

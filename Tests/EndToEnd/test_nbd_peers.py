@@ -11,6 +11,7 @@ def peer(workspace):
     return workspace / "peer.sock"
 
 
+@pytest.mark.usefixtures("each_version")
 def test_an_export_of_qemu_nbd_is_backed_up(start, workspace, peer):
     server = start(nbdPeers=[f"unix:{peer}"])
     server.make_repository()
@@ -28,6 +29,7 @@ def test_an_export_of_qemu_nbd_is_backed_up(start, workspace, peer):
     assert job["state"] == "failed", "the peer is gone"
 
 
+@pytest.mark.usefixtures("each_version")
 @pytest.mark.parametrize("is_zero", [False, True])
 def test_a_backup_is_restored_to_qemu_nbd(start, workspace, peer, is_zero):
     server = start(nbdPeers=[f"unix:{peer}"])

@@ -93,9 +93,11 @@ def test_backing_without_a_format_is_refused(server, workspace):
         "name": "vm1", "source": {"kind": "file", "path": str(source)}, "format": "qcow2"})
 
 
+@pytest.mark.usefixtures("each_version")
 def test_image_that_qemu_writes_is_refused_with_the_reason(server, workspace, image):
     sock = workspace / "run/q.sock"
-    guest = subprocess.Popen(["qemu-nbd", "-t", "-f", "qcow2", "-k", str(sock), str(workspace / "images/vm1.qcow2")])
+    guest = subprocess.Popen([images.program("qemu-nbd"), "-t", "-f", "qcow2", "-k", str(sock),
+                              str(workspace / "images/vm1.qcow2")])
     try:
         for _ in range(200):
             if sock.exists():

@@ -1,3 +1,4 @@
+import BlockTesting
 import Engine
 import EventLoops
 import Foundation
@@ -7,7 +8,7 @@ import Testing
 
 /// What NBD clients see of images, as they would use them: the clients are QEMU's and libnbd's own.
 struct ExportTests {
-  @Test(arguments: TestEngine.backends)
+  @Test(.eachToolVersion, arguments: TestEngine.backends)
   func writesThroughAnExportLandInTheImage(_ backend: IOBackend) async throws {
     try await withEngine(backend: backend) { test in
       let qcow2 = try test.makeQcow2()
@@ -47,11 +48,11 @@ struct ExportTests {
     try await test.engine.withdraw(order.export, .safe)
     #expect(test.engine.activity(of: order.export) == nil)
     try await test.engine.detach(image)
-    try Tool.run("qemu-img", "compare", "-f", format, "-F", format, path, copy)
-    if location.format == .qcow2 { try Tool.run("qemu-img", "check", "-f", "qcow2", path) }
+    try Tool.judge("compare", "-f", format, "-F", format, path, copy)
+    if location.format == .qcow2 { try Tool.judge("check", "-f", "qcow2", path) }
   }
 
-  @Test func exportedBackupIsWhatWasBackedUp() async throws {
+  @Test(.eachToolVersion) func exportedBackupIsWhatWasBackedUp() async throws {
     try await withEngine { test in
       for byteCount: UInt64 in [3 << 20, 1_000_001, 511] {
         let source = test.images + "/\(byteCount).raw"
@@ -75,7 +76,7 @@ struct ExportTests {
     }
   }
 
-  @Test func exportOfAnImageThatIsNotAttachedKeepsWritersAway() async throws {
+  @Test(.eachToolVersion) func exportOfAnImageThatIsNotAttachedKeepsWritersAway() async throws {
     try await withEngine { test in
       let location = try test.makeQcow2()
       let path = location.source.place
@@ -99,7 +100,7 @@ struct ExportTests {
     }
   }
 
-  @Test func readOnlyExportOfAnAttachedImageSeesWhatIsWritten() async throws {
+  @Test(.eachToolVersion) func readOnlyExportOfAnAttachedImageSeesWhatIsWritten() async throws {
     try await withEngine { test in
       let image = ImageID()
       try await test.attach(try test.makeQcow2(), as: image)
@@ -157,7 +158,7 @@ struct ExportTests {
     }
   }
 
-  @Test func shutdownEndsClientsAndKeepsWhatTheyWrote() async throws {
+  @Test(.eachToolVersion) func shutdownEndsClientsAndKeepsWhatTheyWrote() async throws {
     let root = NSTemporaryDirectory() + "cobweb-engine-\(ULID())"
     let location = try await { () async throws -> ImageLocation in
       let test = try await TestEngine(root: root)
@@ -176,6 +177,6 @@ struct ExportTests {
     defer { try? FileManager.default.removeItem(atPath: root) }
     let answer = try Tool.run("qemu-io", "-f", "qcow2", "-c", "read -P 9 128k 64k", location.source.place)
     #expect(!answer.contains("failed"))
-    try Tool.run("qemu-img", "check", "-f", "qcow2", location.source.place)
+    try Tool.judge("check", "-f", "qcow2", location.source.place)
   }
 }

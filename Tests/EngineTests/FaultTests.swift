@@ -76,7 +76,7 @@ struct FaultTests {
         let expected = isPublished ? ["back.\(format)", "vm.raw"] : ["vm.raw"]
         #expect(TestEngine.files(beneath: test.images) == expected, "call \(call)")
         if isPublished {
-          try Tool.run("qemu-img", "compare", "-f", "raw", "-F", format.rawValue, source, target)
+          try Tool.judge("compare", "-f", "raw", "-F", format.rawValue, source, target)
           try FileManager.default.removeItem(atPath: target)
         }
         guard plan.wasHit else {

@@ -1,3 +1,4 @@
+import BlockTesting
 import EventLoops
 import Foundation
 import Glibc
@@ -12,7 +13,7 @@ final class PeerProcess {
   init(_ program: String, _ arguments: [String]) async throws {
     let process = process
     process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-    process.arguments = [program] + arguments
+    process.arguments = [ToolVersion.current.path(of: program)] + arguments
     process.standardInput = input
     process.standardOutput = FileHandle.nullDevice
     process.standardError = FileHandle.nullDevice

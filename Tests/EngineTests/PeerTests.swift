@@ -1,3 +1,4 @@
+import BlockTesting
 import Engine
 import EventLoops
 import Foundation
@@ -29,7 +30,7 @@ struct PeerTests {
 
   // MARK: Sources
 
-  @Test(arguments: TestEngine.backends)
+  @Test(.eachToolVersion, arguments: TestEngine.backends)
   func exportOfAnotherServerIsBackedUpAsItIs(_ backend: IOBackend) async throws {
     try await withPeers { test, socket in
       let source = test.root + "/source.raw"
@@ -48,7 +49,7 @@ struct PeerTests {
         let made = try await test.backUp(record(socket, format), control: control)
         #expect(control.messages.contains { $0.level == .warning && $0.message.contains("nothing can prove") })
         #expect(try await test.verify(made.place).findings == [])
-        try Tool.run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", source, made.dataPath)
+        try Tool.judge("compare", "-f", "raw", "-F", "qcow2", source, made.dataPath)
         let order = test.order("again", .image(location))
         try await test.engine.export(order)
         try await Tool.runAside("qemu-img", ["compare", "-f", "raw", "-F", "raw", source, test.uri(order)])
@@ -84,7 +85,7 @@ struct PeerTests {
     }
   }
 
-  @Test func remoteImageThatNamesFilesIsRefused() async throws {
+  @Test(.eachToolVersion) func remoteImageThatNamesFilesIsRefused() async throws {
     try await withPeers { test, socket in
       let (backing, data) = (test.images + "/backing.qcow2", test.images + "/data.qcow2")
       try SampleImage.raw(at: test.images + "/base.raw", byteCount: 1 << 20, seed: 1)
@@ -154,7 +155,7 @@ struct PeerTests {
     #expect(!isAllowed("nbd://example.org/x") && !isAllowed("nbd://localhost/x"))
   }
 
-  @Test func peerWithTLSIsMetWithTheConfiguredKey() async throws {
+  @Test(.eachToolVersion) func peerWithTLSIsMetWithTheConfiguredKey() async throws {
     let root = NSTemporaryDirectory() + "cobweb-engine-\(ULID())"
     defer { try? FileManager.default.removeItem(atPath: root) }
     try FileManager.default.createDirectory(atPath: root + "/tls", withIntermediateDirectories: true)
@@ -207,7 +208,7 @@ struct PeerTests {
     }
   }
 
-  @Test func restoreOverNBDLeavesExactlyTheBackup() async throws {
+  @Test(.eachToolVersion) func restoreOverNBDLeavesExactlyTheBackup() async throws {
     try await withBackup { test, made, source, socket in
       let target = test.root + "/target.raw"
       for isZero in [true, false] {

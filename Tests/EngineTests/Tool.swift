@@ -1,7 +1,8 @@
+import BlockTesting
 import Foundation
 import Glibc
 
-/// A program that is run as a person would run it.
+/// A program that is run as a person would run it: of QEMU and libnbd the test's version.
 enum Tool {
   struct Failure: Error, CustomStringConvertible {
     let description: String
@@ -15,10 +16,12 @@ enum Tool {
   }
 
   @discardableResult
-  static func run(_ name: String, _ arguments: [String], expecting expected: Set<Int32> = [0]) throws -> String {
+  static func run(
+    _ name: String, _ arguments: [String], expecting expected: Set<Int32> = [0], version: ToolVersion = .current
+  ) throws -> String {
     let process = Process()
     process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-    process.arguments = [name] + arguments
+    process.arguments = [version.path(of: name)] + arguments
     let output = Pipe()
     process.standardOutput = output
     process.standardError = output
@@ -38,12 +41,18 @@ enum Tool {
   static func runAside(_ name: String, _ arguments: [String], expecting expected: Set<Int32> = [0]) async throws
     -> String
   {
-    try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<String, any Error>) in
+    let version = ToolVersion.current
+    return try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<String, any Error>) in
       Thread {
         allowSignals()
-        continuation.resume(with: Result { try run(name, arguments, expecting: expected) })
+        continuation.resume(with: Result { try run(name, arguments, expecting: expected, version: version) })
       }.start()
     }
+  }
+
+  /// Has every version of qemu-img check or compare images, each of which must succeed.
+  static func judge(_ arguments: String...) throws {
+    for version in ToolVersion.available { try run("qemu-img", arguments, version: version) }
   }
 
   /// Swift's own threads block all signals, which programs that are started on them inherit.

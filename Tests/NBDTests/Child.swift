@@ -1,3 +1,4 @@
+import BlockTesting
 import Foundation
 import Glibc
 import Locks
@@ -20,13 +21,14 @@ final class Child: Sendable {
   /// Starts `program` with no signal blocked (Swift's own threads block all of them, which it would inherit), from a
   /// thread that outlives it, as nbdkit asks the kernel to be told when that ends.
   /// - Parameters:
-  ///   - program: a path, or a name in /usr/bin.
+  ///   - program: a path, or a name, of which the test's version is started.
   ///   - output: the file that takes what it says; nil: nobody hears it. `errors` alike.
   static func start(
     _ program: String, _ arguments: [String], output: String? = nil, errors: String? = nil
   ) async throws -> Child {
     let child = Child()
-    let path = program.hasPrefix("/") ? program : "/usr/bin/\(program)"
+    let found = ToolVersion.current.path(of: program)
+    let path = found.hasPrefix("/") ? found : "/usr/bin/\(found)"
     try await withCheckedThrowingContinuation { (started: CheckedContinuation<Void, any Error>) in
       Thread {
         let code = child.spawn(path, arguments, output ?? "/dev/null", errors ?? "/dev/null")

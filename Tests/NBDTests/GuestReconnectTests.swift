@@ -8,7 +8,7 @@ import Testing
 
 /// QEMU as a client with `reconnect-delay`, as a guest's disk has it, while our server goes away and comes back: no
 /// request of the guest fails, and nothing that was answered is lost.
-@Suite struct GuestReconnectTests {
+@Suite(.eachToolVersion) struct GuestReconnectTests {
   /// A device and the socket at which one server after the other serves it. Some writes are held until their server is
   /// on its way down: they are carried out and never answered.
   private final class Disk: Sendable {

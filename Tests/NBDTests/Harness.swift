@@ -117,11 +117,12 @@ struct Tool: Sendable {
   let output: String
   let errors: String
 
-  /// Runs `program` of /usr/bin to its end, at most for `seconds`.
+  /// Runs `program`, of the test's version, to its end, at most for `seconds`.
   static func run(_ program: String, _ arguments: [String], seconds: Int = 40) async throws -> Tool {
     let folder = try TemporaryFolder()
     let child = try await Child.start(
-      "timeout", ["--kill-after=5", "\(seconds)", program] + arguments, output: folder.file("out"),
+      "timeout", ["--kill-after=5", "\(seconds)", ToolVersion.current.path(of: program)] + arguments,
+      output: folder.file("out"),
       errors: folder.file("err"))
     let status = await child.untilEnded()
     return Tool(

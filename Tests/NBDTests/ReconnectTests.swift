@@ -58,7 +58,7 @@ import Testing
     await loops.shutdown()
   }
 
-  @Test func qemuNBDKilledUnderAReconnectingClientLosesNothing() async throws {
+  @Test(.eachToolVersion) func qemuNBDKilledUnderAReconnectingClientLosesNothing() async throws {
     let folder = try TemporaryFolder()
     let path = folder.file("nbd")
     try SparseImage(byteCount: 1 << 20).dump(to: folder.file("disk.raw"))

@@ -120,7 +120,7 @@ struct Certificates: Sendable {
     }
   }
 
-  @Test func sharedKeys() async throws {
+  @Test(.eachToolVersion) func sharedKeys() async throws {
     let certificates = try await Certificates.shared.value
     let server = try TLSServerCredentials(preSharedKeyFile: certificates.keyFile)
     try await withSecureWorld(.required(server)) { world, port in
@@ -137,7 +137,7 @@ struct Certificates: Sendable {
     }
   }
 
-  @Test func libnbdAndQEMUGetInWithCertificates() async throws {
+  @Test(.eachToolVersion) func libnbdAndQEMUGetInWithCertificates() async throws {
     let certificates = try await Certificates.shared.value
     try await withSecureWorld(.required(try certificates.server())) { world, port in
       let copy = world.folder.file("copy")
@@ -222,7 +222,7 @@ struct Certificates: Sendable {
     }
   }
 
-  @Test func ourClientReadsAndWritesASecuredQemuNBD() async throws {
+  @Test(.eachToolVersion) func ourClientReadsAndWritesASecuredQemuNBD() async throws {
     let certificates = try await Certificates.shared.value
     let folder = try TemporaryFolder()
     try SparseImage(byteCount: 1 << 20).dump(to: folder.file("disk"))

@@ -7,7 +7,7 @@ import Testing
 
 /// The server as the tools that people use see it.
 @Suite struct ToolTests {
-  @Test func nbdinfoTellsWhatAnExportIs() async throws {
+  @Test(.eachToolVersion) func nbdinfoTellsWhatAnExportIs() async throws {
     try await withWorld { world in
       var options = NBDExport.Options()
       options.description = "the first disk"
@@ -40,7 +40,7 @@ import Testing
     }
   }
 
-  @Test func nbdinfoMapsEveryContext() async throws {
+  @Test(.eachToolVersion) func nbdinfoMapsEveryContext() async throws {
     try await withWorld { world in
       var image = SparseImage(byteCount: 1 << 20)
       image.write([UInt8](repeating: 1, count: 8192).span.bytes, at: 65536)
@@ -68,7 +68,7 @@ import Testing
     (json as? [[String: Any]] ?? []).map { [$0["offset"], $0["length"], $0["type"]].compactMap { $0 as? Int } }
   }
 
-  @Test(arguments: [1, 4]) func nbdcopyBringsAnImageOutAndIn(_ connections: Int) async throws {
+  @Test(.eachToolVersion, arguments: [1, 4]) func nbdcopyBringsAnImageOutAndIn(_ connections: Int) async throws {
     let image = sampleImage(12 << 20)
     try await withWorld { world in
       let source = MemoryDevice(image)
@@ -88,7 +88,7 @@ import Testing
     }
   }
 
-  @Test func qemuImgConvertsComparesAndMaps() async throws {
+  @Test(.eachToolVersion) func qemuImgConvertsComparesAndMaps() async throws {
     let image = sampleImage(8 << 20)
     try await withWorld { world in
       try world.publish(MemoryDevice(image))
@@ -115,7 +115,7 @@ import Testing
     }
   }
 
-  @Test func dirtyBitmapShowsInQemuImgMap() async throws {
+  @Test(.eachToolVersion) func dirtyBitmapShowsInQemuImgMap() async throws {
     try await withWorld { world in
       var options = NBDExport.Options()
       options.contexts = [AllocationContext(), EvenBlocks()]
@@ -129,7 +129,7 @@ import Testing
     }
   }
 
-  @Test func qemuIOWritesZeroesTrimsAndVerifies() async throws {
+  @Test(.eachToolVersion) func qemuIOWritesZeroesTrimsAndVerifies() async throws {
     try await withWorld { world in
       let export = try world.publish(MemoryDevice(byteCount: 4 << 20))
       let output = try await Tool.check(
@@ -189,7 +189,7 @@ import Testing
   }
 
   /// Over TCP, and from one export straight to another.
-  @Test func nbdcopyGoesFromExportToExport() async throws {
+  @Test(.eachToolVersion) func nbdcopyGoesFromExportToExport() async throws {
     let image = sampleImage(6 << 20)
     try await withWorld(address: .ip(host: "127.0.0.1", port: 0)) { world in
       guard case .ip(_, let port) = world.listener.address else { return }
@@ -205,7 +205,7 @@ import Testing
     }
   }
 
-  @Test func nbdinfoAnswersSingleQuestions() async throws {
+  @Test(.eachToolVersion) func nbdinfoAnswersSingleQuestions() async throws {
     try await withWorld { world in
       try world.publish(MemoryDevice(byteCount: 3 << 20))
       var options = NBDExport.Options()

@@ -7,7 +7,7 @@ import Testing
 
 /// Images whose guest data lie in a file of their own.
 @Suite struct DataFileTests {
-  @Test(arguments: ["", ",data_file_raw=on"])
+  @Test(.eachToolVersion, arguments: ["", ",data_file_raw=on"])
   func imageWithoutItsDataFileIsRefusedByName(options: String) async throws {
     let folder = try TemporaryFolder()
     let (path, data) = (folder.file("image"), folder.file("data"))
@@ -75,7 +75,7 @@ import Testing
     }
   }
 
-  @Test(arguments: [false, true])
+  @Test(.eachToolVersion, arguments: [false, true])
   func rawDataFileAlwaysHoldsTheGuestsBytes(resizes: Bool) async throws {
     let folder = try TemporaryFolder()
     let (path, data) = (folder.file("image"), folder.file("data"))

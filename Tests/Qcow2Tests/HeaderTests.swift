@@ -120,7 +120,7 @@ import Testing
     }
   }
 
-  @Test func qemuImagesThatAreNotSupportedAreRefusedByName() async throws {
+  @Test(.eachToolVersion) func qemuImagesThatAreNotSupportedAreRefusedByName() async throws {
     let folder = try TemporaryFolder()
     let secret = folder.file("secret")
     try Data("key".utf8).write(to: URL(fileURLWithPath: secret))
@@ -145,7 +145,7 @@ import Testing
     }
   }
 
-  @Test func descriptionListsSnapshotsAndBitmaps() async throws {
+  @Test(.eachToolVersion) func descriptionListsSnapshotsAndBitmaps() async throws {
     let folder = try TemporaryFolder()
     let path = folder.file("image")
     try Qemu.image("create", "-q", "-f", "qcow2", path, "1M")

@@ -49,7 +49,7 @@ import Testing
     Variant(version: 3, clusterByteCount: 2 << 20, depth: 1, hasSubclusters: true, byteCount: (9 << 20) + 512),
   ]
 
-  @Test(arguments: variants)
+  @Test(.eachToolVersion, arguments: variants)
   func imageMadeByQemuReadsTheSame(_ variant: Variant) async throws {
     let folder = try TemporaryFolder()
     let path = try Self.make(variant, in: folder, random: SeededRandom(seed: 11))
@@ -128,7 +128,7 @@ import Testing
     return commands
   }
 
-  @Test(arguments: ["zlib", "zstd"])
+  @Test(.eachToolVersion, arguments: ["zlib", "zstd"])
   func imageCompressedByQemuReadsTheSame(compression: String) async throws {
     let folder = try TemporaryFolder()
     var random = SeededRandom(seed: 5)

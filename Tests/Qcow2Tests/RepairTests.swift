@@ -104,7 +104,7 @@ import Testing
   }
 
   /// QEMU with lazy refcounts, killed: counts are missing and the image is marked dirty.
-  @Test(arguments: ["cluster_size=4096", "cluster_size=65536", "cluster_size=16384,extended_l2=on"])
+  @Test(.eachToolVersion, arguments: ["cluster_size=4096", "cluster_size=65536", "cluster_size=16384,extended_l2=on"])
   func dirtyImageIsRepairedWhenOpened(options: String) async throws {
     let folder = try TemporaryFolder()
     let path = folder.file("image")

@@ -115,7 +115,7 @@ import Testing
     }
   }
 
-  @Test(arguments: variants)
+  @Test(.eachToolVersion, arguments: variants)
   func qemuRevertsToTheSnapshotThatWeWorkedBeside(options: String) async throws {
     let folder = try TemporaryFolder()
     let (path, before) = try Self.make(options, folder)

@@ -57,7 +57,7 @@ import Testing
     #expect(try Qemu.guestBytes(path) == story.model.bytes, "seed \(seed)")
   }
 
-  /// Alternating with QEMU on one file.
+  /// Alternating with QEMU's versions on one file.
   @Test(
     arguments: [512, 65536],
     ["", ",extended_l2=on", ",lazy_refcounts=on", ",data_file=data", ",data_file=data,data_file_raw=on"])
@@ -70,8 +70,10 @@ import Testing
       "create", "-q", "-f", "qcow2", "-o",
       "cluster_size=\(clusterByteCount)" + options.replacing("=data", with: "=" + data), path, "1M")
     for round in 0..<3 {
-      try Qemu.io(
-        path, ["write -P \(round + 1) \(round * 99840) 150000", "discard 131072 65536", "write -z 300544 7680"])
+      try ToolVersion.$current.withValue(.ofTurn(round)) {
+        try Qemu.io(
+          path, ["write -P \(round + 1) \(round * 99840) 150000", "discard 131072 65536", "write -z 300544 7680"])
+      }
       var model = ByteModel(byteCount: 1 << 20)
       model.write(try Qemu.guestBytes(path), at: 0)
       let start = model
@@ -109,7 +111,7 @@ import Testing
     }
   }
 
-  @Test func version2ImageIsWrittenInItsOwnWay() async throws {
+  @Test(.eachToolVersion) func version2ImageIsWrittenInItsOwnWay() async throws {
     let folder = try TemporaryFolder()
     var random = SeededRandom(seed: 8)
     let base = random.bytes(700 * 512)
@@ -140,7 +142,7 @@ import Testing
     #expect(try Qemu.guestBytes(path) == expected)
   }
 
-  @Test func clustersOfSnapshotsAreNotTouched() async throws {
+  @Test(.eachToolVersion) func clustersOfSnapshotsAreNotTouched() async throws {
     let folder = try TemporaryFolder()
     let path = folder.file("image.qcow2")
     try Qemu.image("create", "-q", "-f", "qcow2", "-o", "cluster_size=4096", path, "4M")

@@ -73,9 +73,10 @@ final class Tool {
     posix_spawnattr_setsigmask(&attributes, &noSignals)
     posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
     var process = pid_t()
-    var words = arguments.map { strdup($0) } + [nil]
+    let program = ToolVersion.current.path(of: arguments[0])
+    var words = ([program] + arguments.dropFirst()).map { strdup($0) } + [nil]
     defer { for word in words { free(word) } }
-    let result = posix_spawnp(&process, arguments[0], &actions, &attributes, &words, environ)
+    let result = posix_spawnp(&process, program, &actions, &attributes, &words, environ)
     try #require(result == 0, "\(arguments[0]) can't be started: \(String(cString: strerror(result)))")
     self.process = process
   }

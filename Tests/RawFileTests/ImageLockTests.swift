@@ -39,7 +39,7 @@ private final class QEMU {
 
 private let rights = [RawFile.Options(isReadOnly: true), RawFile.Options(isReadOnly: false)]
 
-@Suite struct ImageLockTests {
+@Suite(.eachToolVersion) struct ImageLockTests {
   private func makeImage(_ format: String = "qcow2") throws -> TemporaryFolder {
     let folder = try TemporaryFolder()
     try #require(try Tool.run("qemu-img", "create", "-f", format, folder.file("disk"), "1M").status == 0)
