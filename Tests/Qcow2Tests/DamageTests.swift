@@ -79,9 +79,10 @@ import Testing
       let places = try await Self.places(file)
       if let entry = damage.l1Entry { Self.store(damage.value, at: places.l1 + UInt64(entry) * 8, in: &file) }
       if let entry = damage.l2Entry { Self.store(damage.value, at: places.l2 + UInt64(entry) * 8, in: &file) }
-      let image = try await openImage(MemoryDevice(file))
+      if damage.l1Entry != nil { await #expect(throws: Qcow2Error.self) { try await openImage(MemoryDevice(file)) } }
+      let image = try await openImage(MemoryDevice(file), isReadOnly: damage.l1Entry != nil)
       for operation in ["read", "write", "zero"] {
-        if operation != "read", damage.message.contains("expanded") { continue }
+        if operation != "read", damage.l1Entry != nil || damage.message.contains("expanded") { continue }
         do throws(BlockError) {
           switch operation {
           case "read": _ = try await image.readBytes(100, at: 8192 + 7)

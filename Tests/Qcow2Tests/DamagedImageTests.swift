@@ -36,7 +36,7 @@ import Testing
       try await openImage(MemoryDevice(file), isReadOnly: true).close()
       await refused(name, text) { _ = try await openImage(MemoryDevice(file)) }
     case .read(let text):
-      try await fails(name, text, file) { _ = try await $0.readBytes(100, at: $1 + 7) }
+      try await fails(name, text, file, isReadOnly: true) { _ = try await $0.readBytes(100, at: $1 + 7) }
     case .write(let text):
       try await fails(name, text, file) { try await $0.writeBytes([1, 2, 3], at: $1 + 7) }
     case .zero(let text):
@@ -74,12 +74,12 @@ import Testing
   /// The operation fails, naming the place, and nothing in the file has changed; further tries fail as well.
   nonisolated(nonsending)
     private static func fails(
-      _ name: String, _ text: String, _ file: SparseImage,
+      _ name: String, _ text: String, _ file: SparseImage, isReadOnly: Bool = false,
       _ operation: nonisolated(nonsending) (Qcow2Image, UInt64) async throws -> Void
     ) async throws
   {
     let device = MemoryDevice(file)
-    let image = try await openImage(device)
+    let image = try await openImage(device, isReadOnly: isReadOnly)
     let second = UInt64(image.clusterByteCount) * (image.map.format.hasSubclusters ? 1 : 2)
     for number in 0..<2 {
       do {

@@ -149,26 +149,27 @@ extension DamagedImage {
   ]
 
   static let tables: [DamagedImage] = [
-    DamagedImage("L1 table is the refcount table", judged: false, .write("lies in the")) { file, p in
+    DamagedImage("L1 table is the refcount table", judged: false, .openToWrite("lies in the")) { file, p in
       file.put(p.table, at: 40)
     },
-    DamagedImage("L1 table is a refcount block", judged: false, .write("lies in the")) { file, p in
+    DamagedImage("L1 table is a refcount block", judged: false, .openToWrite("lies in the")) { file, p in
       file.put(p.block, at: 40)
     },
-    DamagedImage("L2 table in the header", .write("L1 entry 0")) { file, p in file.put(copied, at: p.l1) },
+    DamagedImage("L2 table in the header", .openToWrite("L1 entry 0")) { file, p in file.put(copied, at: p.l1) },
     DamagedImage("L2 table past the end", .read("L1 entry 0")) { file, p in file.put(copied | 1 << 40, at: p.l1) },
     DamagedImage("L2 table misaligned", .read("L1 entry 0")) { file, p in file.put(copied | (p.l2 + 512), at: p.l1) },
     DamagedImage("L1 reserved bits", .read("L1 entry 0")) { file, p in file.put(copied | 1 << 58 | p.l2, at: p.l1) },
-    DamagedImage("L2 table is the L1 table", .write("lies in the L1 table")) { file, p in
+    DamagedImage("L2 table is the L1 table", .openToWrite("lies in the L1 table")) { file, p in
       file.put(copied | p.l1, at: p.l1)
     },
-    DamagedImage("L2 table is the refcount table", .write("lies in the refcount table")) { file, p in
+    DamagedImage("L2 table is the refcount table", .openToWrite("lies in the refcount table")) { file, p in
       file.put(copied | p.table, at: p.l1)
     },
-    DamagedImage("L2 table is a refcount block", .write("named twice")) { file, p in
+    DamagedImage("L2 table is a refcount block", .openToWrite("named twice")) { file, p in
       file.put(copied | p.block, at: p.l1)
     },
-    DamagedImage("L2 table named twice", .writeNew("named twice")) { file, p in file.put(copied | p.l2, at: p.l1 + 8) },
+    DamagedImage("L2 table named twice", .openToWrite("named twice")) { file, p in file.put(copied | p.l2, at: p.l1 + 8)
+    },
     DamagedImage("data in the L1 table", .write("the L1 table's")) { file, p in
       file.put(copied | p.l1, at: p.l2 + 16)
     },
@@ -211,19 +212,19 @@ extension DamagedImage {
       let entry = DamageTests.integer((0..<8).map { file.byte(at: p.l2 + $0) })
       file.put(entry | copied, at: p.l2)
     },
-    DamagedImage("refcount block misaligned", .writeNew("refcount table entry 0")) { file, p in
+    DamagedImage("refcount block misaligned", .openToWrite("refcount table entry 0")) { file, p in
       file.put(p.block + 512, at: p.table)
     },
-    DamagedImage("refcount block past the end", .writeNew("refcount table entry 0")) { file, p in
+    DamagedImage("refcount block past the end", .openToWrite("refcount table entry 0")) { file, p in
       file.put(UInt64(1) << 40, at: p.table)
     },
-    DamagedImage("refcount block is the L1 table", judged: false, .write("lies in the L1 table")) { file, p in
+    DamagedImage("refcount block is the L1 table", judged: false, .openToWrite("lies in the L1 table")) { file, p in
       file.put(p.l1, at: p.table)
     },
-    DamagedImage("refcount block is the refcount table", judged: false, .write("lies in the refcount table")) {
+    DamagedImage("refcount block is the refcount table", judged: false, .openToWrite("lies in the refcount table")) {
       file, p in file.put(p.table, at: p.table)
     },
-    DamagedImage("refcount block named twice", judged: false, .write("named twice")) { file, p in
+    DamagedImage("refcount block named twice", judged: false, .openToWrite("named twice")) { file, p in
       file.put(p.block, at: p.table + 8)
     },
     DamagedImage("everything called free", .writeNew("the header's")) { file, p in
@@ -291,10 +292,11 @@ extension DamagedImage {
     DamagedImage("snapshot's extra data are absurd", .snapshots, .openToWrite("extra data")) { file, p in
       file.put(UInt32.max, at: p.snapshots + 36)
     },
-    DamagedImage("snapshot's L1 table is the active one", .snapshots, judged: false, .write("lies in the")) { file, p in
+    DamagedImage("snapshot's L1 table is the active one", .snapshots, judged: false, .openToWrite("lies in the")) {
+      file, p in
       file.put(p.l1, at: p.snapshots)
     },
-    DamagedImage("snapshot table is the L1 table", .snapshots, judged: false, .write("lies in the")) { file, p in
+    DamagedImage("snapshot table is the L1 table", .snapshots, judged: false, .openToWrite("lies in the")) { file, p in
       file.put(p.l1, at: 64)
     },
     DamagedImage("data in the snapshot table", .snapshots, judged: false, .write("the snapshot table's")) { file, p in

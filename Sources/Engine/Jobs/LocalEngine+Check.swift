@@ -8,17 +8,10 @@ extension LocalEngine {
     try attachedImages.checkDetached(order.image)
     return try await onLoop(for: control.job) { [self] loop in
       do {
-        let image = try await opener(on: loop).open(
-          order.image, isReadOnly: !order.repairsLeaks, for: ImageUse("the check job \(control.job)"))
-        return try await closing([image.device]) {
-          guard let qcow2 = image.device as? Qcow2Image else { return Model.CheckReport.nothingToCheck }
-          return try await telling(about: image.name) {
-            let report = try await check(qcow2, image, order, control)
-            // What was repaired is durable only then.
-            if order.repairsLeaks { try await qcow2.close() }
-            return report
-          }
-        }
+        let found = try await check(order.image, on: loop, control)
+        // Errors too: opening an image to be written puts right what a writer left that ended early.
+        guard order.repairsLeaks, found.leakCount + found.errorCount > 0 else { return found }
+        return try await repairLeaks(order.image, found, on: loop, control)
       } catch let error as DomainError where error.code == .imageCorrupt {
         // So damaged that it can't even be opened, or walked through.
         return Model.CheckReport(
@@ -27,36 +20,69 @@ extension LocalEngine {
     }
   }
 
+  private static func use(_ control: any JobControl) -> ImageUse { ImageUse("the check job \(control.job)") }
+
+  /// Looks at the image without changing anything, so that an image which may not be written is checked as well.
   nonisolated(nonsending)
     private func check(
-      _ qcow2: Qcow2Image, _ image: OpenImage, _ order: CheckOrder, _ control: any JobControl
+      _ location: ImageLocation, on loop: EventLoop, _ control: any JobControl
     ) async throws -> Model.CheckReport
   {
-    let byteCount = image.files.first?.status.byteCount ?? qcow2.fileByteCount
-    var cancellation: (any Error)?
-    let found: Qcow2.CheckReport
-    do throws(BlockError) {
-      found = try await qcow2.check { (progress) async throws(BlockError) in
-        control.report(done: UInt64(Double(byteCount) * progress), total: byteCount)
-        do {
-          try await control.checkpoint()
+    let image = try await opener(on: loop).open(location, isReadOnly: true, for: Self.use(control))
+    return try await closing([image.device]) {
+      guard let qcow2 = image.device as? Qcow2Image else { return Model.CheckReport.nothingToCheck }
+      let byteCount = image.files.first?.status.byteCount ?? qcow2.fileByteCount
+      var cancellation: (any Error)?
+      return try await telling(about: image.name) {
+        let found: Qcow2.CheckReport
+        do throws(BlockError) {
+          found = try await qcow2.check { (progress) async throws(BlockError) in
+            control.report(done: UInt64(Double(byteCount) * progress), total: byteCount)
+            do {
+              try await control.checkpoint()
+            } catch {
+              cancellation = error
+              throw BlockError(.cancelled, .read)
+            }
+          }
         } catch {
-          cancellation = error
-          throw BlockError(.cancelled, .read)
+          throw cancellation ?? error
         }
+        control.report(done: byteCount, total: byteCount)
+        return Model.CheckReport(found, of: image.name, checkedBytes: byteCount)
       }
-    } catch {
-      throw cancellation ?? error
     }
-    control.report(done: byteCount, total: byteCount)
-    guard order.repairsLeaks, found.leakCount > 0 else {
-      return Model.CheckReport(found, of: image.name, checkedBytes: byteCount)
+  }
+
+  /// - Returns: what is wrong afterwards: what was found before, where the image's errors hide what is in use.
+  nonisolated(nonsending)
+    private func repairLeaks(
+      _ location: ImageLocation, _ found: Model.CheckReport, on loop: EventLoop, _ control: any JobControl
+    ) async throws -> Model.CheckReport
+  {
+    func leaveUnrepaired() {
+      guard found.leakCount > 0 else { return }
+      control.log(.warning, "\(location.source.place): nothing was repaired, as its errors hide what is in use")
     }
-    let left = try await qcow2.repairLeaks()
-    if left.repairedCount == 0 {
-      control.log(.warning, "\(image.name): nothing was repaired, as its errors hide what is in use")
+    let image: OpenImage
+    do {
+      image = try await opener(on: loop).open(location, isReadOnly: false, for: Self.use(control))
+    } catch let error as DomainError
+      where found.errorCount > 0 && (error.code == .imageCorrupt || error.code == .formatUnsupported)
+    {
+      leaveUnrepaired()
+      return found
     }
-    return Model.CheckReport(left, of: image.name, checkedBytes: byteCount)
+    return try await closing([image.device]) {
+      guard let qcow2 = image.device as? Qcow2Image else { return found }
+      return try await telling(about: image.name) {
+        let left = try await qcow2.repairLeaks()
+        if left.repairedCount == 0 { leaveUnrepaired() }
+        // What was repaired is durable only then.
+        try await qcow2.close()
+        return Model.CheckReport(left, of: image.name, checkedBytes: found.checkedBytes)
+      }
+    }
   }
 }
 

@@ -92,7 +92,10 @@ extension Qcow2Image {
     let blocks = try await host.table(
       at: value.refcountTableOffset, count: value.refcountTableClusterCount << value.clusterBits / 8)
     let l1 = try await host.table(at: value.l1Offset, count: value.l1EntryCount).map { L1Entry(raw: $0) }
-    if !options.isReadOnly { try await host.learnPlaces(of: value, refcountTable: blocks, l1) }
+    if !options.isReadOnly {
+      try await host.learnPlaces(of: value, refcountTable: blocks, l1)
+      if let conflict = host.places.conflict { throw .damaged(conflict) }
+    }
     let refcounts = Refcounts(
       file: host, header: header, table: blocks, memoryByteCount: options.refcountCacheByteCount)
     let data = host.dataFile ?? host

@@ -109,10 +109,7 @@ final class ClusterMap {
   }
 
   func checkTable(_ entry: L1Entry, _ index: Int, _ operation: BlockError.Operation) throws(BlockError) {
-    let offset = entry.tableOffset
-    guard entry.raw & L1Entry.reservedMask == 0, offset & (clusterByteCount - 1) == 0, offset >= clusterByteCount,
-      offset <= file.byteCount, clusterByteCount <= file.byteCount - offset
-    else { throw BlockError(.corrupt("L1 entry \(index) names an L2 table at \(offset)"), operation) }
+    guard file.holdsTable(of: entry) else { throw BlockError(.corrupt(entry.damage(index)), operation) }
   }
 
   /// A table that a snapshot needs must not be changed in place: an L1 entry that allows it contradicts the snapshot.

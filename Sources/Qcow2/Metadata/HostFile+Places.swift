@@ -3,7 +3,8 @@ import BlockCore
 extension HostFile {
   /// Notes where the tables of an image lie that is to be changed.
   ///
-  /// Entries that name no place in the file are left out: whoever follows one finds out.
+  /// An entry that names a table where the file has none is a conflict: the file may grow to that place, and guest data
+  /// that were stored there would be taken for a table, whose contents the guest then chooses.
   nonisolated(nonsending)
     func learnPlaces(
       of header: Qcow2Header, refcountTable blocks: [UInt64], _ l1: [L1Entry]
@@ -27,11 +28,15 @@ extension HostFile {
     tables += snapshotL1Tables.map { (.snapshotL1Table, $0) }
     places.unreadSnapshotL1Tables = snapshotL1Tables.isEmpty ? nil : snapshotL1Tables
     places.add(tables)
-    for offset in blocks where offset != 0 && holds(offset, clusterByteCount) {
-      places.add(.refcountBlock, at: offset)
+    for (index, offset) in blocks.enumerated() where offset != 0 {
+      if holds(offset, clusterByteCount) {
+        places.add(.refcountBlock, at: offset)
+      } else {
+        places.note(Refcounts.damage(ofTableEntry: index, offset))
+      }
     }
-    for entry in l1 where entry.raw != 0 && entry.raw & L1Entry.reservedMask == 0 {
-      if holds(entry.tableOffset, clusterByteCount) { places.add(.l2Table, at: entry.tableOffset) }
+    for (index, entry) in l1.enumerated() where entry.raw != 0 {
+      if holdsTable(of: entry) { places.add(.l2Table, at: entry.tableOffset) } else { places.note(entry.damage(index)) }
     }
   }
 
@@ -52,9 +57,13 @@ extension HostFile {
     var tables: [UInt64] = []
     for place in l1Tables {
       do throws(Qcow2Error) {
-        for raw in try await table(at: place.offset, count: Int(place.length / 8)) where raw != 0 {
-          let offset = L1Entry(raw: raw).tableOffset
-          if holds(offset, clusterByteCount) { tables.append(offset / clusterByteCount) }
+        let entries = try await table(at: place.offset, count: Int(place.length / 8)).map { L1Entry(raw: $0) }
+        for (index, entry) in entries.enumerated() where entry.raw != 0 {
+          if holdsTable(of: entry) {
+            tables.append(entry.tableOffset / clusterByteCount)
+          } else {
+            places.note("the \(MetadataPlaces.Kind.snapshotL1Table) at \(place.offset): \(entry.damage(index))")
+          }
         }
       } catch {
         throw error.asBlockError(.write)
@@ -66,8 +75,14 @@ extension HostFile {
     places.add(snapshotTables: distinct)
   }
 
-  /// True if a table of this length may lie there: it begins a cluster other than the first, and the file has it.
-  private func holds(_ offset: UInt64, _ length: UInt64) -> Bool {
+  /// True if the entry names an L2 table that the file has.
+  func holdsTable(of entry: L1Entry) -> Bool {
+    entry.raw & L1Entry.reservedMask == 0 && holds(entry.tableOffset, clusterByteCount)
+  }
+
+  /// True if a table of this length may lie there: it begins a cluster other than the first, and the file has all of
+  /// it.
+  func holds(_ offset: UInt64, _ length: UInt64) -> Bool {
     offset != 0 && offset % clusterByteCount == 0 && offset <= byteCount && length <= byteCount - offset
   }
 }

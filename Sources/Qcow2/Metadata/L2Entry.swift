@@ -152,5 +152,11 @@ struct L1Entry: Hashable, Sendable {
   /// Only this entry refers to the table, so it may be changed in place.
   var isExclusive: Bool { raw & L2Entry.copiedFlag != 0 }
 
+  /// What is wrong with the entry at `index` of its table, which names no table that the file has.
+  func damage(_ index: Int) -> String {
+    if raw & Self.reservedMask != 0 { return "L1 entry \(index) has reserved bits set: \(String(raw, radix: 16))" }
+    return "L1 entry \(index) names an L2 table at \(tableOffset), which isn't a whole cluster of the file"
+  }
+
   static func table(at offset: UInt64) -> L1Entry { L1Entry(raw: L2Entry.copiedFlag | offset) }
 }

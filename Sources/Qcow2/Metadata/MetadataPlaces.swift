@@ -3,7 +3,8 @@ import BlockCore
 /// Where the metadata of a writable image lies, as far as its tables name it: nothing else may be written there.
 ///
 /// Refcounts and entries can lie. Whatever they say, no guest data and no new table goes over the header, the
-/// tables in use, or what snapshots need; and a file in which two of these share a place isn't changed at all.
+/// tables in use, or what snapshots need. A file isn't changed at all in which two of these share a place, or in which
+/// an entry names a table that the file doesn't have: the place may come into being when the file grows.
 ///
 /// Snapshots share tables with the active L1 table, and with each other: that is no conflict, as long as nothing says
 /// that such a table is used once. Their L2 tables stay what they are, whatever the refcounts say.
@@ -49,7 +50,8 @@ final class MetadataPlaces {
   private var areasEnd: UInt64 = 0
   /// The L1 tables of snapshots whose entries aren't known yet; nil when they are.
   var unreadSnapshotL1Tables: [ByteRange]?
-  /// The first two tables that were found to share a place; with one, the image must not be changed.
+  /// The first conflict that was found; with one, the image must not be changed. Those of the active tables are known
+  /// when the image is opened to be written, which is then refused.
   private(set) var conflict: String?
 
   init(clusterBits: UInt64) { self.clusterBits = clusterBits }

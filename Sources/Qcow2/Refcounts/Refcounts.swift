@@ -80,10 +80,15 @@ final class Refcounts {
 
   private func checkedBlockOffset(_ index: Int) throws(BlockError) -> UInt64 {
     let offset = table[index]
-    guard offset & (clusterByteCount - 1) == 0, offset < file.byteCount else {
-      throw BlockError(.corrupt("refcount table entry \(index) names a block at \(offset)"), .read)
+    guard file.holds(offset, clusterByteCount) else {
+      throw BlockError(.corrupt(Self.damage(ofTableEntry: index, offset)), .read)
     }
     return offset
+  }
+
+  /// What is wrong with an entry of the refcount table that names no block that the file has.
+  static func damage(ofTableEntry index: Int, _ offset: UInt64) -> String {
+    "refcount table entry \(index) names a block at \(offset), which isn't a whole cluster of the file"
   }
 
   /// Writes all changed blocks. Not durable before the next flush.
