@@ -43,6 +43,7 @@ def test_a_guest_writes_to_its_disk(server, workspace, disk):
     export = export_image(server, workspace)
     assert server.get("/images/vm1")["state"] == "attached"
     assert nbd_tools.info(export["uri"])["export-size"] == 64 << 20
+    assert nbd_tools.info(f"nbd+unix:///?socket={socket_of(workspace)}")["export-size"] == 64 << 20, "the only export"
     assert stat.S_IMODE(os.stat(socket_of(workspace)).st_mode) == 0o660
     nbd_tools.io(export["uri"], "write -P 77 30M 3M", "flush", "read -P 77 30M 3M", "read -P 1 0 1M")
     locked = subprocess.run([images.program("qemu-io"), "-f", "qcow2", "-c", "write 0 512", disk],

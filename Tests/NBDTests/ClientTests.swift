@@ -192,11 +192,37 @@ import Testing
   @Test func unknownExportIsRefusedWithItsName() async throws {
     try await withWorld { world in
       try world.publish(MemoryDevice(byteCount: 4096), isDefault: false)
-      for name in ["other", ""] {
-        let error = await #expect(throws: BlockError.self) { try await world.withClient(name) { _, _ in } }
-        #expect(error?.description.contains("ERR_UNKNOWN") == true, "\(String(describing: error))")
-      }
+      try await Self.expectUnknown("other", world)
       try await world.withClient("disk") { _, device in #expect(device.byteCount == 4096) }
+    }
+  }
+
+  private static func expectUnknown(_ name: String, _ world: World) async throws {
+    let error = await #expect(throws: BlockError.self) { try await world.withClient(name) { _, _ in } }
+    #expect(error?.description.contains("ERR_UNKNOWN") == true, "\(String(describing: error))")
+  }
+
+  @Test func emptyNameFindsTheOnlyExport() async throws {
+    try await withWorld { world in
+      try await Self.expectUnknown("", world)
+      try world.publish(MemoryDevice(byteCount: 4096), isDefault: false)
+      try await world.withClient("") { _, device in #expect(device.byteCount == 4096) }
+      // With another beside it the name doesn't tell which, and later it may be a reconnecting client of the other.
+      let other = try world.publish(MemoryDevice(byteCount: 8192), as: "other", isDefault: false)
+      try await Self.expectUnknown("", world)
+      try await world.withClient("other") { _, device in #expect(device.byteCount == 8192) }
+      try await world.listener.remove(other, .hard(grace: .zero))
+      try await Self.expectUnknown("", world)
+    }
+  }
+
+  @Test func emptyNameFindsTheDefaultAmongSeveral() async throws {
+    try await withWorld { world in
+      try world.publish(MemoryDevice(byteCount: 4096), isDefault: false)
+      let standard = try world.publish(MemoryDevice(byteCount: 8192), as: "other")
+      try await world.withClient("") { _, device in #expect(device.byteCount == 8192) }
+      try await world.listener.remove(standard, .hard(grace: .zero))
+      try await Self.expectUnknown("", world)
     }
   }
 }

@@ -15,6 +15,8 @@ package final class NBDListener: Sendable {
     // In the order in which they were published.
     var exports: [NBDExport] = []
     var defaultName: String?
+    /// True once it has had several exports at a time.
+    var isShared = false
     var isClosing = false
     var accepting: Task<Void, Never>?
     /// The unix socket's file, while it is ours.
@@ -51,6 +53,7 @@ package final class NBDListener: Sendable {
   package func publish(_ export: NBDExport, isDefault: Bool = false) throws(NameTaken) {
     let isTaken = state.withLock { state in
       if state.exports.contains(where: { $0.name == export.name }) { return true }
+      if !state.exports.isEmpty { state.isShared = true }
       state.exports.append(export)
       if isDefault { state.defaultName = export.name }
       return false
@@ -74,11 +77,16 @@ package final class NBDListener: Sendable {
 
   var listings: [ExportListing] { exports.map(\.listing) }
 
-  /// The export of that name; the empty name finds one called so, or else the default.
+  /// The export of that name. The empty name finds one called so, else the default, else the listener's only export.
+  ///
+  /// Not the one that is left of several: a guest that came to another by the empty name, and reconnects, must not find
+  /// this disk in its place.
   func export(named name: String) -> NBDExport? {
     state.withLock { state in
-      state.exports.first { $0.name == name }
-        ?? (name.isEmpty ? state.exports.first { $0.name == state.defaultName } : nil)
+      if let export = state.exports.first(where: { $0.name == name }) { return export }
+      guard name.isEmpty else { return nil }
+      if let name = state.defaultName { return state.exports.first { $0.name == name } }
+      return state.isShared ? nil : state.exports.first
     }
   }
 
