@@ -19,15 +19,16 @@ struct Certificates: Sendable {
 
   private init() async throws {
     folder = try TemporaryFolder()
-    for name in ["good", "other", "expired"] {
+    for name in ["good", "other", "expired", "serverAuth", "clientAuth", "serverAuth,clientAuth"] {
       try FileManager.default.createDirectory(atPath: folder.file(name), withIntermediateDirectories: false)
     }
     try "alice:\(Self.key)\n".write(toFile: keyFile, atomically: true, encoding: .utf8)
-    try "subjectAltName=DNS:localhost,IP:127.0.0.1\n".write(
-      toFile: folder.file("names"), atomically: true, encoding: .utf8)
     for name in ["good", "other"] { try await makeAuthority(name) }
     for name in ["good", "other"] { for role in ["server", "client"] { try await makeIdentity(name, role, by: name) } }
     for role in ["server", "client"] { try await makeIdentity("expired", role, by: "good", days: -1) }
+    for purpose in ["serverAuth", "clientAuth", "serverAuth,clientAuth"] {
+      for role in ["server", "client"] { try await makeIdentity(purpose, role, by: "good", purpose: purpose) }
+    }
     try FileManager.default.copyItem(
       atPath: folder.file("good/ca-cert.pem"), toPath: folder.file("expired/ca-cert.pem"))
   }
@@ -43,8 +44,14 @@ struct Certificates: Sendable {
       ])
   }
 
-  private func makeIdentity(_ name: String, _ role: String, by authority: String, days: Int = 2) async throws {
+  /// - Parameter purpose: what the certificate says that it is for; nil: nothing.
+  private func makeIdentity(
+    _ name: String, _ role: String, by authority: String, days: Int = 2, purpose: String? = nil
+  ) async throws {
     let request = folder.file("\(name)/\(role).csr")
+    let extensions = folder.file("\(name)/\(role).extensions")
+    try ("subjectAltName=DNS:localhost,IP:127.0.0.1\n" + (purpose.map { "extendedKeyUsage=\($0)\n" } ?? ""))
+      .write(toFile: extensions, atomically: true, encoding: .utf8)
     try await Tool.check(
       "openssl",
       [
@@ -55,8 +62,8 @@ struct Certificates: Sendable {
       "openssl",
       [
         "x509", "-req", "-in", request, "-CA", folder.file("\(authority)/ca-cert.pem"), "-CAkey",
-        folder.file("\(authority)/ca-key.pem"), "-CAcreateserial", "-days", "\(days)", "-extfile", folder.file("names"),
-        "-out", folder.file("\(name)/\(role)-cert.pem"),
+        folder.file("\(authority)/ca-key.pem"), "-CAcreateserial", "-days", "\(days)", "-extfile", extensions, "-out",
+        folder.file("\(name)/\(role)-cert.pem"),
       ])
   }
 
@@ -154,7 +161,10 @@ struct Certificates: Sendable {
   }
 
   /// Each a client that must not get in, while one that may still does.
-  @Test(arguments: ["a client of another authority", "an expired client", "a client without a certificate"])
+  @Test(arguments: [
+    "a client of another authority", "an expired client", "a client without a certificate",
+    "a client with a server's certificate",
+  ])
   func serverRefuses(_ kind: String) async throws {
     let certificates = try await Certificates.shared.value
     try await withSecureWorld(.required(try certificates.server())) { world, port in
@@ -162,6 +172,7 @@ struct Certificates: Sendable {
         switch kind {
         case "a client of another authority": "other"
         case "an expired client": "expired"
+        case "a client with a server's certificate": "serverAuth"
         default: String?.none
         }
       let credentials = try certificates.client(as: name)
@@ -170,13 +181,28 @@ struct Certificates: Sendable {
     }
   }
 
-  @Test(arguments: ["a server of another authority", "an expired server", "a server of another name"])
+  /// A certificate may serve only what it says that it is for; the "good" ones say nothing.
+  @Test func certificatesForTheRightPurposeAreTaken() async throws {
+    let certificates = try await Certificates.shared.value
+    for (server, client) in [("serverAuth", "clientAuth"), ("serverAuth,clientAuth", "serverAuth,clientAuth")] {
+      try await withSecureWorld(.required(try certificates.server(server))) { world, port in
+        let bytes = try await open(world, port, try certificates.client(as: client))
+        #expect(try await bytes == Self.expected())
+      }
+    }
+  }
+
+  @Test(arguments: [
+    "a server of another authority", "an expired server", "a server of another name",
+    "a server with a client's certificate",
+  ])
   func clientRefuses(_ kind: String) async throws {
     let certificates = try await Certificates.shared.value
     let server =
       switch kind {
       case "a server of another authority": "other"
       case "an expired server": "expired"
+      case "a server with a client's certificate": "clientAuth"
       default: "good"
       }
     try await withSecureWorld(.required(try certificates.server(server, asksClients: false))) { world, port in

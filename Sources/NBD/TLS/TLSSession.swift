@@ -33,7 +33,7 @@ final class TLSSession: @unchecked Sendable {
     try self.init(server.credentials, flags: UInt32(GNUTLS_SERVER))
     if server.asksForCertificate {
       gnutls_certificate_server_set_request(session, GNUTLS_CERT_REQUIRE)
-      gnutls_session_set_verify_cert(session, nil, 0)
+      verifyPeer(for: GNUTLS_KP_TLS_WWW_CLIENT)
     }
   }
 
@@ -45,12 +45,24 @@ final class TLSSession: @unchecked Sendable {
     let name = client.serverName ?? host
     guard let name else { throw TLSError("over a unix socket the server's name must be stated for TLS") }
     if !Self.isAddress(name) { gnutls_server_name_set(session, GNUTLS_NAME_DNS, name, name.utf8.count) }
-    verifiedName = strdup(name)
-    gnutls_session_set_verify_cert(session, verifiedName, 0)
+    verifyPeer(for: GNUTLS_KP_TLS_WWW_SERVER, of: name)
   }
 
-  /// GnuTLS keeps the pointer.
-  private var verifiedName: UnsafeMutablePointer<CChar>?
+  /// What the peer's certificate must be for. GnuTLS keeps the pointers.
+  private var demands: UnsafeMutableBufferPointer<gnutls_typed_vdata_st>?
+
+  /// Has the handshake verify the peer's certificate: who signed it, its dates, that it may serve `purpose`, and that
+  /// it is the certificate of `host`. One that states no purpose may serve any (RFC 5280, section 4.2.1.12).
+  private func verifyPeer(for purpose: String, of host: String? = nil) {
+    let texts = [(GNUTLS_DT_KEY_PURPOSE_OID, purpose)] + (host.map { [(GNUTLS_DT_DNS_HOSTNAME, $0)] } ?? [])
+    let data = UnsafeMutablePointer<gnutls_typed_vdata_st>.allocate(capacity: texts.count)
+    for (index, (type, text)) in texts.enumerated() {
+      let copy = UnsafeMutableRawPointer(strdup(text)).assumingMemoryBound(to: UInt8.self)
+      (data + index).initialize(to: gnutls_typed_vdata_st(type: type, data: copy, size: 0))
+    }
+    demands = UnsafeMutableBufferPointer(start: data, count: texts.count)
+    gnutls_session_set_verify_cert2(session, data, UInt32(texts.count), 0)
+  }
 
   private init(_ credentials: TLSCredentials, flags: UInt32) throws(TLSError) {
     self.credentials = credentials
@@ -64,7 +76,8 @@ final class TLSSession: @unchecked Sendable {
 
   deinit {
     if let session { gnutls_deinit(session) }
-    free(verifiedName)
+    for demand in demands ?? .init(start: nil, count: 0) { free(demand.data) }
+    demands?.deallocate()
   }
 
   private static func isAddress(_ name: String) -> Bool {
