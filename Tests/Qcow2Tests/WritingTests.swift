@@ -197,10 +197,28 @@ import Testing
     try await LoopActor().run { _ in
       let (file, image) = try await makeImage(.init(virtualByteCount: 64 << 20))
       let bytes = [UInt8](repeating: 1, count: 4 << 20)
-      for number in 0..<16 { try await image.writeBytes(bytes, at: UInt64(number) * 4 << 20) }
+      for number in 0..<16 { try await image.writeBytes(bytes, at: UInt64(number) * (4 << 20)) }
       // One request for each of ours, and nothing for the tables before the flush.
       #expect(file.calls[.write] <= 16 + 6)
       try await image.close()
+    }
+  }
+
+  /// The table moves to larger and larger runs of clusters as the file grows.
+  @Test(arguments: [(512, 64), (512, 8), (1024, 64)])
+  func refcountTableThatMovesGivesItsOldClustersBack(clusterByteCount: Int, refcountBits: Int) async throws {
+    try await LoopActor().run { _ in
+      let (file, image) = try await makeImage(
+        .init(virtualByteCount: 48 << 20, clusterByteCount: clusterByteCount, refcountBits: refcountBits))
+      let first = try await Qcow2Header.read(from: MemoryDevice(file.image), pool: pool).refcountTableOffset
+      let bytes = [UInt8](repeating: 1, count: 1 << 20)
+      for number in 0..<24 { try await image.writeBytes(bytes, at: UInt64(number) << 20) }
+      try await image.flush()
+      let report = try await image.check()
+      #expect(report.isClean, "\(report)")
+      try await image.close()
+      let last = try await Qcow2Header.read(from: MemoryDevice(file.image), pool: pool).refcountTableOffset
+      #expect(first != last, "the table has moved")
     }
   }
 

@@ -107,7 +107,7 @@ extension Refcounts {
     private func replaceTable(_ used: ClusterRun, blockCount: UInt64) async throws(BlockError)
   {
     let tableCluster = used.first + blockCount
-    let oldRun = ClusterRun(first: tableOffset >> clusterBits, count: UInt64(table.count) * 8 >> clusterBits)
+    let oldRun = ClusterRun(first: tableOffset >> clusterBits, count: (UInt64(table.count) * 8) >> clusterBits)
     var larger = table
     for number in 0..<blockCount {
       let covered = used.first + number * entriesPerBlock
