@@ -10,7 +10,7 @@ import Testing
 struct CopyLoopTests {
   private static let chunkCount: UInt64 = 12
   /// Each chunk begins with data in its first grain, and the last one has no other.
-  private static let byteCount = (chunkCount - 1) << 20 + UInt64(HashTree.grainByteCount)
+  private static let byteCount = ((chunkCount - 1) << 20) + UInt64(HashTree.grainByteCount)
 
   @Test func chunksAreAdmittedInOrderAndStoredBesideEachOther() async throws {
     let control = RecordingJobControl()

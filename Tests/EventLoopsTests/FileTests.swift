@@ -16,7 +16,7 @@ import Testing
       try await loop.fsync(file)
       #expect(try await loop.readBytes(file, bytes.count, at: 777) == bytes)
       #expect(try await loop.readBytes(file, 4096, at: 100 << 20) == Array(bytes[0..<4096]))
-      #expect(try file.status().byteCount == 100 << 20 + 4096)
+      #expect(try file.status().byteCount == (100 << 20) + 4096)
     }
   }
 

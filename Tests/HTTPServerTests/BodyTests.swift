@@ -19,7 +19,7 @@ extension ServerSuites {
     })
 
     private static func pattern(_ count: Int) -> [UInt8] {
-      (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ $0 >> 8) }
+      (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ ($0 >> 8)) }
     }
 
     @Test func bodiesOfManySizesArriveWhole() async throws {

@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 
+import precedence
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # What the toolchain brings; everything else must be declared.
 SYSTEM = {"Swift", "Foundation", "FoundationEssentials", "Glibc", "Synchronization", "Dispatch", "Testing",
@@ -49,6 +51,8 @@ def faults_of(target):
             yield f"{place}: {lines} lines, at most {MAXIMUM_LINES}"
         if place.parts[0] == "Sources" and target["name"] != CLOSING_ROOM and CLOSE.search(text):
             yield f"{place}: closes a descriptor that isn't held by a FileDescriptor"
+        for number in precedence.faults_of(text):
+            yield f"{place}:{number}: a shift and arithmetic in one expression, without brackets"
         for name in IMPORT.findall(TEXT.sub("", text)):
             imported.add(name)
             if name not in allowed:

@@ -99,8 +99,8 @@ enum FuzzConversation {
     if random.oneIn(5), !bytes.isEmpty { bytes.removeLast(random.below(bytes.count)) }
   }
 
-  private static let words: [UInt32] = [0, 1, .max, 1 << 31, 32 << 20, 32 << 20 + 1, 65537, 4097]
-  private static let longs: [UInt64] = [0, .max, 1 << 63, 1 << 20, 1 << 20 + 1, 1 << 32]
+  private static let words: [UInt32] = [0, 1, .max, 1 << 31, 32 << 20, (32 << 20) + 1, 65537, 4097]
+  private static let longs: [UInt64] = [0, .max, 1 << 63, 1 << 20, (1 << 20) + 1, 1 << 32]
 
   /// Overwrites one place from `start` on, perhaps more, with numbers of a kind that hurt.
   static func mutateSome(_ bytes: inout [UInt8], from start: Int, _ random: inout SeededRandom) {

@@ -152,7 +152,7 @@ private let notSupported: UInt32 = 95
   @Test func writeAboveTheMaximumEndsTheConnection() async throws {
     try await misuse { client in
       try client.enter()
-      try client.request(1, length: 32 << 20 + 1)
+      try client.request(1, length: (32 << 20) + 1)
       #expect(client.isEnded)
     }
   }
@@ -162,13 +162,13 @@ private let notSupported: UInt32 = 95
       try world.publish(MemoryDevice(byteCount: 1 << 30))
       try await RawClient.with(world.socketPath) { client in
         try client.enter()
-        try client.request(0, length: 32 << 20 + 1)
+        try client.request(0, length: (32 << 20) + 1)
         #expect(try client.simpleReply() == invalid)
         try client.expectAlive()
       }
       try await RawClient.with(world.socketPath) { client in
         try client.enter(structured: true)
-        try client.request(0, length: 32 << 20 + 1)
+        try client.request(0, length: (32 << 20) + 1)
         #expect(try client.chunk().error == overflow)
       }
     }

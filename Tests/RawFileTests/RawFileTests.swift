@@ -19,10 +19,10 @@ import Testing
       #expect(
         extents == [
           Extent(range: ByteRange(0..<1 << 20), status: hole, depth: 1),
-          Extent(range: ByteRange(1 << 20..<1 << 20 + 65536), status: [], depth: 1),
-          Extent(range: ByteRange(1 << 20 + 65536..<4 << 20), status: hole, depth: 1),
-          Extent(range: ByteRange(4 << 20..<4 << 20 + 65536), status: [], depth: 1),
-          Extent(range: ByteRange(4 << 20 + 65536..<8 << 20), status: hole, depth: 1),
+          Extent(range: ByteRange(1 << 20..<(1 << 20) + 65536), status: [], depth: 1),
+          Extent(range: ByteRange((1 << 20) + 65536..<4 << 20), status: hole, depth: 1),
+          Extent(range: ByteRange(4 << 20..<(4 << 20) + 65536), status: [], depth: 1),
+          Extent(range: ByteRange((4 << 20) + 65536..<8 << 20), status: hole, depth: 1),
         ])
       #expect(try await device.blockStatus(ByteRange(offset: 0, length: 8 << 20), limit: 2).count == 2)
       try await device.close()

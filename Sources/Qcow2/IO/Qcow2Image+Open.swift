@@ -90,7 +90,7 @@ extension Qcow2Image {
     let header: HeaderOnDisk
     do { header = try await HeaderOnDisk(value, file: host) } catch { throw .device(error) }
     let blocks = try await host.table(
-      at: value.refcountTableOffset, count: value.refcountTableClusterCount << value.clusterBits / 8)
+      at: value.refcountTableOffset, count: (value.refcountTableClusterCount << value.clusterBits) / 8)
     let l1 = try await host.table(at: value.l1Offset, count: value.l1EntryCount).map { L1Entry(raw: $0) }
     if !options.isReadOnly {
       try await host.learnPlaces(of: value, refcountTable: blocks, l1)

@@ -12,7 +12,7 @@ extension ClusterMap {
     guard entry.raw != 0 else { return unmapped(at: offset, upTo: length) }
     guard let slice = cache.cached(sliceOffset(entry, cluster)) else { return nil }
     let first = offset >> unitBits
-    let target = try target(of: first, in: slice, skipping: offset & (1 << unitBits - 1), operation)
+    let target = try target(of: first, in: slice, skipping: offset & ((1 << unitBits) - 1), operation)
     let last = (offset + length - 1) >> unitBits
     var end = first + 1
     // Plain data that lie in one piece are told by their entries alone.
@@ -30,7 +30,7 @@ extension ClusterMap {
       }
       if let piece {
         let entry: UInt64 = current.entry(at: entryPosition(end))
-        guard entry == piece + (end - first) << unitBits, entry & L2Entry.offsetMask < storageByteCount else { break }
+        guard entry == piece + ((end - first) << unitBits), entry & L2Entry.offsetMask < storageByteCount else { break }
         end += 1
         continue
       }

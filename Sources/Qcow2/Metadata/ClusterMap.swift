@@ -85,7 +85,7 @@ final class ClusterMap {
   func entryPosition(_ cluster: UInt64) -> Int { Int(cluster % entriesPerSlice) * format.entryByteCount }
 
   /// True if the unit is the first of its slice.
-  func beginsSlice(_ unit: UInt64) -> Bool { unit & (entriesPerSlice << format.unitsPerClusterBits - 1) == 0 }
+  func beginsSlice(_ unit: UInt64) -> Bool { unit & ((entriesPerSlice << format.unitsPerClusterBits) - 1) == 0 }
 
   func entry(_ cluster: UInt64, in slice: TableSlice) -> L2Entry {
     let position = entryPosition(cluster)
@@ -103,7 +103,7 @@ final class ClusterMap {
   func meaning(_ unit: UInt64, in slice: TableSlice) -> L2Entry.Meaning {
     let cluster = unit >> format.unitsPerClusterBits
     let meaning = entry(cluster, in: slice).meaning(
-      format, subcluster: unit & (1 << format.unitsPerClusterBits - 1), fileByteCount: file.byteCount,
+      format, subcluster: unit & ((1 << format.unitsPerClusterBits) - 1), fileByteCount: file.byteCount,
       storageByteCount: data.byteCount)
     return format.hasDataFile ? meaning.checked(against: unit << unitBits) : meaning
   }

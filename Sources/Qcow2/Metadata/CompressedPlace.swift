@@ -27,7 +27,7 @@ struct CompressedPlace: Hashable, Sendable {
   func encoded(clusterBits: UInt64) -> UInt64? {
     let bits = Self.offsetBits(clusterBits: clusterBits)
     guard offset < 1 << min(bits, 56) else { return nil }
-    let sectors = (offset + UInt64(byteCount) - 1) >> 9 - offset >> 9
+    let sectors = ((offset + UInt64(byteCount) - 1) >> 9) - (offset >> 9)
     return L2Entry.compressedFlag | sectors << bits | offset
   }
 }

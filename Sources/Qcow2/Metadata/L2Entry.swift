@@ -107,7 +107,7 @@ struct L2Entry: Hashable, Sendable {
       return isZero ? .zero(host: nil, isExclusive: false) : .unallocated()
     }
     guard host < storageByteCount else { return .damaged("data at \(host) lies past the end of the file") }
-    let place = host + number << format.unitBits
+    let place = host + (number << format.unitBits)
     if isZero { return .zero(host: place, isExclusive: isExclusive) }
     guard bitmap >> number & 1 == 1 else { return .unallocated(host: place, isExclusive: isExclusive) }
     return .data(host: place, isExclusive: isExclusive)

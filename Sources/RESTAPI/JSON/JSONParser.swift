@@ -194,7 +194,7 @@ struct JSONParser {
     guard UTF16.isLeadSurrogate(first), take("\\"), take("u") else { throw fault("a surrogate stands alone") }
     let second = try codeUnit()
     guard UTF16.isTrailSurrogate(second) else { throw fault("a surrogate stands alone") }
-    let value = 0x10000 + (UInt32(first) - 0xD800) << 10 + (UInt32(second) - 0xDC00)
+    let value = 0x10000 + ((UInt32(first) - 0xD800) << 10) + (UInt32(second) - 0xDC00)
     guard let scalar = Unicode.Scalar(value) else { throw fault("a surrogate stands alone") }
     return Character(scalar)
   }
