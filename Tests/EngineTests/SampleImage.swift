@@ -36,6 +36,15 @@ struct SampleImage {
 
   static func bytes(_ path: String) throws -> Data { try Data(contentsOf: URL(fileURLWithPath: path)) }
 
+  /// Bytes of the blocks of a file that hold anything but zeroes.
+  static func dataByteCount(_ path: String, blockByteCount: Int) throws -> UInt64 {
+    let bytes = try bytes(path)
+    return stride(from: 0, to: bytes.count, by: blockByteCount).reduce(0) { sum, start in
+      let block = bytes[start..<min(start + blockByteCount, bytes.count)]
+      return sum + (block.allSatisfy { $0 == 0 } ? 0 : UInt64(block.count))
+    }
+  }
+
   /// Changes one byte of a file in place.
   static func damage(_ path: String, at offset: UInt64) throws {
     let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))

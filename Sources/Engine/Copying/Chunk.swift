@@ -150,8 +150,31 @@ package final class Chunk: @unchecked Sendable {
     }
   }
 
-  /// The runs of grains that are zero, as positions in ``bytes``.
-  package var zeroRuns: [Range<Int>] { runs { leaf, _ in leaf == .zero } }
+  /// A run of blocks that are all zero, or of which none is.
+  package struct BlockRun: Hashable, Sendable {
+    /// Positions in ``Chunk/bytes``.
+    package var range: Range<Int>
+    package var isZero: Bool
+  }
+
+  /// The data cut into zeroes and what isn't, by blocks of `blockByteCount` bytes, which divides a grain.
+  package func blockRuns(of blockByteCount: Int) -> [BlockRun] {
+    var runs: [BlockRun] = []
+    for (index, leaf) in leaves.enumerated() {
+      let end = min((index + 1) * Self.grain, Int(plan.data.length))
+      let step = leaf == .zero ? Self.grain : blockByteCount
+      for start in stride(from: index * Self.grain, to: end, by: step) {
+        let block = start..<min(start + step, end)
+        let isZero = leaf == .zero || bytes.extracting(block).isZero
+        if let last = runs.last, last.isZero == isZero {
+          runs[runs.count - 1].range = last.range.lowerBound..<block.upperBound
+        } else {
+          runs.append(BlockRun(range: block, isZero: isZero))
+        }
+      }
+    }
+    return runs
+  }
 
   private func runs(_ isWanted: (_ leaf: Digest, _ start: Int) -> Bool) -> [Range<Int>] {
     var runs: [Range<Int>] = []

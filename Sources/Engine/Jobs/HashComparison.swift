@@ -1,4 +1,5 @@
 import BlockCore
+import Buffers
 import EventLoops
 import Model
 
@@ -103,6 +104,7 @@ final class RestoreSink: CopySink {
   private let targetName: String
   /// Whether the target reads as zeroes where nothing was written.
   private let targetIsZero: Bool
+  private let blockByteCount: Int
   private let control: any JobControl
   /// Bytes that were written because they aren't zero.
   private(set) var writtenByteCount: UInt64 = 0
@@ -119,6 +121,7 @@ final class RestoreSink: CopySink {
     self.target = target
     self.targetName = targetName
     self.targetIsZero = targetIsZero
+    blockByteCount = Self.blockByteCount(of: target.limits)
   }
 
   nonisolated(nonsending)
@@ -134,17 +137,33 @@ final class RestoreSink: CopySink {
     func store(_ chunk: Chunk) async throws
   {
     try await zero(chunk.plan.zeroes)
-    for run in chunk.zeroRuns {
-      try await zero(ByteRange(offset: chunk.data.offset + UInt64(run.lowerBound), length: UInt64(run.count)))
-    }
-    do throws(BlockError) {
-      for run in chunk.plainRuns {
-        try await target.write(chunk.bytes.extracting(run), at: chunk.data.offset + UInt64(run.lowerBound), options: [])
+    for run in chunk.blockRuns(of: blockByteCount) {
+      let offset = chunk.data.offset + UInt64(run.range.lowerBound)
+      if run.isZero {
+        try await zero(ByteRange(offset: offset, length: UInt64(run.range.count)))
+      } else {
+        try await write(chunk.bytes.extracting(run.range), at: offset)
       }
+    }
+  }
+
+  nonisolated(nonsending)
+    private func write(_ bytes: RawSpan, at offset: UInt64) async throws
+  {
+    do throws(BlockError) {
+      try await target.write(bytes, at: offset, options: [])
     } catch {
       throw DomainError(error, of: targetName)
     }
-    writtenByteCount += chunk.dataByteCount
+    writtenByteCount += UInt64(bytes.byteCount)
+  }
+
+  /// What the target can leave out by itself, at least a page: zeroes of that size stay holes. A grain where the target
+  /// stores in larger units.
+  private static func blockByteCount(of limits: BlockLimits) -> Int {
+    let grain = HashTree.grainByteCount
+    let block = max(pageByteCount, limits.requestAlignment, limits.preferredByteCount)
+    return grain % block == 0 ? block : grain
   }
 
   nonisolated(nonsending)
