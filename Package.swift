@@ -66,7 +66,7 @@ let package = Package(
         logging,
       ]),
     room("Orchestrator", ["Model", "Locks", logging]),
-    room("Catalog", ["Model", "Assets", "Descriptors", grdb]),
+    room("Catalog", ["Model", "Assets", "Descriptors", "Locks", grdb]),
     room("HTTPServer", ["CMicrohttpd", "Descriptors", "Locks", logging]),
     room("RESTAPI", ["Model", "Orchestrator", "HTTPServer", "Assets", "Locks", logging]),
     room("Configuration", ["Model", yams]),
@@ -74,7 +74,7 @@ let package = Package(
     .executableTarget(
       name: "cobweb",
       dependencies: [
-        "Model", "Locks", "EventLoops", "Engine", "Orchestrator", "Catalog", "HTTPServer", "RESTAPI", "Configuration",
+        "Model", "EventLoops", "Engine", "Orchestrator", "Catalog", "HTTPServer", "RESTAPI", "Configuration",
         argumentParser, logging,
       ],
       swiftSettings: settings),

@@ -10,7 +10,8 @@ extension DomainError {
         .storageFull, "the disk that holds the catalog \(path) is full", remedy: "make room there; nothing was stored")
     case .SQLITE_BUSY, .SQLITE_LOCKED:
       self.init(
-        .ioError, "another program holds the catalog \(path) locked", remedy: "end that program, then try again")
+        .notReady, "another program holds the catalog \(path) locked",
+        remedy: "nothing was stored: try again, and end that program if it goes on")
     case .SQLITE_CORRUPT, .SQLITE_NOTADB:
       self.init(
         .ioError, "the catalog \(path) is damaged: \(error.description)",
@@ -22,6 +23,13 @@ extension DomainError {
     default:
       self.init(.internalError, "the catalog refused a statement: \(error.description)")
     }
+  }
+
+  /// The change's turn didn't come in time.
+  static func catalogBusy(_ path: String) -> DomainError {
+    DomainError(
+      .notReady, "the catalog \(path) is busy: other changes wait, for a program that holds it locked or a slow disk",
+      remedy: "nothing was stored: try again a little later")
   }
 
   /// A stored row that can't be what this program wrote.

@@ -13,23 +13,31 @@ package final class SQLiteCatalog: BackupCatalog {
   private let path: String
   private let pool: DatabasePool
   private let claim: StateFolderLock
+  private let calls = CatalogCalls()
+  private let writes: WriteQueue
+  private let busyTimeout: TimeInterval
 
   package static let fileName = "catalog.sqlite"
   /// Readers at one time; more wait for their turn.
   package static let maximumReaderCount = 8
+  /// What a change waits at least, in seconds.
+  private static let leastWait: TimeInterval = 1
 
   /// Opens the catalog in `stateFolder`, which is made (0700) if it isn't there, and brings its schema up to date.
-  /// `busyTimeout` is how long a statement waits for a lock that another program (sqlite3, a backup tool) holds.
+  /// `busyTimeout`: how many seconds a change waits for its turn and for a lock that another program (sqlite3, a
+  /// backup tool) holds, unless its ``CatalogDeadline`` says otherwise.
   package init(
-    stateFolder: String, busyTimeout: TimeInterval = 5, migrations: [Migration] = Migration.embedded
+    stateFolder: String, busyTimeout: TimeInterval = 10, migrations: [Migration] = Migration.embedded
   ) throws(CatalogOpenError) {
     let history = try MigrationHistory(path: stateFolder + "/" + Self.fileName, migrations: migrations)
     try Self.makeFolder(stateFolder)
     path = stateFolder + "/" + Self.fileName
+    self.busyTimeout = busyTimeout
     claim = try StateFolderLock(folder: stateFolder)
     try Self.makeFile(path, in: stateFolder)
     do {
       pool = try DatabasePool(path: path, configuration: Self.configuration(busyTimeout: busyTimeout))
+      writes = WriteQueue(pool)
       try pool.writeWithoutTransaction { database in
         // GRDB chooses NORMAL for the write-ahead log, which may lose the last transactions with the power.
         try database.execute(sql: "PRAGMA synchronous = FULL")
@@ -45,6 +53,8 @@ package final class SQLiteCatalog: BackupCatalog {
   }
 
   package func read<Result>(_ body: (any CatalogReading) throws -> Result) throws -> Result {
+    try calls.begin(.read)
+    defer { calls.end(.read) }
     do {
       return try pool.read { try body(CatalogSession($0)) }
     } catch let error as DatabaseError {
@@ -57,20 +67,51 @@ package final class SQLiteCatalog: BackupCatalog {
   package func write<Result: Sendable>(
     _ body: @Sendable @escaping (any CatalogWriting) throws -> Result
   ) async throws -> Result {
+    try calls.begin(.write)
+    defer { calls.end(.write) }
+    let deadline = deadline()
     do {
       return try await withCheckedThrowingContinuation { continuation in
-        pool.asyncWrite { database in
-          try body(CatalogSession(database))
-        } completion: { _, result in
-          continuation.resume(with: result)
+        let entry = WriteQueue.Entry(deadline: deadline) { database in
+          continuation.resume(with: Self.transaction(in: database, until: deadline, body))
+        } refuse: { [path] in
+          continuation.resume(throwing: DomainError.catalogBusy(path))
         }
+        writes.submit(entry)
       }
     } catch let error as DatabaseError {
       throw DomainError(error, at: path)
     }
   }
 
+  /// A deadline that has passed, or is about to, still leaves each change a moment.
+  private func deadline() -> ContinuousClock.Instant {
+    let now = ContinuousClock.now
+    guard let asked = CatalogDeadline.current else { return now + .seconds(busyTimeout) }
+    return max(asked, now + .seconds(min(Self.leastWait, busyTimeout)))
+  }
+
+  private static func transaction<Result>(
+    in database: Database, until deadline: ContinuousClock.Instant, _ body: (any CatalogWriting) throws -> Result
+  ) -> Swift.Result<Result, any Error> {
+    LockWait.$deadline.withValue(deadline) {
+      Swift.Result {
+        var result: Result?
+        try database.inTransaction(.immediate) {
+          result = try body(CatalogSession(database))
+          return .commit
+        }
+        guard let result else { preconditionFailure("a transaction that committed has a result") }
+        return result
+      }
+    }
+  }
+
+  package var unfinished: [String] { calls.descriptions }
+
   package func close() throws {
+    guard calls.close() else { return }
+    calls.waitForNone()
     defer { claim.release() }
     do { try pool.close() } catch let error as DatabaseError { throw DomainError(error, at: path) }
   }
@@ -82,7 +123,7 @@ package final class SQLiteCatalog: BackupCatalog {
 
   private static func configuration(busyTimeout: TimeInterval) -> GRDB.Configuration {
     var configuration = GRDB.Configuration()
-    configuration.busyMode = .timeout(busyTimeout)
+    configuration.busyMode = .callback { LockWait.goesOn(tries: $0, limit: busyTimeout) }
     configuration.foreignKeysEnabled = true
     configuration.maximumReaderCount = maximumReaderCount
     configuration.label = "catalog"

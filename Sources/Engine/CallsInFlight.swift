@@ -29,6 +29,8 @@ final class CallsInFlight: Sendable {
     for waiter in waiters { waiter.resume() }
   }
 
+  var count: Int { state.withLock { $0.count } }
+
   func isLive(_ job: JobID) -> Bool { state.withLock { $0.jobs[job] != nil } }
 
   /// Returns once no call is under way.

@@ -68,8 +68,17 @@ package final class LocalEngine: BlockEngine {
 
   package var ioBackend: String { group.backend.rawValue }
 
-  package func shutDown() async {
-    await calls.waitForNone()
+  package func shutDown() async { await shutDown(until: nil) }
+
+  /// Waits for the calls under way, then ends the exports, flushes and closes the images.
+  /// - Parameter deadline: how long the calls are waited for; images are closed all the same, each by itself, so that
+  ///   none is left open because of another's disk. Nil: as long as they take.
+  package func shutDown(until deadline: ContinuousClock.Instant?) async {
+    if let deadline {
+      _ = await finishes(by: deadline) { [calls] in await calls.waitForNone() }
+    } else {
+      await calls.waitForNone()
+    }
     await withDiscardingTaskGroup { group in
       for export in servedExports.ids {
         group.addTask { [self] in
@@ -77,10 +86,20 @@ package final class LocalEngine: BlockEngine {
         }
       }
     }
-    for image in attachedImages.open {
-      do { try await detach(image) } catch { logger.error("closing the image \(image): \(error)") }
+    await withDiscardingTaskGroup { group in
+      for image in attachedImages.open {
+        group.addTask { [self] in
+          do { try await detach(image) } catch { logger.error("closing the image \(image): \(error)") }
+        }
+      }
     }
     await listeners.shutDown()
+  }
+
+  /// The calls under way, in words: what ``shutDown(until:)`` waits for.
+  package var unfinished: [String] {
+    let count = calls.count
+    return count == 0 ? [] : [count == 1 ? "1 call of the block engine" : "\(count) calls of the block engine"]
   }
 
   /// Runs one piece of work on one loop.

@@ -10,11 +10,14 @@ package final class WebServer: Sendable {
     /// Requests from their first line until nothing holds them any more, a handler that ignores its
     /// cancellation included.
     package let exchanges: Int
+    /// Requests that came in whole or in part and whose answer isn't sent.
+    package let requests: Int
     package let eventStreams: Int
 
-    package init(connections: Int, exchanges: Int, eventStreams: Int) {
+    package init(connections: Int, exchanges: Int, requests: Int = 0, eventStreams: Int) {
       self.connections = connections
       self.exchanges = exchanges
+      self.requests = requests
       self.eventStreams = eventStreams
     }
   }
@@ -79,6 +82,7 @@ package final class WebServer: Sendable {
   package var counts: Counts {
     Counts(
       connections: service.census.connectionCount, exchanges: service.census.exchangeCount,
+      requests: service.census.requestCount,
       eventStreams: service.census.streamCount)
   }
 }

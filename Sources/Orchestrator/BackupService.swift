@@ -67,10 +67,18 @@ package final class BackupService: Sendable {
   package func stop(grace: Duration) async {
     let deadline = ContinuousClock.now + grace
     background.cancel()
-    await queue.stop(grace: grace)
-    await serving.stop(until: deadline)
-    await background.wait(until: deadline)
+    await CatalogDeadline.wait(until: deadline) {
+      await queue.stop(grace: grace)
+      await serving.stop(until: deadline)
+      await background.wait(until: deadline)
+    }
     ledger.close()
+  }
+
+  /// What ``stop(grace:)`` waits for at this moment, in words.
+  package var unfinished: [String] {
+    queue.liveJobs.titles + (serving.lock.isHeld ? ["a change of what is attached and exported"] : [])
+      + (background.isUnderWay ? ["the first look at images and repositories"] : [])
   }
 }
 

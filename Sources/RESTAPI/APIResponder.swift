@@ -71,13 +71,18 @@ package final class APIResponder: HTTPResponder {
       do {
         call.body = try await request.body.collect(limit: Self.bodyLimit)
         try checkPresence(of: call.body, call.match.route)
-        switch call.match.route.work {
-        case .now(let work): return finish(try work(call), request)
-        case .later(let work), .either(_, let work): return finish(try await work(call), request)
-        }
+        return finish(try await work(on: call), request)
       } catch let error as DomainError {
         return failure(error, request)
       }
+    }
+  }
+
+  private func work(on call: Call) async throws -> HTTPResponse {
+    switch call.match.route.work {
+    case .now(let work): return try work(call)
+    case .later(let work), .either(_, let work):
+      return try await CatalogDeadline.wait(until: .now + CatalogDeadline.ofRequest) { try await work(call) }
     }
   }
 
@@ -151,7 +156,8 @@ package final class APIResponder: HTTPResponder {
 
   private func failure(_ error: any Error, _ request: HTTPRequest) -> HTTPResponse {
     if let error = error as? DomainError {
-      if ProblemType.of(error.code).status >= 500, error.code != .stopping { log(error, request) }
+      let passes = error.code == .stopping || error.code == .notReady
+      if ProblemType.of(error.code).status >= 500, !passes { log(error, request) }
       return refuse(error, request)
     }
     if error is CancellationError { return refuse(DomainError(.stopping, "the request was broken off"), request) }

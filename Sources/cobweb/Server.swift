@@ -11,29 +11,16 @@ import RESTAPI
 
 /// The composed program: each room's real part, put together here and nowhere else.
 final class Server: Sendable {
-  /// What running jobs get to halt, and then requests in flight to end.
-  static let grace = Duration.seconds(10)
   /// Threads that run HTTP handlers: they wait for the catalog at times, so they are not the loops'.
   private static let handlerThreadCount = 2
 
-  private let catalog: SQLiteCatalog
-  private let group: EventLoopGroup
-  private let engine: LocalEngine
-  private let service: BackupService
-  private let web: WebServer
+  let shutdown: Shutdown
   private let handlers: WorkerPool
   /// What to tell the person who started it: the URLs first.
   let announcement: [String]
 
-  private init(
-    catalog: SQLiteCatalog, group: EventLoopGroup, engine: LocalEngine, service: BackupService, web: WebServer,
-    handlers: WorkerPool, announcement: [String]
-  ) {
-    self.catalog = catalog
-    self.group = group
-    self.engine = engine
-    self.service = service
-    self.web = web
+  private init(shutdown: Shutdown, handlers: WorkerPool, announcement: [String]) {
+    self.shutdown = shutdown
     self.handlers = handlers
     self.announcement = announcement
   }
@@ -57,22 +44,21 @@ final class Server: Sendable {
     limits.eventsKept = configuration.eventsKept
     let service = BackupService(
       catalog: catalog, engine: engine, clock: SystemWallClock(), logger: Logger(label: "jobs"), limits: limits)
+    let shutdown = Shutdown(service: service, engine: engine, group: group, catalog: catalog)
     do {
       try await service.start(configuration.declarations)
-      return try await serve(service, configuration, catalog: catalog, group: group, engine: engine)
+      try Task.checkCancellation()
+      return try await serve(shutdown, configuration)
     } catch {
       // Images may be attached and exported by now: what their guests have written is brought home.
-      await service.stop(grace: grace)
-      await close(engine, group, catalog)
+      _ = await shutdown.run()
       throw error
     }
   }
 
   /// Puts the API before the service that has started, and listens.
-  private static func serve(
-    _ service: BackupService, _ configuration: ServerConfiguration, catalog: SQLiteCatalog, group: EventLoopGroup,
-    engine: LocalEngine
-  ) async throws -> Server {
+  private static func serve(_ shutdown: Shutdown, _ configuration: ServerConfiguration) async throws -> Server {
+    let service = shutdown.service
     let handlers = try WorkerPool(threadCount: handlerThreadCount, name: "handler")
     let hosts = HostList(names: configuration.hosts)
     let responder = APIResponder(
@@ -83,11 +69,13 @@ final class Server: Sendable {
       options: options, responder: responder, executor: handlers, logger: Logger(label: "http"))
     let urls: [String]
     do { urls = try listen(web, configuration, hosts) } catch {
-      await web.stop(grace: grace)
+      await web.stop(grace: Shutdown.grace)
       throw error
     }
+    var shutdown = shutdown
+    shutdown.web = web
     return Server(
-      catalog: catalog, group: group, engine: engine, service: service, web: web, handlers: handlers,
+      shutdown: shutdown, handlers: handlers,
       announcement: Announcement(urls: urls, service: service, configuration: configuration).lines)
   }
 
@@ -115,18 +103,5 @@ final class Server: Sendable {
   private static func url(_ address: HTTPListenAddress, _ hosts: HostList, isSecure: Bool) -> String {
     if case .tcp(_, let port) = address { hosts.add(port: port) }
     return "\(isSecure ? "https" : "http")://\(address)"
-  }
-
-  /// Lets nothing new in, brings what runs to a halt, and closes all, in the order of dependence.
-  func stop() async {
-    await service.stop(grace: Self.grace)
-    await web.stop(grace: Self.grace)
-    await Self.close(engine, group, catalog)
-  }
-
-  private static func close(_ engine: LocalEngine, _ group: EventLoopGroup, _ catalog: SQLiteCatalog) async {
-    await engine.shutDown()
-    await group.shutdown()
-    do { try catalog.close() } catch { Logger(label: "cobweb").error("closing the catalog: \(error)") }
   }
 }

@@ -1,32 +1,46 @@
+import Foundation
 import Glibc
+import Logging
 
-/// SIGTERM and SIGINT as something to wait for, instead of as a sudden end.
+/// SIGTERM, SIGINT and SIGHUP as something that is told, instead of as a sudden end.
 ///
 /// To be made before any other thread: the mask is inherited.
 struct StopSignals {
-  private var set = sigset_t()
+  private let set: sigset_t
 
   /// Takes the signals out of their ordinary course, in this thread and all that it will start.
   init() {
+    var set = sigset_t()
     sigemptyset(&set)
-    sigaddset(&set, SIGTERM)
-    sigaddset(&set, SIGINT)
+    for number in [SIGTERM, SIGINT, SIGHUP] { sigaddset(&set, number) }
     pthread_sigmask(SIG_BLOCK, &set, nil)
+    self.set = set
     // A client that goes away in mid-answer is an error of that write, not of the program.
     signal(SIGPIPE, SIG_IGN)
   }
 
-  /// Blocks until one comes; its name.
-  func wait() -> String {
-    var set = set
-    var number: Int32 = 0
-    sigwait(&set, &number)
-    return number == SIGINT ? "SIGINT" : "SIGTERM"
-  }
-
-  /// From now on the next one ends the program at once: for a person whose patience is at its end.
-  func restoreDefault() {
-    var set = set
-    pthread_sigmask(SIG_UNBLOCK, &set, nil)
+  /// Waits for them on a thread of its own, while the program lives. The first SIGTERM or SIGINT is told by name; the
+  /// next one ends the program at once, for a person who doesn't want to wait.
+  func listen(_ onStop: @Sendable @escaping (String) -> Void) {
+    let set = set
+    Thread.detachNewThread {
+      var set = set
+      var isStopping = false
+      while true {
+        var number: Int32 = 0
+        guard sigwait(&set, &number) == 0 else { continue }
+        if number == SIGHUP {
+          Logger(label: "cobweb").warning(
+            "SIGHUP is ignored: the configuration is read at the start alone; start again to apply a change")
+        } else if isStopping {
+          signal(number, SIG_DFL)
+          pthread_sigmask(SIG_UNBLOCK, &set, nil)
+          raise(number)
+        } else {
+          isStopping = true
+          onStop(number == SIGINT ? "SIGINT" : "SIGTERM")
+        }
+      }
+    }
   }
 }

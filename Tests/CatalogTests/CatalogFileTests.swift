@@ -156,6 +156,91 @@ struct CatalogFileTests {
     try catalog.close()
   }
 
+  @Test func onceClosedItRefuses() async throws {
+    let catalog = try SQLiteCatalog(stateFolder: folder.path)
+    try catalog.close()
+    try catalog.close()
+    let write = await #expect(throws: DomainError.self) { try await catalog.write { try $0.insert(Image.sample()) } }
+    let read = #expect(throws: DomainError.self) { try catalog.read { try $0.images(PageRequest()) } }
+    #expect(write?.code == .stopping && read?.code == .stopping)
+  }
+
+  /// While another program holds the catalog, changes queue up; a close comes into the middle of them.
+  @Test func aCloseWaitsForTheChangesUnderWay() async throws {
+    let catalog = try SQLiteCatalog(stateFolder: folder.path, busyTimeout: 5)
+    let other = try foreignLock()
+    let changes = (0..<8).map { index in
+      Task { try await catalog.write { try $0.insert(Image.sample(try #require(ResourceName("vm-\(index)")))) } }
+    }
+    while catalog.unfinished != ["8 changes of the catalog"] { try await Task.sleep(for: .milliseconds(5)) }
+    let closing = Task.detached { try catalog.close() }
+    try await Task.sleep(for: .milliseconds(100))
+    try await other.writeWithoutTransaction { try $0.execute(sql: "ROLLBACK") }
+    try other.close()
+    for change in changes { try await change.value }
+    try await closing.value
+    #expect(catalog.unfinished.isEmpty)
+    let again = try SQLiteCatalog(stateFolder: folder.path)
+    #expect(try again.read { try $0.images(PageRequest()).items.count } == 8)
+    try again.close()
+  }
+
+  /// One deadline for all that a request waits for, however many wait before it.
+  @Test func changesThatWaitForALockAreRefusedTogetherAtTheirDeadline() async throws {
+    let catalog = try SQLiteCatalog(stateFolder: folder.path, busyTimeout: 60)
+    let other = try foreignLock()
+    let start = ContinuousClock.now
+    let deadline = start + .milliseconds(300)
+    await withTaskGroup(of: ProblemCode?.self) { group in
+      for index in 0..<8 {
+        group.addTask {
+          await CatalogDeadline.wait(until: deadline) {
+            do {
+              try await catalog.write { try $0.insert(Image.sample(try #require(ResourceName("vm-\(index)")))) }
+              return nil
+            } catch {
+              return (error as? DomainError)?.code
+            }
+          }
+        }
+      }
+      for await code in group { #expect(code == .notReady) }
+    }
+    // Each gets a second at least; one after the other they would take eight.
+    #expect(ContinuousClock.now - start < .seconds(6))
+    try await other.writeWithoutTransaction { try $0.execute(sql: "ROLLBACK") }
+    try other.close()
+    try await catalog.write { try $0.insert(Image.sample("late")) }
+    #expect(try catalog.read { try $0.images(PageRequest()).items.map(\.name.text) } == ["late"])
+    try catalog.close()
+  }
+
+  /// A task that a request has started isn't bound by the request's deadline once that is answered.
+  @Test func aDeadlineEndsWithItsWait() async throws {
+    let (isOver, answer) = (AsyncStream<Void>.makeStream(), AsyncStream<Bool>.makeStream())
+    await CatalogDeadline.wait(until: .now) {
+      #expect(CatalogDeadline.hasPassed)
+      Task {
+        for await _ in isOver.stream {}
+        answer.continuation.yield(CatalogDeadline.current == nil)
+      }
+    }
+    #expect(CatalogDeadline.current == nil)
+    isOver.continuation.finish()
+    for await isFree in answer.stream {
+      #expect(isFree)
+      break
+    }
+  }
+
+  private func foreignLock() throws -> DatabaseQueue {
+    var configuration = GRDB.Configuration()
+    configuration.allowsUnsafeTransactions = true
+    let other = try DatabaseQueue(path: folder.path(SQLiteCatalog.fileName), configuration: configuration)
+    try other.writeWithoutTransaction { try $0.execute(sql: "BEGIN IMMEDIATE") }
+    return other
+  }
+
   @Test func aForeignLockIsToldAfterTheTimeout() async throws {
     let catalog = try SQLiteCatalog(stateFolder: folder.path, busyTimeout: 0.05)
     var configuration = GRDB.Configuration()
@@ -163,7 +248,7 @@ struct CatalogFileTests {
     let other = try DatabaseQueue(path: folder.path(SQLiteCatalog.fileName), configuration: configuration)
     try await other.writeWithoutTransaction { try $0.execute(sql: "BEGIN IMMEDIATE") }
     let error = await #expect(throws: DomainError.self) { try await catalog.write { try $0.insert(Image.sample()) } }
-    #expect(error?.code == .ioError)
+    #expect(error?.code == .notReady)
     #expect(error?.detail.contains("locked") == true)
     #expect(try catalog.read { try $0.images(PageRequest()).items } == [], "readers go on")
     try await other.writeWithoutTransaction { try $0.execute(sql: "ROLLBACK") }
@@ -174,7 +259,7 @@ struct CatalogFileTests {
 
   @Test(arguments: [
     (ResultCode.SQLITE_FULL, ProblemCode.storageFull), (.SQLITE_IOERR, .ioError), (.SQLITE_CORRUPT, .ioError),
-    (.SQLITE_READONLY, .ioError), (.SQLITE_CANTOPEN, .ioError), (.SQLITE_BUSY, .ioError), (.SQLITE_NOTADB, .ioError),
+    (.SQLITE_READONLY, .ioError), (.SQLITE_CANTOPEN, .ioError), (.SQLITE_BUSY, .notReady), (.SQLITE_NOTADB, .ioError),
     (.SQLITE_CONSTRAINT, .internalError),
   ])
   func everyFailureOfTheStoreHasItsProblem(_ code: ResultCode, _ problem: ProblemCode) {

@@ -1,12 +1,17 @@
 """What the program says and refuses when it starts."""
+import concurrent.futures
+import os
 import pathlib
+import signal
 import socket
+import sqlite3
 import subprocess
 import time
 
 import requests
 
 from conftest import ROOT
+from nbd_tools import QemuNBD
 from server import Server
 
 
@@ -23,6 +28,88 @@ def test_it_tells_the_url_and_stops_on_sigterm(start):
     server = start()
     assert server.url in server.log()
     assert server.stop() == 0
+
+
+def test_sighup_changes_nothing(start):
+    server = start()
+    server.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 20
+    while "SIGHUP is ignored" not in server.log() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "SIGHUP is ignored" in server.log()
+    assert server.get("/images")["items"] == []
+    assert server.stop() == 0
+
+
+def hold_catalog(workspace):
+    """Another program that holds the catalog locked until it is closed."""
+    other = sqlite3.connect(workspace / "state/catalog.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    return other
+
+
+def test_changes_wait_ten_seconds_for_a_locked_catalog(start, workspace):
+    server = start()
+    (workspace / "images/a.raw").write_bytes(bytes(1 << 20))
+    server.register(workspace / "images/a.raw", "raw", "a")
+    other = hold_catalog(workspace)
+    begun = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(
+            lambda n: server.call("PATCH", "/images/a", {"labels": {"n": str(n)}}), range(4)))
+    assert time.monotonic() - begun < 18, "one after the other they would take 40 s"
+    for answer in answers:
+        assert answer.status_code == 503 and answer.json()["code"] == "not-ready", answer.text
+        assert int(answer.headers["Retry-After"]) > 0
+    other.close()
+    server.expect(200, "PATCH", "/images/a", {"labels": {"n": "5"}})
+    assert server.stop() == 0
+
+
+def test_a_stop_while_the_catalog_is_locked_ends_in_time(start, workspace):
+    server = start()
+    (workspace / "images/a.raw").write_bytes(bytes(1 << 20))
+    server.register(workspace / "images/a.raw", "raw", "a")
+    server.make_repository()
+    other = hold_catalog(workspace)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(server.call, "POST", "/backups", {
+            "images": ["a"], "repository": "local", "kind": "full"}) for _ in range(3)]
+        time.sleep(0.5)
+        begun = time.monotonic()
+        status = server.stop()
+        assert time.monotonic() - begun < 25
+        concurrent.futures.wait(calls)
+    other.close()
+    log = server.log()
+    assert status in (0, 70), log
+    assert (status == 70) == ("was still running" in log), log
+
+
+def test_a_stop_names_what_doesnt_end(start, workspace):
+    peer = workspace / "peer.sock"
+    server = start(nbdPeers=[f"unix:{peer}"])
+    server.make_repository()
+    (workspace / "disk.raw").write_bytes(os.urandom(64 << 20))
+    with QemuNBD(workspace / "disk.raw", "raw", peer, "--read-only") as served:
+        server.expect(201, "POST", "/images", {
+            "name": "vm1", "source": {"kind": "nbd", "uri": served.uri}, "format": "raw"})
+        served.process.send_signal(signal.SIGSTOP)
+        try:
+            job = server.expect(202, "POST", "/backups", {
+                "images": ["vm1"], "repository": "local", "kind": "full"}).json()
+            time.sleep(1)
+            begun = time.monotonic()
+            status = server.stop()
+            seconds = time.monotonic() - begun
+        finally:
+            served.process.send_signal(signal.SIGCONT)
+    assert seconds < 25
+    assert status in (0, 70), server.log()
+    if status == 70:
+        assert "was still running" in server.log() and job["id"] in server.log()
+    server.start()
+    assert server.get(f"/jobs/{job['id']}")["state"] in ("interrupted", "failed")
 
 
 def test_loopback_without_tokens_is_told(start):

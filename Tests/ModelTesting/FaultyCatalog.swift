@@ -102,4 +102,6 @@ package final class FaultyCatalog: BackupCatalog {
   }
 
   package func close() throws { try next.close() }
+
+  package var unfinished: [String] { next.unfinished }
 }

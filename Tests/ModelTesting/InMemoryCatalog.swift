@@ -28,6 +28,8 @@ package final class InMemoryCatalog: BackupCatalog {
 
   package func close() throws {}
 
+  package var unfinished: [String] { [] }
+
   /// Runs one body at a time.
   private actor Writer {
     func alone<Result: Sendable>(_ body: @Sendable () throws -> Result) throws -> Result { try body() }

@@ -208,4 +208,6 @@ final class GatedCatalog: BackupCatalog {
   }
 
   func close() throws { try next.close() }
+
+  var unfinished: [String] { next.unfinished }
 }

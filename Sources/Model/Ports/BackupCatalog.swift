@@ -10,13 +10,18 @@ package protocol BackupCatalog: Sendable {
   /// Runs `body` on one unchanging view of the catalog. Blocks the thread: by key or for one page only.
   func read<Result>(_ body: (any CatalogReading) throws -> Result) throws -> Result
 
-  /// Runs `body` alone, as one transaction. It is done also if the task is cancelled meanwhile.
+  /// Runs `body` alone, as one transaction. It is done also if the task is cancelled meanwhile. `notReady` if its turn
+  /// doesn't come in time, or another program holds the store: see ``CatalogDeadline``.
   @discardableResult func write<Result: Sendable>(
     _ body: @Sendable @escaping (any CatalogWriting) throws -> Result
   ) async throws -> Result
 
-  /// Blocks until what has committed is on the disk and the files are closed. Nothing may be called afterwards.
+  /// Lets no further call in, waits for those under way, and closes the files: blocks for as long as the disk does.
+  /// Calls that come afterwards are refused with `stopping`; a second `close` does nothing.
   func close() throws
+
+  /// The calls under way, in words: what ``close()`` waits for.
+  var unfinished: [String] { get }
 }
 
 /// A page of a list: in order of id (newest last), or of name where a name is the key.

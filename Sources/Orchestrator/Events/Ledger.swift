@@ -41,11 +41,13 @@ final class Ledger: Sendable {
     }
   }
 
-  /// Tries until it succeeds, a bounded number of times, with growing delays.
+  /// Tries until it succeeds, a bounded number of times, with growing delays. Not beyond a ``CatalogDeadline``: whoever
+  /// waits for the answer is told.
   func persistently<Result: Sendable>(_ body: () async throws -> Result) async throws -> Result {
     var delay = limits.commitRetryDelay
     for _ in 1..<max(1, limits.commitAttempts) {
       do { return try await body() } catch {
+        guard !CatalogDeadline.hasPassed, (error as? DomainError)?.code != .stopping else { throw error }
         logger.warning("the catalog failed; trying again", metadata: ["error": "\(error)"])
       }
       try? await Task.sleep(for: delay)

@@ -234,6 +234,8 @@ final class LiveJobs: Sendable {
   private let jobs = Lock<[JobID: LiveJob]>([:])
 
   subscript(id: JobID) -> LiveJob? { jobs.withLock { $0[id] } }
+  /// Each with its kind and id.
+  var titles: [String] { jobs.withLock { $0.values.map(\.title) }.sorted() }
   func add(_ job: LiveJob) { jobs.withLock { $0[job.job] = job } }
   func remove(_ id: JobID) { jobs.withLock { $0[id] = nil } }
 }

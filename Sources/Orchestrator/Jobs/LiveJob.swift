@@ -31,6 +31,8 @@ final class LiveJob: JobControl {
   }
 
   let job: JobID
+  /// "the backup job 01J…"
+  let title: String
   let speedLimit: UInt64
   private let clock: any WallClock
   private let limits: ServiceLimits
@@ -39,6 +41,7 @@ final class LiveJob: JobControl {
   /// `legs`: bytes of each part of the work as far as they are known, e.g. one per image.
   init(_ job: Job, legs: [UInt64], clock: any WallClock, limits: ServiceLimits) {
     self.job = job.id
+    title = "the \(job.request.kind.rawValue) job \(job.id)"
     if case .backup(let request) = job.request { speedLimit = request.speedLimit } else { speedLimit = 0 }
     self.clock = clock
     self.limits = limits

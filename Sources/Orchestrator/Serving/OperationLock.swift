@@ -34,6 +34,9 @@ final class OperationLock: Sendable {
     return try await body()
   }
 
+  /// Whether an operation is under way.
+  var isHeld: Bool { state.withLock { !$0.held.isEmpty } }
+
   /// Lets no operation in any more; returns when all are out, at the latest at `deadline`.
   func close(until deadline: ContinuousClock.Instant) async {
     let refused = state.withLock { state in

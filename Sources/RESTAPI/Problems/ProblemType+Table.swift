@@ -327,8 +327,9 @@ extension ProblemType {
     case .notReady:
       ProblemType(
         code, 503, "The server isn't ready",
-        "The server runs, but its catalog can't be read, so that it can't do its work.",
-        remedy: "look at the server's log", retryAfter: 5)
+        "The server runs, but its catalog can't be read or changed for now: another program holds it locked, or its disk "
+          + "doesn't answer. A change that waits longer than ten seconds is given up, and nothing of it is stored.",
+        remedy: "try again, and look at the server's log if it goes on", retryAfter: 5)
     case .internalError:
       ProblemType(
         code, 500, "The server failed",
