@@ -1,7 +1,7 @@
 import Locks
 import Synchronization
 
-/// What is alive in a server: connections, requests, event streams.
+/// What is alive in a server: requests, event streams.
 final class Census: Sendable {
   private struct State: Sendable {
     var exchanges: [UInt64: Exchange] = [:]
@@ -12,12 +12,11 @@ final class Census: Sendable {
 
   private let state = Lock(State())
   private let liveExchanges = Atomic<Int>(0)
-  private let openConnections = Atomic<Int>(0)
   private let numbers = Atomic<UInt64>(0)
   private let changed: @Sendable () -> Void
 
   /// - Parameter changed: called on any thread, perhaps with a lock held, when the server's thread should look again:
-  ///   a connection has closed, the first event stream or the last request of a stopping server is here.
+  ///   the first event stream or the last request of a stopping server is here.
   init(changed: @escaping @Sendable () -> Void) {
     self.changed = changed
   }
@@ -31,19 +30,12 @@ final class Census: Sendable {
 
   /// Exchanges that weren't freed yet, handlers that ignore their cancellation included.
   var exchangeCount: Int { liveExchanges.load(ordering: .relaxed) }
-  var connectionCount: Int { openConnections.load(ordering: .sequentiallyConsistent) }
   var streamCount: Int { state.withLock { $0.streams.count } }
   /// Requests whose head is complete and whose answer isn't sent.
   var requestCount: Int { state.withLock { $0.exchanges.count } }
 
   func exchangeBegan() { liveExchanges.wrappingAdd(1, ordering: .relaxed) }
   func exchangeEnded() { liveExchanges.wrappingSubtract(1, ordering: .relaxed) }
-  func connectionOpened() { openConnections.wrappingAdd(1, ordering: .sequentiallyConsistent) }
-
-  func connectionClosed() {
-    openConnections.wrappingSubtract(1, ordering: .sequentiallyConsistent)
-    changed()
-  }
 
   // MARK: Requests
 

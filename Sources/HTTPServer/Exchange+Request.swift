@@ -44,6 +44,7 @@ extension Exchange {
   // MARK: The head
 
   private func begin(_ call: Call) -> CallOutcome {
+    service.connections.headIsIn(cmhd_connection_fd(call.connection))
     let fields = RequestHead.fields(of: call.connection)
     let version = String(cString: call.version)
     var fault: HTTPFault?
@@ -52,6 +53,7 @@ extension Exchange {
     do throws(HTTPFault) {
       (path, query) = try RequestHead.split(target)
       try checkForNul(call.version)
+      try RequestHead.checkNames(fields)
       framing = try RequestHead.framing(fields, version: version)
     } catch {
       fault = error

@@ -27,6 +27,8 @@ final class ListeningSocket: Sendable {
     close()
   }
 
+  var kind: Connections.Kind { if case .tcp = address { .tcp } else { .unix } }
+
   /// −1 once closed.
   var descriptor: Int32 { socket.rawValue }
 

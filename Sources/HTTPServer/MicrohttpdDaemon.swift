@@ -159,7 +159,10 @@ private let handleRequest: MHD_AccessHandlerCallback = { _, connection, _, metho
   }
 }
 
-private let requestCompleted: MHD_RequestCompletedCallback = { _, _, context, _ in
+private let requestCompleted: MHD_RequestCompletedCallback = { daemon, connection, context, _ in
+  if let connection {
+    MicrohttpdDaemon.from(daemon)?.service.connections.awaitHead(cmhd_connection_fd(connection))
+  }
   guard let context, let pointer = context.pointee else { return }
   context.pointee = nil
   let exchange = Unmanaged<Exchange>.fromOpaque(pointer).takeRetainedValue()
@@ -167,8 +170,9 @@ private let requestCompleted: MHD_RequestCompletedCallback = { _, _, context, _ 
   exchange.service.census.leave(exchange)
 }
 
-private let connectionChanged: MHD_NotifyConnectionCallback = { context, _, _, change in
-  if cmhd_is_closed(change) != 0 { MicrohttpdDaemon.from(context)?.service.census.connectionClosed() }
+private let connectionChanged: MHD_NotifyConnectionCallback = { context, connection, _, change in
+  guard cmhd_is_closed(change) != 0, let connection else { return }
+  MicrohttpdDaemon.from(context)?.service.connections.leave(cmhd_connection_fd(connection))
 }
 
 private let logMessage: MHD_LogCallback = { context, format, arguments in

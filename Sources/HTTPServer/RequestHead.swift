@@ -29,6 +29,24 @@ enum RequestHead {
     String(decoding: UnsafeRawBufferPointer(start: start, count: start == nil ? 0 : count), as: UTF8.self)
   }
 
+  /// Refuses field names that aren't tokens. A blank before the colon above all: readers differ in whether such a
+  /// field counts (RFC 9112, 5.1).
+  static func checkNames(_ fields: HTTPFields) throws(HTTPFault) {
+    for field in fields.all where field.name.isEmpty || !field.name.utf8.allSatisfy(isTokenByte) {
+      throw .badFraming("the name of a header field holds a blank or another byte that isn't allowed there")
+    }
+  }
+
+  /// RFC 9110, 5.6.2.
+  private static func isTokenByte(_ byte: UInt8) -> Bool {
+    switch byte {
+    case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"): true
+    default: isDigit(byte) || tokenMarks.contains(byte)
+    }
+  }
+
+  private static let tokenMarks = Set("!#$%&'*+-.^_`|~".utf8)
+
   /// How long the body is. Refuses what two readers could understand in two ways (RFC 9112, 6.3).
   static func framing(_ fields: HTTPFields, version: String) throws(HTTPFault) -> Framing {
     let codings = fields.values("Transfer-Encoding")

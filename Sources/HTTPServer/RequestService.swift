@@ -7,17 +7,19 @@ final class RequestService: Sendable {
   let options: WebServerOptions
   let logger: Logger
   let census: Census
+  let connections: Connections
   let watch: ClientWatch
 
   init(
     responder: any HTTPResponder, executor: (any TaskExecutor)?, options: WebServerOptions, logger: Logger,
-    census: Census, watch: ClientWatch
+    census: Census, connections: Connections, watch: ClientWatch
   ) {
     self.responder = responder
     self.executor = executor
     self.options = options
     self.logger = logger
     self.census = census
+    self.connections = connections
     self.watch = watch
   }
 

@@ -1,8 +1,8 @@
 import CMicrohttpd
+import Descriptors
 import Glibc
 import Locks
 import Logging
-import Synchronization
 
 /// The server's own thread: accepts connections, notices clients that leave, beats the hearts of event streams,
 /// and stops everything in the end.
@@ -32,10 +32,13 @@ final class ServerThread: Sendable {
   /// How long accepting pauses when the kernel has no descriptor or memory left.
   private static let exhaustionPause: Duration = .milliseconds(200)
 
+  /// How often it looks for connections whose request is late.
+  private static let lateHeadInterval: Duration = .milliseconds(500)
+
   private let service: RequestService
   private let state = Lock(State())
-  /// Accepting waits for a connection to close.
-  private let isPaused = Atomic<Bool>(false)
+  /// The kinds of listeners whose accepting waits for a connection to close.
+  private let paused = Lock<Set<Connections.Kind>>([])
 
   init(service: RequestService) {
     self.service = service
@@ -95,7 +98,12 @@ final class ServerThread: Sendable {
       if let turn = heartbeats.due(now) {
         service.census.streams(turn: turn, of: Self.heartbeatTurns).forEach { $0.beat() }
       }
-      turn(until: service.census.streamCount > 0 ? heartbeats.next : now + Self.idlePause)
+      var deadline = service.census.streamCount > 0 ? heartbeats.next : now + Self.idlePause
+      if service.connections.awaitsHeads {
+        service.connections.endLate(at: now)
+        deadline = min(deadline, now + Self.lateHeadInterval)
+      }
+      turn(until: deadline)
     }
     stop()
   }
@@ -105,7 +113,7 @@ final class ServerThread: Sendable {
     let now = ContinuousClock.now
     var pause = deadline - now
     var isResuming = false
-    if isPaused.load(ordering: .sequentiallyConsistent) {
+    if paused.withLock({ !$0.isEmpty }) {
       // A wake may have been missed: look again soon.
       pause = min(pause, Self.exhaustionPause)
       isResuming = true
@@ -128,20 +136,21 @@ final class ServerThread: Sendable {
 
   private func accept(_ number: UInt64) {
     guard let listener = state.withLock({ $0.listeners[number] }) else { return }
+    let kind = listener.socket.kind
     for _ in 0..<Self.acceptBatch {
-      guard service.census.connectionCount < service.options.connectionLimit else { return pauseAccepting() }
+      guard !service.connections.isFull(kind) else { return pauseAccepting([kind]) }
       var address = sockaddr_storage()
       var size = socklen_t(MemoryLayout<sockaddr_storage>.size)
-      let descriptor = withUnsafeMutablePointer(to: &address) { address in
+      let accepted = withUnsafeMutablePointer(to: &address) { address in
         address.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-          cmhd_accept(listener.socket.descriptor, $0, &size)
+          FileDescriptor(result: cmhd_accept(listener.socket.descriptor, $0, &size))
         }
       }
-      if descriptor >= 0 {
-        serve(descriptor, address, size, listener.daemon)
+      if let accepted {
+        serve(accepted, kind, address, size, listener.daemon)
       } else if errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS {
         noteExhaustion(errno)
-        return pauseAccepting()
+        return pauseAccepting(Connections.Kind.allCases)
       } else if errno != EINTR && errno != ECONNABORTED {
         return
       }
@@ -160,26 +169,33 @@ final class ServerThread: Sendable {
       "can't accept connections: \(String(cString: strerror(code))); raise the limit of open files or lower the load")
   }
 
+  /// A connection beyond its address's share is closed at once: in the backlog it would stand before others.
   private func serve(
-    _ descriptor: Int32, _ address: sockaddr_storage, _ size: socklen_t, _ daemon: MicrohttpdDaemon
+    _ accepted: FileDescriptor, _ kind: Connections.Kind, _ address: sockaddr_storage, _ size: socklen_t,
+    _ daemon: MicrohttpdDaemon
   ) {
-    service.census.connectionOpened()
+    let client = kind == .tcp ? Connections.address(address) : nil
+    guard service.connections.enter(accepted.rawValue, kind, from: client) else { return }
+    let descriptor = accepted.release()
     let isAdded = withUnsafePointer(to: address) { address in
       address.withMemoryRebound(to: sockaddr.self, capacity: 1) { daemon.add(descriptor, $0, size) }
     }
-    if !isAdded { service.census.connectionClosed() }
+    if !isAdded { service.connections.leave(descriptor) }
   }
 
-  private func pauseAccepting() {
-    isPaused.store(true, ordering: .sequentiallyConsistent)
-    for (_, listener) in state.withLock({ $0.listeners }) { service.watch.remove(listener.socket.descriptor) }
+  private func pauseAccepting(_ kinds: [Connections.Kind]) {
+    paused.withLock { $0.formUnion(kinds) }
+    for (_, listener) in state.withLock({ $0.listeners }) where kinds.contains(listener.socket.kind) {
+      service.watch.remove(listener.socket.descriptor)
+    }
   }
 
   private func resumeAccepting() {
-    guard service.census.connectionCount < service.options.connectionLimit else { return }
-    guard isPaused.exchange(false, ordering: .sequentiallyConsistent) else { return }
-    for (number, listener) in state.withLock({ $0.listeners }) {
-      service.watch.addListener(listener.socket.descriptor, number: number)
+    for kind in paused.withLock({ $0 }) where !service.connections.isFull(kind) {
+      _ = paused.withLock { $0.remove(kind) }
+      for (number, listener) in state.withLock({ $0.listeners }) where listener.socket.kind == kind {
+        service.watch.addListener(listener.socket.descriptor, number: number)
+      }
     }
   }
 

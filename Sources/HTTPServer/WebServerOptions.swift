@@ -2,10 +2,14 @@
 package struct WebServerOptions: Sendable {
   /// Threads of libmicrohttpd per address.
   package var threads = 2
-  /// Connections open at a time over all addresses; more wait in the kernel's backlog.
+  /// Connections open at a time over all addresses, half of them by TCP and half by unix sockets; more wait in the
+  /// kernel's backlog.
   package var connectionLimit = 1024
-  /// A connection on which nothing moves for so long is closed, unless a handler or an event stream has it.
-  package var connectionTimeout: Duration = .seconds(60)
+  /// What the head of a connection's first request may take.
+  package var headTime: Duration = .seconds(10)
+  /// A connection on which nothing moves for so long, or that has no further request for so long, is closed, unless
+  /// a handler or an event stream has it.
+  package var connectionTimeout: Duration = .seconds(30)
   /// Memory of a connection for request line, header fields and what is read at a time; a larger head is
   /// answered 414 or 431 by libmicrohttpd.
   package var headerMemoryBytes = 32 << 10
@@ -21,6 +25,11 @@ package struct WebServerOptions: Sendable {
   package var flushTime: Duration = .seconds(1)
 
   package init() {}
+
+  /// Connections of all TCP addresses together, and of all unix sockets together.
+  var listenerLimit: Int { max(connectionLimit / 2, 1) }
+  /// Connections of one client address; those beyond are closed at once.
+  var addressLimit: Int { max(listenerLimit / 2, 1) }
 }
 
 /// A certificate chain and its key, both PEM.

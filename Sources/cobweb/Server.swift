@@ -28,6 +28,9 @@ final class Server: Sendable {
   /// Opens everything, brings the catalog in line with the world, and listens.
   static func start(_ configuration: ServerConfiguration) async throws -> Server {
     let logger = Logger(label: "cobweb")
+    let descriptors = DescriptorLimit.raise()
+    let httpConnections = descriptors.httpConnections(besideExports: configuration.exportConnections)
+    logger.info("at most \(descriptors.count) files are open, \(httpConnections) of them HTTP connections")
     let catalog = try SQLiteCatalog(stateFolder: configuration.stateFolder)
     let group = try EventLoopGroup(backend: configuration.loopBackend)
     logger.info("I/O runs on \(group.backend.rawValue)\(group.backendReason.map { ": \($0)" } ?? "")")
@@ -48,7 +51,7 @@ final class Server: Sendable {
     do {
       try await service.start(configuration.declarations)
       try Task.checkCancellation()
-      return try await serve(shutdown, configuration)
+      return try await serve(shutdown, configuration, httpConnections)
     } catch {
       // Images may be attached and exported by now: what their guests have written is brought home.
       _ = await shutdown.run()
@@ -57,13 +60,16 @@ final class Server: Sendable {
   }
 
   /// Puts the API before the service that has started, and listens.
-  private static func serve(_ shutdown: Shutdown, _ configuration: ServerConfiguration) async throws -> Server {
+  private static func serve(
+    _ shutdown: Shutdown, _ configuration: ServerConfiguration, _ httpConnections: Int
+  ) async throws -> Server {
     let service = shutdown.service
     let handlers = try WorkerPool(threadCount: handlerThreadCount, name: "handler")
     let hosts = HostList(names: configuration.hosts)
     let responder = APIResponder(
       service: service, version: Cobweb.version, hosts: hosts, executor: handlers, logger: Logger(label: "api"))
     var options = WebServerOptions()
+    options.connectionLimit = httpConnections
     options.eventStreamLimit = configuration.eventStreams
     let web = try WebServer(
       options: options, responder: responder, executor: handlers, logger: Logger(label: "http"))

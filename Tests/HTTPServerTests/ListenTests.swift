@@ -196,6 +196,8 @@ extension ServerSuites {
       BadRequest("no colon", "GET / HTTP/1.1\r\nHost x\r\n\r\n", 400),
       BadRequest("unknown version", "GET / HTTP/9.1\r\nHost: x\r\n\r\n", 505),
       BadRequest("bad length", post + "Content-Length: 5x\r\n\r\n", 400),
+      BadRequest("blank before the colon", post + "Content-Length : 2\r\n\r\nab", 400),
+      BadRequest("blank before another colon", post + "X-Any\t: 2\r\nContent-Length: 2\r\n\r\nab", 400),
       BadRequest("negative length", post + "Content-Length: -5\r\n\r\n", 400),
       BadRequest("two lengths", post + "Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
       BadRequest(

@@ -205,18 +205,72 @@ extension ServerSuites {
 
     @Test func connectionsBeyondTheLimitWaitTheirTurn() async throws {
       var options = WebServerOptions()
-      options.connectionLimit = 3
+      options.connectionLimit = 6
+      try await withFolder { folder in
+        try await withServer(Self.echo, options: options, at: .unix(path: folder + "/s")) { server, address in
+          try await blocking {
+            let held = try (0..<3).map { _ in try RawClient(address) }
+            for client in held { #expect(try client.get("/now").status == 200) }
+            let late = try (0..<4).map { _ in try RawClient(address) }
+            for client in late { try client.send("GET /later HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") }
+            usleep(100_000)
+            #expect(server.counts.connections == 3)
+            held.forEach { $0.close() }
+            for client in late { #expect(try client.readResponse().status == 200) }
+          }
+        }
+      }
+    }
+
+    /// One TCP address can take neither all TCP connections nor any of the unix socket's.
+    @Test func oneAddressHasHalfOfItsListenersConnections() async throws {
+      var options = WebServerOptions()
+      options.connectionLimit = 16
+      try await withFolder { folder in
+        try await withServer(Self.echo, options: options) { server, address in
+          let local = try server.listen(on: .unix(path: folder + "/s"))
+          try await blocking {
+            let held = try (0..<4).map { _ in try RawClient(address) }
+            for client in held { #expect(try client.get("/now").status == 200) }
+            for _ in 0..<8 {
+              #expect(throws: RawClient.Failure.self) { try RawClient(address).get("/now") }
+            }
+            let others = try (0..<8).map { _ in try RawClient(local) }
+            for client in others { #expect(try client.get("/now").status == 200) }
+            #expect(server.counts.connections == 12)
+            held.forEach { $0.close() }
+            others.forEach { $0.close() }
+          }
+          #expect(await eventually { server.counts.connections == 0 })
+          let status = try await blocking { try RawClient(address).get("/now").status }
+          #expect(status == 200)
+        }
+      }
+    }
+
+    /// However steadily its bytes come, a head must be whole in its time.
+    @Test func aSlowHeadEndsItsConnection() async throws {
+      var options = WebServerOptions()
+      options.headTime = .milliseconds(300)
       try await withServer(Self.echo, options: options) { server, address in
         try await blocking {
-          let held = try (0..<3).map { _ in try RawClient(address) }
-          for client in held { #expect(try client.get("/now").status == 200) }
-          let late = try (0..<4).map { _ in try RawClient(address) }
-          for client in late { try client.send("GET /later HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") }
-          usleep(100_000)
-          #expect(server.counts.connections == 3)
-          held.forEach { $0.close() }
-          for client in late { #expect(try client.readResponse().status == 200) }
+          let slow = try RawClient(address)
+          try slow.send("GET /now HTTP/1.1\r\nHost: x\r\nX: ")
+          let start = ContinuousClock.now
+          #expect(throws: RawClient.Failure.self) {
+            while ContinuousClock.now - start < .seconds(20) {
+              try slow.send("a")
+              usleep(50_000)
+            }
+          }
+          #expect(ContinuousClock.now - start < .seconds(10))
+          // One that has had its answer may rest.
+          let steady = try RawClient(address)
+          #expect(try steady.get("/now").status == 200)
+          usleep(1_000_000)
+          #expect(try steady.get("/now").status == 200)
         }
+        #expect(await eventually { server.counts.connections == 0 })
       }
     }
 
