@@ -54,7 +54,7 @@ package final class APIResponder: HTTPResponder {
     case .success(let call):
       do {
         switch call.match.route.work {
-        case .now(let work): return finish(try work(call), request)
+        case .now(let work): return call.query.asksForMuch ? nil : finish(try work(call), request)
         case .either(let now, _): return try now(call).map { finish($0, request) }
         case .later: return nil
         }
@@ -137,6 +137,11 @@ package final class APIResponder: HTTPResponder {
     guard !types.isEmpty else {
       throw DomainError(
         .malformedRequest, "\(request.method) takes no body here", remedy: "send the request without a body")
+    }
+    if let coding = request.headers.values("Content-Encoding").first(where: { $0.lowercased() != "identity" }) {
+      throw DomainError(
+        .unsupportedMediaType, "the body is encoded as '\(coding)', which isn't understood here",
+        remedy: "send the body as it is, without 'Content-Encoding'")
     }
     let given = request.headers.values("Content-Type")
     guard given.count == 1, MediaType(given[0]).map({ types.contains($0.name) && $0.isUTF8 }) == true else {

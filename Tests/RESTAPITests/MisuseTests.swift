@@ -1,4 +1,5 @@
 import Foundation
+import HTTPServer
 import Model
 import Testing
 
@@ -90,6 +91,32 @@ import Testing
     try await withWorld { world in
       try await world.post(images, valid, headers: ["Content-Type": type]).expect(415, .unsupportedMediaType)
       #expect(try await world.get(images).json["items"] == [])
+    }
+  }
+
+  @Test func anEncodedBodyIsRefused() async throws {
+    try await withWorld { world in
+      for coding in ["gzip", "zstd, identity", "br"] {
+        try await world.post(images, valid, headers: ["Content-Encoding": coding]).expect(415, .unsupportedMediaType)
+      }
+      #expect(try await world.get(images).json["items"] == [])
+      try await world.post(images, valid, headers: ["Content-Encoding": "identity"]).expect(201)
+    }
+  }
+
+  /// The threads that all connections share make short pages only.
+  @Test func longPagesAreMadeElsewhere() async throws {
+    try await withWorld { world in
+      let images = images
+      func request(_ query: String) -> HTTPRequest {
+        HTTPRequest(method: "GET", path: images, query: query, peer: .unixSocket)
+      }
+      #expect(world.responder.answerNow(request("limit=100")) != nil)
+      #expect(world.responder.answerNow(request("limit=1001")) == nil)
+      #expect(world.responder.answerNow(request("limit=1000")) == nil)
+      let answer = try await world.responder.answer(request("limit=1000"))
+      #expect(answer.status == 200)
+      try await world.get(images + "?limit=1000").expect(200)
     }
   }
 

@@ -135,4 +135,7 @@ struct QueryValues {
   /// How many items a page of any list may have.
   static let limits = 1...1000
   static let defaultLimit = 100
+
+  /// Whether the answer may be so long that making it would hold up the thread that serves other connections.
+  var asksForMuch: Bool { values[.limit].flatMap(Int.init).map { $0 > Self.defaultLimit } ?? false }
 }

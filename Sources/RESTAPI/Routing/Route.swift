@@ -36,7 +36,8 @@ struct Route: Sendable {
   }
 
   enum Work: Sendable {
-    /// Needs no waiting: a read of the catalog by key or of one page, or less. Runs where the request came in.
+    /// Needs no waiting: a read of the catalog by key or of one page, or less. Runs where the request came in, on a
+    /// thread of libmicrohttpd that other connections share; long pages are made on the handlers' executor.
     case now(@Sendable (Call) throws -> HTTPResponse)
     case later(@Sendable (Call) async throws -> HTTPResponse)
     /// Tries at once; nil leaves it to `later`.
