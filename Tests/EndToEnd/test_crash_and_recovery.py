@@ -65,6 +65,35 @@ def test_killed_in_mid_restore_leaves_no_file(start, workspace):
     assert images.same(source, "raw", target, "raw")
 
 
+def test_a_restores_leftover_goes_also_when_no_job_tells_of_it(start, workspace):
+    """As after a second kill, in the start that had noted the job's end."""
+    server = start()
+    server.make_repository()
+    source = big_image(workspace)
+    server.register(source, "raw")
+    backup = server.back_up(compression="none")
+    server.expect(202, "POST", f"/backups/{backup['id']}/restore", {
+        "target": {"kind": "file", "path": str(workspace / "images/back.raw"), "format": "raw"}})
+    left = []
+    for _ in range(2000):
+        if left := list((workspace / "images").glob(".*")):
+            break
+        time.sleep(0.001)
+    server.kill()
+    assert left and left[0].exists()
+    kept = workspace / left[0].name
+    shutil.copy(left[0], kept)
+
+    server.start()
+    assert server.stop() == 0
+    shutil.move(kept, left[0])
+    server.start()
+    deadline = time.monotonic() + 30
+    while left[0].exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left[0].exists()
+
+
 def test_lost_catalog_is_rebuilt_from_the_repository(start, workspace):
     server = start()
     server.make_repository()

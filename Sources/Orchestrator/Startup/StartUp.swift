@@ -55,9 +55,8 @@ struct StartUp {
     }
     recover(recoveries.filter(isSettled))
     look(at: images.filter(\.isAtRest))
-    if interrupted.contains(where: { $0.request.kind == .restore }) {
-      background.begin { await removeRestoreLeftovers() }
-    }
+    // Also where no job tells of one: the start before this one may have been killed after its step 1.
+    background.begin { await removeRestoreLeftovers() }
     if !known.newcomers.isEmpty || !rest.isEmpty {
       let unsettled = recoveries.filter { !isSettled($0) }
       try await background.begin(waitingUntil: .now + limits.declarationPatience) {
