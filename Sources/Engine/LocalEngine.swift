@@ -63,7 +63,8 @@ package final class LocalEngine: BlockEngine {
     options.maximumConnectionCount = configuration.exports.connectionCount
     listeners = ExportListeners(
       loops: group, options: options, sockets: try ExportSockets(configuration.exports),
-      credentials: try ExportCredentials(configuration.exports), logger: logger)
+      credentials: try ExportCredentials(configuration.exports),
+      apiAddresses: APIAddresses(addresses: configuration.exports.apiAddresses), logger: logger)
   }
 
   package var ioBackend: String { group.backend.rawValue }

@@ -1,6 +1,7 @@
 import Configuration
 import Engine
 import EventLoops
+import Model
 import Orchestrator
 
 /// The configuration in the words of the rooms that it is for.
@@ -16,7 +17,7 @@ extension ServerConfiguration {
   var engineExports: ExportConfiguration {
     var exports = ExportConfiguration(
       socketFolder: socketFolder, socketGroup: socketGroup, preSharedKeys: exportTLS?.preSharedKeys,
-      connectionCount: exportConnections)
+      connectionCount: exportConnections, apiAddresses: listen.map(\.exportAddress))
     if let files = exportTLS, let certificate = files.certificate, let key = files.key,
       let authority = files.clientAuthority
     {
@@ -38,5 +39,15 @@ extension ServerConfiguration {
     Declarations(
       repositories: repositories.map { RepositoryDraft(name: $0.name, kind: $0.kind, path: $0.path) },
       images: images.map { ImageDraft(name: $0.name, source: $0.source, format: $0.format, labels: $0.labels) })
+  }
+}
+
+extension ListenAddress {
+  /// As exports name it.
+  fileprivate var exportAddress: ExportAddress {
+    switch self {
+    case .unix(let path): .unix(path: path)
+    case .tcp(let host, let port): .tcp(host: host == "localhost" ? "127.0.0.1" : host, port: port)
+    }
   }
 }

@@ -2,6 +2,7 @@
 import concurrent.futures
 import os
 import pathlib
+import resource
 import signal
 import socket
 import sqlite3
@@ -110,6 +111,47 @@ def test_a_stop_names_what_doesnt_end(start, workspace):
         assert "was still running" in server.log() and job["id"] in server.log()
     server.start()
     assert server.get(f"/jobs/{job['id']}")["state"] in ("interrupted", "failed")
+
+
+def test_an_export_cannot_take_the_apis_socket(start, workspace):
+    api = workspace / "run/api.sock"
+    server = start(listen=["127.0.0.1:0", f"unix:{api}"])
+    (workspace / "images/a.raw").write_bytes(bytes(1 << 20))
+    server.register(workspace / "images/a.raw", "raw", "a")
+    server.problem(409, "address-unavailable", "POST", "/exports", {
+        "name": "a", "source": {"kind": "image", "image": "a"}, "listen": {"unix": str(api)}})
+    assert server.stop() == 0
+    server.start()
+    assert api.exists()
+
+
+def test_the_limit_of_open_files_is_raised(start, workspace):
+    """1,024 clients on the usual limit leave jobs and guests their files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    try:
+        server = start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)[0] == min(hard, 65536)
+    server.make_repository()
+    (workspace / "images/a.raw").write_bytes(os.urandom(1 << 20))
+    server.register(workspace / "images/a.raw", "raw", "a")
+    port = int(server.url.rsplit(":", 1)[1])
+    first = requests.Session()
+    assert first.get(server.url + "/readyz", timeout=10).status_code == 200
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(400)]
+    try:
+        time.sleep(1)
+        files = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+        assert files < 256 + 200, "one address has at most a quarter of the connections"
+        job = first.post(server.url + "/api/v1/backups", json={
+            "images": ["a"], "repository": "local", "kind": "full"}, timeout=30).json()
+        job = first.get(server.url + f"/api/v1/jobs/{job['id']}?wait=30", timeout=60).json()
+        assert job["state"] == "succeeded", job
+    finally:
+        for client in clients:
+            client.close()
 
 
 def test_loopback_without_tokens_is_told(start):

@@ -49,6 +49,27 @@ struct ExportAddressTests {
     }
   }
 
+  @Test func theAPIsOwnAddressesAreRefused() async throws {
+    let root = NSTemporaryDirectory() + "cobweb-api-\(UUID().uuidString.prefix(8))"
+    defer { try? FileManager.default.removeItem(atPath: root) }
+    let port = try freePort()
+    let exports = ExportConfiguration(
+      socketFolder: root + "/run",
+      apiAddresses: [.unix(path: root + "/run/api.sock"), .tcp(host: "127.0.0.1", port: port)])
+    try await withImage(exports: exports, root: root) { test, source in
+      try Tool.run("ln", "-s", ".", test.socket("same"))
+      let addresses: [ExportAddress] = [
+        .unix(path: test.socket("api.sock")), .unix(path: test.socket("same/api.sock")),
+        .tcp(host: "127.0.0.1", port: port), .tcp(host: "localhost", port: port),
+      ]
+      for address in addresses {
+        let order = test.order("vm", source, at: address)
+        #expect(await code { try await test.engine.export(order) } == .addressUnavailable, "\(address.text)")
+      }
+      try await test.engine.export(test.order("vm", source, at: .unix(path: test.socket("other.sock"))))
+    }
+  }
+
   @Test func socketsStayInTheirFolder() async throws {
     try await withImage { test, source in
       func export(_ path: String) async -> ProblemCode? {

@@ -1,3 +1,5 @@
+import Model
+
 /// How exports are served.
 package struct ExportConfiguration: Hashable, Sendable {
   /// Paths of PEM files: a certificate of ours with its key, and who must have signed the clients' ones.
@@ -23,17 +25,21 @@ package struct ExportConfiguration: Hashable, Sendable {
   package var preSharedKeys: String?
   /// At one time, of all exports together.
   package var connectionCount: Int
+  /// Where the API listens, or is about to: no export is served there.
+  package var apiAddresses: [ExportAddress]
 
   package static let defaultConnectionCount = 100
 
   package init(
     socketFolder: String? = nil, socketGroup: String? = nil, certificate: Certificate? = nil,
-    preSharedKeys: String? = nil, connectionCount: Int = ExportConfiguration.defaultConnectionCount
+    preSharedKeys: String? = nil, connectionCount: Int = ExportConfiguration.defaultConnectionCount,
+    apiAddresses: [ExportAddress] = []
   ) {
     self.socketFolder = socketFolder
     self.socketGroup = socketGroup
     self.certificate = certificate
     self.preSharedKeys = preSharedKeys
     self.connectionCount = connectionCount
+    self.apiAddresses = apiAddresses
   }
 }

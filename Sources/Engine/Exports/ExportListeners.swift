@@ -17,12 +17,14 @@ final class ExportListeners: Sendable {
   private let credentials: ExportCredentials
   private let entries = Lock<[ExportAddress: Entry]>([:])
   /// Listening and giving up an address take time, in which nobody else may look for it.
+  private let apiAddresses: APIAddresses
   private let turnstile = Turnstile()
 
   init(
     loops: EventLoopGroup, options: NBDServerOptions, sockets: ExportSockets, credentials: ExportCredentials,
-    logger: Logger
+    apiAddresses: APIAddresses, logger: Logger
   ) {
+    self.apiAddresses = apiAddresses
     self.loops = loops
     server = NBDServer(loops: loops, options: options, logger: logger)
     self.sockets = sockets
@@ -80,12 +82,17 @@ final class ExportListeners: Sendable {
       switch address {
       case .unix(let path):
         let loop = loops.next()
-        let real = try await loop.run { [sockets] in
-          try await loop.blocking(about: path) { try sockets.prepare(path) }
+        let real = try await loop.run { [sockets, apiAddresses] in
+          try await loop.blocking(about: path) {
+            let real = try sockets.prepare(path)
+            try apiAddresses.refuse(.unix(path: real))
+            return real
+          }
         }
         return try await server.listen(
           at: .unix(path: real), security: security, file: sockets.access, publishing: [export])
       case .tcp(let host, let port):
+        try apiAddresses.refuse(address)
         return try await server.listen(at: .ip(host: host, port: port), security: security, publishing: [export])
       }
     } catch let error as SystemError {
