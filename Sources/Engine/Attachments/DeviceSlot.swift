@@ -14,6 +14,9 @@ package final class DeviceSlot: BlockDevice, @unchecked Sendable {
   /// Grows when a request begins that may change the device, and again when it has ended: while two looks at it
   /// differ, what was learnt between them may be of no one moment.
   package private(set) var changeCount: UInt64 = 0
+  /// The image's only read-modify-write lock above its format: a user that changes a part of a block holds that block
+  /// alone, and a user that changes whole blocks shares them.
+  package let blocks = RangeLock()
 
   package init(_ next: any BlockDevice) { self.next = next }
 

@@ -4,7 +4,8 @@ import Buffers
 /// An export's way to its device: splits what is too long for it, and reads, changes and writes back the blocks that
 /// a request covers in part, for clients that don't know the device's alignment.
 ///
-/// Confined to the device's loop and shared by all connections, so that two of them never change one block at a time.
+/// Confined to the device's loop and shared by all connections. **One read-modify-write lock a device**: every export
+/// of a device is given the same lock, or two of them change one block at a time and one of the changes is lost.
 final class ExportAccess: @unchecked Sendable {
   // Safe to hand over: confined to the device's loop.
 
@@ -13,12 +14,13 @@ final class ExportAccess: @unchecked Sendable {
   let pipeSource: (any PipeSource)?
   private let alignment: UInt64
   private let step: UInt64
-  // Whoever writes whole blocks shares a range; whoever changes a part of a block has it alone.
-  private let blocks = RangeLock()
+  // Requests for whole blocks share a range; a request that changes a part of a block has it alone.
+  private let blocks: RangeLock
   private let pool: BufferPool
 
-  init(_ device: any BlockDevice, pool: BufferPool = BufferPool(maximumCachedByteCount: 4 << 20)) {
+  init(_ device: any BlockDevice, blocks: RangeLock, pool: BufferPool = BufferPool(maximumCachedByteCount: 4 << 20)) {
     self.device = device
+    self.blocks = blocks
     self.pool = pool
     alignment = UInt64(device.limits.requestAlignment)
     pipeSource = device as? any PipeSource
@@ -142,8 +144,11 @@ final class ExportAccess: @unchecked Sendable {
     let start = (range.offset + alignment - 1) / alignment * alignment
     let end = range.end / alignment * alignment
     guard start < end else { return }
+    let whole = ByteRange(start..<end)
+    let hold = alignment > 1 ? await blocks.acquire(whole, .shared) : nil
+    defer { if let hold { blocks.release(hold) } }
     do throws(BlockError) {
-      try await device.discard(ByteRange(start..<end))
+      try await device.discard(whole)
     } catch {
       // A hint that the storage has no use for.
       if error.kind != .notSupported { throw error }

@@ -56,12 +56,16 @@ package final class NBDExport: Sendable {
   /// - Parameters:
   ///   - name: at most 4096 bytes of UTF-8, without NUL.
   ///   - device: on `loop`; stays open until the export was removed.
-  package init(name: String, device: any BlockDevice, loop: EventLoop, options: Options = Options()) {
+  ///   - blocks: the device's read-modify-write lock, on `loop`. Exports of one device share it.
+  package init(
+    name: String, device: any BlockDevice, blocks: RangeLock = RangeLock(), loop: EventLoop,
+    options: Options = Options()
+  ) {
     precondition(name.utf8.count <= WireLimits.stringByteCount && !name.utf8.contains(0), "not an export name")
     self.name = name
     self.options = options
     self.loop = loop
-    access = ExportAccess(device)
+    access = ExportAccess(device, blocks: blocks)
   }
 
   package var figures: ExportFigures { counters.current }
