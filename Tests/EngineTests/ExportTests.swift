@@ -37,6 +37,7 @@ struct ExportTests {
       "-c", "write -P 17 0 64k", "-c", "write -P 18 100k 300k", "-c", "write -z 1M 256k", "-c", "write -zu 2M 256k",
       "-c", "write -P 19 3000001 777", "-c", "discard 3M 128k", "-c", "flush", "-c", "write -f -P 20 3900k 196k",
     ]
+    #expect(try await Tool.runAside("nbdinfo", ["--json", test.uri(order)]).contains("\"block_size_minimum\": 1,"))
     try await Tool.runAside("qemu-io", ["-f", "raw"] + requests + [test.uri(order)])
     try await Tool.runAside("qemu-io", ["-f", format] + requests + [copy])
     let refusal = await #expect(throws: DomainError.self) { try await test.engine.detach(image) }

@@ -60,7 +60,7 @@ import Testing
     return traits
   }
 
-  /// A client that doesn't know the alignment of the device behind the export.
+  /// A client is never told the alignment of the device behind the export.
   @Test func unalignedRequestsReachAnAlignedDeviceWhole() async throws {
     try await withWorld { world in
       var limits = BlockLimits()
@@ -76,11 +76,10 @@ import Testing
     }
   }
 
-  // With the sizes not asked for, the server has to take what comes, several at once on one block.
+  // The server has to take what comes, several at once on one block.
   private static let unalignedScript = """
     nbd, sys, random = map(__import__, ("nbd", "sys", "random"))
     h = nbd.NBD()
-    h.set_request_block_size(False)
     h.connect_uri(sys.argv[1])
     assert h.get_block_size(nbd.SIZE_MINIMUM) == 1
     random.seed(3)

@@ -43,19 +43,6 @@ import Testing
 
   static let misuses = [
     Misuse(
-      "unaligned",
-      """
-      h = connect(disk, allocation)
-      for count, offset in (511, 0), (512, 1), (1, 1), (1024, 256):
-          refused("EINVAL", h.pread, count, offset)
-          refused("EINVAL", h.pwrite, bytes(count), offset)
-          refused("EINVAL", h.trim, count, offset)
-          refused("EINVAL", h.zero, count, offset)
-          refused("EINVAL", h.cache, count, offset)
-          refused("EINVAL", h.block_status, count, offset, status)
-      alive(h)
-      """),
-    Misuse(
       "past the end",
       """
       h = connect(disk, allocation)

@@ -43,6 +43,7 @@ package struct ExportOffer: Hashable, Sendable {
   package var byteCount: UInt64
   /// Without those that depend on the negotiation (DF, BLOCK_STATUS_PAYLOAD).
   package var flags: TransmissionFlags
+  /// With `minimum` 1: a client that doesn't ask for sizes can't be expected to keep to more (proto.md).
   package var blockSizes: BlockSizes
   /// The metadata contexts that may be selected, by full name.
   package var contextNames: [String]
@@ -80,7 +81,6 @@ package struct Agreement: Hashable, Sendable {
   package var exportName: String
   package var byteCount: UInt64
   package var flags: TransmissionFlags
-  /// `minimum` is 1 for a client that didn't ask for sizes: it can't be expected to keep to more.
   package var blockSizes: BlockSizes
   package var style: HeaderStyle
   package var contexts: [SelectedContext]

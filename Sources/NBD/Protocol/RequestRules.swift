@@ -1,7 +1,7 @@
 /// Decides what becomes of each request, from what was negotiated (proto.md, “Request types”, “Error values”).
 package struct RequestRules: Sendable {
   package enum Verdict: Hashable, Sendable {
-    /// Carry it out. Its range lies inside the export and is aligned to the agreed minimum.
+    /// Carry it out. Its range lies inside the export, at any offset.
     case perform(Command)
     /// Read past the payload and answer with the error; the text is for people.
     case refuse(WireError, StaticText)
@@ -18,12 +18,10 @@ package struct RequestRules: Sendable {
   }
 
   package let agreement: Agreement
-  private let alignmentMask: UInt64
   private let maximum: UInt64
 
   package init(_ agreement: Agreement) {
     self.agreement = agreement
-    alignmentMask = UInt64(agreement.blockSizes.minimum) - 1
     maximum = UInt64(agreement.blockSizes.maximum)
   }
 
@@ -31,7 +29,7 @@ package struct RequestRules: Sendable {
   package func verdict(_ request: Request) -> Verdict {
     // The commonest request first.
     if request.type == Command.read.rawValue, request.flags.isEmpty, request.length > 0, request.length <= maximum,
-      request.offset & alignmentMask == 0, request.length & alignmentMask == 0, isInside(request)
+      isInside(request)
     {
       return .perform(.read)
     }
@@ -61,9 +59,6 @@ package struct RequestRules: Sendable {
   private func rangeVerdict(_ command: Command, _ request: Request) -> Verdict {
     guard isInside(request) else {
       return refuse(command == .write || command == .writeZeroes ? .noSpace : .invalid, "past the end of the export")
-    }
-    guard request.offset & alignmentMask == 0, request.length & alignmentMask == 0 else {
-      return refuse(.invalid, "not aligned to the minimum block size")
     }
     if command == .read, request.length > maximum {
       return refuse(agreement.style == .simple ? .invalid : .overflow, "READ above the maximum payload")

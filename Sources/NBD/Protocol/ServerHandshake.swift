@@ -301,8 +301,7 @@ package struct ServerHandshake: Sendable {
   private mutating func enterByName(_ offer: ExportOffer?) throws(NBDProtocolError) -> [Action] {
     guard let offer else { throw .violation("EXPORT_NAME for an export that doesn't exist") }
     guard isSecure || !offer.requiresTLS else { throw .violation("EXPORT_NAME without TLS for “\(offer.name)”") }
-    // This client can't have asked for sizes.
-    let agreement = agreement(on: offer, asksForSizes: false)
+    let agreement = agreement(on: offer)
     var bytes: [UInt8] = []
     bytes.append(bigEndian: offer.byteCount)
     bytes.append(bigEndian: agreement.flags.rawValue)
@@ -314,7 +313,7 @@ package struct ServerHandshake: Sendable {
   private mutating func answerInfo(_ option: OptionCode, _ asks: Set<UInt16>, _ offer: ExportOffer?) -> [Action] {
     guard let offer else { return [reply(option, .unknown, "there is no such export")] }
     guard isSecure || !offer.requiresTLS else { return [reply(option, .tlsRequired, "this export requires TLS")] }
-    let agreement = agreement(on: offer, asksForSizes: asks.contains(InfoType.blockSize.rawValue))
+    let agreement = agreement(on: offer)
     var bytes = Self.infoBytes(option, .export) {
       $0.append(bigEndian: agreement.byteCount)
       $0.append(bigEndian: agreement.flags.rawValue)
@@ -363,15 +362,13 @@ package struct ServerHandshake: Sendable {
     return [.send(bytes + Self.replyBytes(option, .ack, []))]
   }
 
-  private func agreement(on offer: ExportOffer, asksForSizes: Bool) -> Agreement {
+  private func agreement(on offer: ExportOffer) -> Agreement {
     let contexts = selected?.exportName == offer.name ? selected?.contexts ?? [] : []
     var flags = offer.flags.union(.hasFlags)
     if style != .simple { flags.insert(.sendDF) }
     if style == .extended, !contexts.isEmpty { flags.insert(.blockStatusPayload) }
-    var sizes = offer.blockSizes
-    if !asksForSizes { sizes.minimum = 1 }
     return Agreement(
-      exportName: offer.name, byteCount: offer.byteCount, flags: flags, blockSizes: sizes, style: style,
+      exportName: offer.name, byteCount: offer.byteCount, flags: flags, blockSizes: offer.blockSizes, style: style,
       contexts: contexts, isSecure: isSecure)
   }
 

@@ -2,7 +2,7 @@ import BlockCore
 import Buffers
 
 /// An export's way to its device: splits what is too long for it, and reads, changes and writes back the blocks that
-/// a request covers in part, for clients that don't know the device's alignment.
+/// a request covers in part, as clients are told that they may ask for any range.
 ///
 /// Confined to the device's loop and shared by all connections. **One read-modify-write lock a device**: every export
 /// of a device is given the same lock, or two of them change one block at a time and one of the changes is lost.

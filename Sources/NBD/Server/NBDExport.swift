@@ -89,12 +89,11 @@ package final class NBDExport: Sendable {
       flags.formUnion([.sendFlush, .sendFUA, .sendTrim, .sendWriteZeroes, .sendFastZero])
     }
     if options.allowsMultipleConnections { flags.insert(.canMultiConn) }
-    let minimum = UInt32(limits.requestAlignment)
     let preferred = UInt32(Self.powerOfTwo(atLeast: max(512, limits.requestAlignment, limits.preferredByteCount)))
     return ExportOffer(
       name: name, description: options.description, byteCount: device.byteCount, flags: flags,
-      blockSizes: BlockSizes(
-        minimum: minimum, preferred: preferred, maximum: UInt32(WireLimits.payloadByteCount)),
+      // Any range is taken, whatever the device's alignment: see ``ExportAccess``.
+      blockSizes: BlockSizes(minimum: 1, preferred: preferred, maximum: UInt32(WireLimits.payloadByteCount)),
       contextNames: options.contexts.map(\.name), requiresTLS: options.requiresTLS)
   }
 
