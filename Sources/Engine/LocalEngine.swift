@@ -107,14 +107,16 @@ package final class LocalEngine: BlockEngine {
   /// - Parameters:
   ///   - loop: where the devices are that it uses; nil: any.
   ///   - job: whose work files aren't leftovers meanwhile.
+  ///   - lane: what the work may hang with: the storage of the image or repository that it is about.
   func onLoop<Result: Sendable>(
-    _ loop: EventLoop? = nil, for job: JobID? = nil, _ body: @Sendable @escaping (EventLoop) async throws -> Result
+    _ loop: EventLoop? = nil, for job: JobID? = nil, in lane: BlockingLane = .shared,
+    _ body: @Sendable @escaping (EventLoop) async throws -> Result
   ) async throws -> Result {
     calls.begin(job)
     defer { calls.end(job) }
     let loop = loop ?? group.next()
     do {
-      return try await loop.run { try await body(loop) }
+      return try await BlockingLane.$current.withValue(lane) { try await loop.run { try await body(loop) } }
     } catch let error as SystemError {
       throw DomainError(error, of: "the engine")
     }
@@ -165,7 +167,7 @@ package final class LocalEngine: BlockEngine {
   }
 
   package func openRepository(at path: String, id: RepositoryID) async throws -> RepositoryID {
-    try await onLoop { [self] loop in
+    try await onLoop(in: .folder(path)) { [self] loop in
       try await loop.blocking(about: path) { [self] in
         try DirectoryRepository.establish(
           in: try files(ofRepositoryAt: path, isMaking: true), at: path, id: id, writer: configuration.writer,
@@ -175,14 +177,14 @@ package final class LocalEngine: BlockEngine {
   }
 
   package func scan(_ location: RepositoryLocation) async throws -> RepositoryScan {
-    try await onLoop { [self] loop in
+    try await onLoop(in: .folder(location.path)) { [self] loop in
       let repository = try await open(location, on: loop)
       return try await loop.blocking(about: location.path) { try RepositoryReader.scan(repository) }
     }
   }
 
   package func recover(_ location: RepositoryLocation, liveJobs: Set<JobID>) async throws -> RecoveryReport {
-    try await onLoop { [self] loop in
+    try await onLoop(in: .folder(location.path)) { [self] loop in
       let recovery = RepositoryRecovery(
         repository: try await open(location, on: loop), leases: leases, tombstones: tombstones
       ) { [calls] in liveJobs.contains($0) || calls.isLive($0) }
@@ -195,7 +197,7 @@ package final class LocalEngine: BlockEngine {
 
   package func record(_ image: ImageRecord, in location: RepositoryLocation) async throws {
     let job = JobID()
-    try await onLoop(for: job) { [self] loop in
+    try await onLoop(for: job, in: .folder(location.path)) { [self] loop in
       let repository = try await open(location, on: loop)
       try await loop.blocking(about: location.path) {
         guard try repository.files.status(of: RepositoryPath.image(image.id)) != nil else { return }
@@ -205,7 +207,7 @@ package final class LocalEngine: BlockEngine {
   }
 
   package func delete(_ backup: StoredBackupLocation, control: any JobControl) async throws {
-    try await onLoop { [self] loop in
+    try await onLoop(in: .folder(backup.repository.path)) { [self] loop in
       let repository = try await open(backup.repository, on: loop)
       guard try await loop.blocking(about: backup.folder, { try repository.files.status(of: backup.folder) != nil })
       else { return control.log(.info, "\(backup.fullPath(.manifest)) was gone already") }

@@ -17,16 +17,16 @@ final class EpollPort: LoopPort {
   }
 
   private unowned let loop: EventLoop
-  private let workers: WorkerPool
+  private let blockingCalls: BlockingCalls
   private let wakeDescriptor: Int32
   private let poll: FileDescriptor
   private let events = UnsafeMutablePointer<epoll_event>.allocate(capacity: eventCapacity)
   private var waiters: [Int32: [Waiter]] = [:]
   private var descriptorOf: [WaitToken: Int32] = [:]
 
-  init(loop: EventLoop, wakeDescriptor: Int32, workers: WorkerPool) throws(SystemError) {
+  init(loop: EventLoop, wakeDescriptor: Int32, blockingCalls: BlockingCalls) throws(SystemError) {
     self.loop = loop
-    self.workers = workers
+    self.blockingCalls = blockingCalls
     self.wakeDescriptor = wakeDescriptor
     guard let poll = FileDescriptor(result: epoll_create1(Int32(EPOLL_CLOEXEC))) else { throw .last }
     self.poll = poll
@@ -36,8 +36,8 @@ final class EpollPort: LoopPort {
 
   deinit { events.deallocate() }
 
-  func start(_ operation: FileOperation, _ completion: Completion) {
-    workers.submit { [loop] in loop.post(.complete(completion, operation.perform())) }
+  func start(_ operation: FileOperation, in lane: BlockingLane, _ completion: Completion) {
+    blockingCalls.submit(in: lane) { [loop] in loop.post(.complete(completion, operation.perform())) }
   }
 
   func start(_ operation: SocketOperation, _ wait: WaitToken) {

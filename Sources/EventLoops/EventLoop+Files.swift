@@ -17,13 +17,14 @@ package struct AllocationMode: OptionSet, Hashable, Sendable {
 }
 
 /// File I/O. Transfers are whole: short ones are continued, interrupted ones repeated. Memory must stay put until the
-/// call returns, which the span's owner sees to. None of it blocks the loop, nor is it cut off by cancellation.
+/// call returns, which the span's owner sees to. Where a
+/// thread does it, it is one of the `lane` that is given. None of it blocks the loop, nor is it cut off by cancellation.
 extension EventLoop {
   /// Fills `buffer` from the file's bytes at `offset`.
   /// - Returns: the bytes read, fewer than asked only where the file ends.
   nonisolated(nonsending)
     package func read(
-      _ file: FileDescriptor, into buffer: inout MutableRawSpan, at offset: UInt64
+      _ file: FileDescriptor, into buffer: inout MutableRawSpan, at offset: UInt64, in lane: BlockingLane = .shared
     ) async throws(SystemError) -> Int
   {
     let count = buffer.byteCount
@@ -32,7 +33,7 @@ extension EventLoop {
     var done = 0
     while done < count {
       let result = await perform(
-        .read(file.rawValue, into: base + done, count: count - done, offset: offset + UInt64(done)))
+        .read(file.rawValue, into: base + done, count: count - done, offset: offset + UInt64(done)), in: lane)
       if result < 0 { throw SystemError(-result) }
       if result == 0 { break }
       done += Int(result)
@@ -44,7 +45,8 @@ extension EventLoop {
   /// - Parameter durable: durable with the metadata needed to read it back before the call returns (RWF_DSYNC).
   nonisolated(nonsending)
     package func write(
-      _ file: FileDescriptor, _ bytes: RawSpan, at offset: UInt64, durable: Bool = false
+      _ file: FileDescriptor, _ bytes: RawSpan, at offset: UInt64, durable: Bool = false,
+      in lane: BlockingLane = .shared
     ) async throws(SystemError)
   {
     let count = bytes.byteCount
@@ -54,7 +56,8 @@ extension EventLoop {
     while done < count {
       let result = await perform(
         .write(
-          file.rawValue, from: base + done, count: count - done, offset: offset + UInt64(done), durable: durable))
+          file.rawValue, from: base + done, count: count - done, offset: offset + UInt64(done), durable: durable),
+        in: lane)
       if result < 0 { throw SystemError(-result) }
       // A file system that takes nothing and gives no reason would have us try for ever.
       if result == 0 { throw SystemError(EIO, "the file system took none of the bytes") }
@@ -64,30 +67,31 @@ extension EventLoop {
 
   /// Makes written data durable, with the metadata needed to read it back.
   nonisolated(nonsending)
-    package func fdatasync(_ file: FileDescriptor) async throws(SystemError)
+    package func fdatasync(_ file: FileDescriptor, in lane: BlockingLane = .shared) async throws(SystemError)
   {
-    try await sync(file, dataOnly: true)
+    try await sync(file, dataOnly: true, in: lane)
   }
 
   /// Makes data and all metadata durable; for a folder, the names in it.
   nonisolated(nonsending)
-    package func fsync(_ file: FileDescriptor) async throws(SystemError)
+    package func fsync(_ file: FileDescriptor, in lane: BlockingLane = .shared) async throws(SystemError)
   {
-    try await sync(file, dataOnly: false)
+    try await sync(file, dataOnly: false, in: lane)
   }
 
   nonisolated(nonsending)
-    private func sync(_ file: FileDescriptor, dataOnly: Bool) async throws(SystemError)
+    private func sync(_ file: FileDescriptor, dataOnly: Bool, in lane: BlockingLane) async throws(SystemError)
   {
     // Never repeated after an error: Linux tells it once and may have dropped the pages.
-    let result = await perform(.sync(file.rawValue, dataOnly: dataOnly))
+    let result = await perform(.sync(file.rawValue, dataOnly: dataOnly), in: lane)
     if result < 0 { throw SystemError(-result) }
   }
 
   /// Changes how `byteCount` bytes at `offset` are stored.
   nonisolated(nonsending)
     package func allocate(
-      _ file: FileDescriptor, _ mode: AllocationMode, at offset: UInt64, byteCount: UInt64
+      _ file: FileDescriptor, _ mode: AllocationMode, at offset: UInt64, byteCount: UInt64,
+      in lane: BlockingLane = .shared
     ) async throws(SystemError)
   {
     guard byteCount > 0 else { return }
@@ -95,7 +99,7 @@ extension EventLoop {
       !end.addingReportingOverflow(off_t(byteCount)).overflow
     else { throw SystemError(EFBIG) }
     let result = await perform(
-      .allocate(file.rawValue, mode: mode.rawValue, offset: offset, length: byteCount))
+      .allocate(file.rawValue, mode: mode.rawValue, offset: offset, length: byteCount), in: lane)
     if result < 0 { throw SystemError(-result) }
   }
 
@@ -107,7 +111,7 @@ extension EventLoop {
 
   /// The result, or a negative errno other than EINTR and EAGAIN.
   nonisolated(nonsending)
-    func perform(_ operation: FileOperation) async -> Int32
+    func perform(_ operation: FileOperation, in lane: BlockingLane) async -> Int32
   {
     checkIsolated()
     guard port != nil else { return -ESHUTDOWN }
@@ -118,10 +122,10 @@ extension EventLoop {
       endOperation()
     }
     while let port {
-      let result = await withUnsafeContinuation { port.start(operation, $0) }
+      let result = await withUnsafeContinuation { port.start(operation, in: lane, $0) }
       if result == -EAGAIN {
         // The ring declined what would have blocked: a thread may.
-        return await blockingCalls.run { operation.perform() }
+        return await blockingCalls.run(in: lane) { operation.perform() }
       }
       if result != -EINTR { return result }
     }

@@ -21,21 +21,24 @@ extension EventLoop {
   }
 
   /// Runs blocking `work` (a system call) on the group's threads for such; the loop goes on meanwhile.
+  /// - Parameter lane: what it may hang with.
   nonisolated(nonsending)
-    package func blocking<Result: Sendable>(_ work: @Sendable @escaping () -> Result) async -> Result
+    package func blocking<Result: Sendable>(
+      in lane: BlockingLane = .current, _ work: @Sendable @escaping () -> Result
+    ) async -> Result
   {
     beginOperation()
     defer { endOperation() }
-    return await blockingCalls.run(work)
+    return await blockingCalls.run(in: lane, work)
   }
 
   /// Runs blocking `work` that may fail with a system error.
   nonisolated(nonsending)
     package func blocking<Result: Sendable>(
-      _ work: @Sendable @escaping () throws(SystemError) -> Result
+      in lane: BlockingLane = .current, _ work: @Sendable @escaping () throws(SystemError) -> Result
     ) async throws(SystemError) -> Result
   {
-    try await blocking { () -> Swift.Result<Result, SystemError> in
+    try await blocking(in: lane) { () -> Swift.Result<Result, SystemError> in
       do throws(SystemError) { return .success(try work()) } catch { return .failure(error) }
     }.get()
   }

@@ -50,7 +50,7 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
 
   package let backend: IOBackend
   /// Where blocking system calls run, off the loop.
-  let blockingCalls: WorkerPool
+  let blockingCalls: BlockingCalls
   let gate: Gate
   private let name: String
   private let wakeFile: FileDescriptor
@@ -75,7 +75,7 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
   private var spareJobs: [UnownedJob] = []
   private var spareCommands: [Command] = []
 
-  init(name: String, backend: IOBackend, blockingCalls: WorkerPool, gate: Gate) throws(SystemError) {
+  init(name: String, backend: IOBackend, blockingCalls: BlockingCalls, gate: Gate) throws(SystemError) {
     self.name = name
     self.backend = backend
     self.blockingCalls = blockingCalls
@@ -115,7 +115,7 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
   private func makePort() throws(SystemError) -> any LoopPort {
     switch backend {
     case .ioUring: try RingPort(loop: self, wakeDescriptor: wakeFile.rawValue)
-    case .epoll: try EpollPort(loop: self, wakeDescriptor: wakeFile.rawValue, workers: blockingCalls)
+    case .epoll: try EpollPort(loop: self, wakeDescriptor: wakeFile.rawValue, blockingCalls: blockingCalls)
     }
   }
 

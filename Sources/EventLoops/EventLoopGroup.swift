@@ -3,8 +3,6 @@ import Locks
 
 /// The program's event loops, one thread each, with the threads for blocking calls beside them.
 package final class EventLoopGroup: Sendable {
-  /// Threads for blocking system calls; on epoll all file I/O shares them.
-  package static let blockingThreadCount = 4
   /// How long ``shutdown(grace:)`` lets waits go on by default.
   package static let defaultGrace = Duration.seconds(5)
 
@@ -26,7 +24,7 @@ package final class EventLoopGroup: Sendable {
   package let loops: [EventLoop]
   /// For compression, hashing and other CPU-heavy work.
   package let workers: WorkerPool
-  private let blockingCalls: WorkerPool
+  private let blockingCalls: BlockingCalls
   private let gate = Gate()
   private let ended = Semaphore()
   private let state = Lock(State())
@@ -42,7 +40,7 @@ package final class EventLoopGroup: Sendable {
     let coreCount = max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))
     (backend, backendReason) = try Self.choose(choice)
     workers = try WorkerPool(threadCount: workerCount ?? coreCount, name: "worker")
-    blockingCalls = try WorkerPool(threadCount: Self.blockingThreadCount, name: "blocking")
+    blockingCalls = try BlockingCalls()
     var loops: [EventLoop] = []
     for index in 0..<max(1, count ?? coreCount) {
       loops.append(

@@ -66,8 +66,8 @@ enum TurnWait {
 /// What a loop asks of the kernel. Confined to the loop's thread.
 protocol LoopPort: AnyObject {
   /// Starts file work. `completion` gets the byte count (0 for sync and allocate) or a negative errno; it is called
-  /// for certain, and not before `start` was entered.
-  func start(_ operation: FileOperation, _ completion: Completion)
+  /// for certain, and not before `start` was entered. `lane`: what the file may hang with.
+  func start(_ operation: FileOperation, in lane: BlockingLane, _ completion: Completion)
 
   /// Starts socket work; the loop's `finish` is told the result, a byte count or descriptor, or a negative errno.
   func start(_ operation: SocketOperation, _ wait: WaitToken)

@@ -36,10 +36,11 @@ extension EventLoop {
   /// - Returns: how many: as many as the pipe holds, fewer where the file ends.
   nonisolated(nonsending)
     package func fill(
-      pipe descriptor: Int32, from file: FileDescriptor, at offset: UInt64, byteCount: Int
+      pipe descriptor: Int32, from file: FileDescriptor, at offset: UInt64, byteCount: Int,
+      in lane: BlockingLane = .shared
     ) async throws(SystemError) -> Int
   {
-    let result = await perform(.splice(file.rawValue, offset: offset, toPipe: descriptor, count: byteCount))
+    let result = await perform(.splice(file.rawValue, offset: offset, toPipe: descriptor, count: byteCount), in: lane)
     if result < 0 { throw SystemError(-result) }
     return Int(result)
   }

@@ -49,6 +49,7 @@ final class RingPort: LoopPort {
       throw error
     }
     io_uring_register_ring_fd(ring)
+    allowWorkers()
     armWakeUp()
   }
 
@@ -58,6 +59,17 @@ final class RingPort: LoopPort {
   }
 
   // MARK: Set-up
+
+  /// The kernel's workers for files, at most: as many as the processors by default, all of which the requests of one
+  /// job can take, and keep, where its storage hangs.
+  private static let workerCount: UInt32 = 256
+
+  /// Linux before 5.15 doesn't know this, and keeps to its own number.
+  private func allowWorkers() {
+    // For files and for sockets; 0 leaves that number as it is.
+    var counts: [UInt32] = [Self.workerCount, 0]
+    _ = counts.withUnsafeMutableBufferPointer { io_uring_register_iowq_max_workers(ring, $0.baseAddress) }
+  }
 
   /// Sets up a ring with the best flags that the kernel takes, and returns them.
   private static func setUp(_ ring: UnsafeMutablePointer<io_uring>, depth: UInt32) throws(SystemError) -> UInt32 {
@@ -105,7 +117,7 @@ final class RingPort: LoopPort {
 
   // MARK: Starting
 
-  func start(_ operation: FileOperation, _ completion: Completion) {
+  func start(_ operation: FileOperation, in lane: BlockingLane, _ completion: Completion) {
     let pointer = UInt64(UInt(bitPattern: unsafeBitCast(completion, to: UnsafeRawPointer.self)))
     submit(pointer) { entry in
       let limit = FileOperation.maximumTransferByteCount

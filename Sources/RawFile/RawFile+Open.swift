@@ -82,7 +82,7 @@ extension RawFile {
   {
     try checkStage(.open)
     return try await request(.open, nil) { () async throws(SystemError) in
-      try await loop.blocking { [file] () throws(SystemError) in try ImageLock.claimedElsewhere(on: file) }
+      try await loop.blocking(in: lane) { [file] () throws(SystemError) in try ImageLock.claimedElsewhere(on: file) }
     }
   }
 }
@@ -93,6 +93,7 @@ struct OpenedFile: Sendable {
   private static let cautiousAlignment = 4096
 
   let descriptor: FileDescriptor
+  let lane: BlockingLane
   let isBlockDevice: Bool
   let sectorByteCount: Int
   let byteCount: UInt64
@@ -129,6 +130,7 @@ struct OpenedFile: Sendable {
     if options.direct, options.padsForDirect, options.lock != nil { try Self.padForDirect(file) }
     let status = try file.status()
     descriptor = file
+    lane = status.kind == .blockDevice ? .blockDevice(status.inode) : .fileSystem(status.device)
     preferredByteCount = status.preferredByteCount
     switch status.kind {
     case .regular:

@@ -13,7 +13,7 @@ extension RawFile: PipeSource {
     try checkStage(.read)
     try checkRequest(.read, at: range.offset, length: range.length)
     let count = try await request(.read, range) { () async throws(SystemError) in
-      try await loop.fill(pipe: descriptor, from: file, at: range.offset, byteCount: Int(range.length))
+      try await loop.fill(pipe: descriptor, from: file, at: range.offset, byteCount: Int(range.length), in: lane)
     }
     if count > 0 || range.isEmpty { return count }
     throw BlockError(.io(errno: EIO), .read, range, cause: "the file has become shorter than it was")

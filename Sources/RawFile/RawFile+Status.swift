@@ -20,7 +20,7 @@ extension RawFile {
     let granule = UInt64(limits.preferredByteCount)
     let alignment = UInt64(limits.requestAlignment)
     return try await request(.blockStatus, range) { () async throws(SystemError) in
-      try await loop.blocking { [file] () throws(SystemError) in
+      try await loop.blocking(in: lane) { [file] () throws(SystemError) in
         try HoleMap(file: file, range: range, granule: granule, alignment: alignment).extents(atMost: count)
       }
     }

@@ -41,7 +41,7 @@ extension RawFile {
   {
     try await request(.writeZeroes, range) { () async throws(SystemError) in
       do throws(SystemError) {
-        try await loop.allocate(file, mode, at: range.offset, byteCount: range.length)
+        try await loop.allocate(file, mode, at: range.offset, byteCount: range.length, in: lane)
         return true
       } catch {
         // EINVAL: not whole sectors of a block device. ENODEV: no such call for this kind of file.
@@ -60,7 +60,7 @@ extension RawFile {
       var offset = range.offset
       while offset < range.end {
         let count = Int(min(range.end - offset, UInt64(Self.zeroChunkByteCount)))
-        try await loop.write(file, zeroes.bytes.extracting(0..<count), at: offset)
+        try await loop.write(file, zeroes.bytes.extracting(0..<count), at: offset, in: lane)
         offset += UInt64(count)
       }
     }
@@ -71,7 +71,7 @@ extension RawFile {
   {
     try await request(.writeZeroes, range) { () async throws(SystemError) in
       do throws(SystemError) {
-        try await loop.blocking { [file] () throws(SystemError) in
+        try await loop.blocking(in: lane) { [file] () throws(SystemError) in
           try file.zeroOutBlocks(at: range.offset, byteCount: range.length)
         }
         return true
@@ -109,11 +109,11 @@ extension RawFile {
     private func discardWhole(at offset: UInt64, byteCount: UInt64) async throws(SystemError)
   {
     if isBlockDevice {
-      try await loop.blocking { [file] () throws(SystemError) in
+      try await loop.blocking(in: lane) { [file] () throws(SystemError) in
         try file.discardBlocks(at: offset, byteCount: byteCount)
       }
     } else {
-      try await loop.allocate(file, [.punchHole, .keepSize], at: offset, byteCount: byteCount)
+      try await loop.allocate(file, [.punchHole, .keepSize], at: offset, byteCount: byteCount, in: lane)
     }
   }
 
@@ -128,7 +128,7 @@ extension RawFile {
       }
       if newByteCount % UInt64(limits.requestAlignment) != 0 { throw BlockError(.misaligned, .resize) }
       try await request(.resize, nil) { () async throws(SystemError) in
-        try await loop.blocking { [file] () throws(SystemError) in try file.truncate(to: newByteCount) }
+        try await loop.blocking(in: lane) { [file] () throws(SystemError) in try file.truncate(to: newByteCount) }
       }
       byteCount = newByteCount
     }

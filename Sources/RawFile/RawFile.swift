@@ -20,6 +20,8 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
 
   let loop: EventLoop
   let file: FileDescriptor
+  /// What blocking calls on the file may hang with.
+  let lane: BlockingLane
   let isBlockDevice: Bool
   /// A block device's logical sector; 1 for a file.
   let sectorByteCount: Int
@@ -44,6 +46,7 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
   init(_ file: OpenedFile, _ options: Options, on loop: EventLoop) {
     self.loop = loop
     self.file = file.descriptor
+    lane = file.lane
     isReadOnly = options.isReadOnly
     lock = options.lock
     isBlockDevice = file.isBlockDevice
@@ -146,7 +149,7 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
     inFlightCount += 1
     defer { endRequest() }
     do throws(SystemError) {
-      return try await loop.read(file, into: &buffer, at: range.offset)
+      return try await loop.read(file, into: &buffer, at: range.offset, in: lane)
     } catch {
       throw BlockError(errno: error.code, .read, range, cause: error.detail)
     }
@@ -173,7 +176,7 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
   {
     if !durable, writeInPlace(bytes, range) { return }
     try await request(.write, range) { () async throws(SystemError) in
-      try await loop.write(file, bytes, at: range.offset, durable: durable)
+      try await loop.write(file, bytes, at: range.offset, durable: durable, in: lane)
     }
   }
 
@@ -209,7 +212,7 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
   {
     try checkStage(.flush)
     guard !isReadOnly else { return }
-    try await request(.flush, nil) { () async throws(SystemError) in try await loop.fdatasync(file) }
+    try await request(.flush, nil) { () async throws(SystemError) in try await loop.fdatasync(file, in: lane) }
   }
 
   nonisolated(nonsending)
@@ -227,9 +230,9 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
     }
     var failure: SystemError?
     if !isReadOnly, !wasLatched {
-      do throws(SystemError) { try await loop.fdatasync(file) } catch { failure = error }
+      do throws(SystemError) { try await loop.fdatasync(file, in: lane) } catch { failure = error }
     }
-    await loop.blocking { [file, lock] in
+    await loop.blocking(in: lane) { [file, lock] in
       lock?.release(on: file)
       file.close()
     }

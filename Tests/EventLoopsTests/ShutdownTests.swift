@@ -150,11 +150,11 @@ import Testing
 
   /// A loop that can't watch its own waking ends in an error, and frees what it had taken once.
   @Test func aPortThatCannotStartGivesBackWhatItHas() throws {
-    let workers = try WorkerPool(threadCount: 1, name: "unused")
-    let loop = try EventLoop(name: "unstarted", backend: .epoll, blockingCalls: workers, gate: Gate())
+    let calls = try BlockingCalls()
+    let loop = try EventLoop(name: "unstarted", backend: .epoll, blockingCalls: calls, gate: Gate())
     for _ in 0..<8 {
       let failure = #expect(throws: SystemError.self) {
-        try EpollPort(loop: loop, wakeDescriptor: -1, workers: workers)
+        try EpollPort(loop: loop, wakeDescriptor: -1, blockingCalls: calls)
       }
       #expect(failure?.code == EBADF)
     }

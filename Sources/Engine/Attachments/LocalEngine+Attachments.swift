@@ -15,7 +15,8 @@ extension LocalEngine {
     }
     try attachedImages.reserve(order.image, at: order.location)
     do {
-      let (attached, cache) = try await onLoop(for: control.job) { [self] loop in
+      let (attached, cache) = try await onLoop(for: control.job, in: .folder(of: order.location.source.place)) {
+        [self] loop in
         try await open(order, on: loop, control)
       }
       attachedImages.put(attached, for: order.image)

@@ -58,14 +58,14 @@ extension LocalEngine {
       guard order.isReadOnly else {
         throw DomainError(.invalidField, "an image that isn't attached can only be exported read-only")
       }
-      return try await onLoop { [self] loop in
+      return try await onLoop(in: .folder(of: location.source.place)) { [self] loop in
         let image = try await opener(on: loop).open(
           location, isReadOnly: true, for: ImageUse("the export '\(order.name)'"))
         return OpenExportSource(device: image.device, blocks: RangeLock(), loop: loop, image: nil)
       }
     case .backup(let place):
       guard order.isReadOnly else { throw DomainError(.invalidField, "a backup can only be exported read-only") }
-      return try await onLoop { [self] loop in
+      return try await onLoop(in: .folder(place.repository.path)) { [self] loop in
         let repository = try await open(place.repository, on: loop)
         let manifest = try await loop.blocking(about: place.fullPath(.manifest)) { try repository.manifest(place) }
         let stored = StoredBackup(manifest: manifest, place: place, opener: opener(of: repository, on: loop))

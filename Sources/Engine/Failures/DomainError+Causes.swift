@@ -140,10 +140,10 @@ extension EventLoop {
   /// Runs blocking `work` off the loop; what it throws comes out as a `DomainError` about `file`.
   nonisolated(nonsending)
     func blocking<Value: Sendable>(
-      about file: String, _ work: @Sendable @escaping () throws -> Value
+      about file: String, in lane: BlockingLane = .current, _ work: @Sendable @escaping () throws -> Value
     ) async throws -> Value
   {
-    try await blocking { () -> Result<Value, DomainError> in
+    try await blocking(in: lane) { () -> Result<Value, DomainError> in
       do { return .success(try work()) } catch { return .failure(DomainError(any: error, of: file)) }
     }.get()
   }

@@ -8,7 +8,7 @@ extension LocalEngine {
   package func backUp(_ order: BackupOrder, control: any JobControl) async throws -> BackupReceipt {
     let location = ImageLocation(source: order.image.source, format: order.image.format)
     try attachedImages.checkDetached(location)
-    return try await onLoop(for: control.job) { [self] loop in
+    return try await onLoop(for: control.job, in: .folder(order.repository.path)) { [self] loop in
       let repository = try await open(order.repository, on: loop)
       let image = try await opener(on: loop).open(
         location, isReadOnly: true, for: ImageUse("the backup job \(control.job)"))

@@ -6,7 +6,7 @@ import Qcow2
 extension LocalEngine {
   package func check(_ order: CheckOrder, control: any JobControl) async throws -> Model.CheckReport {
     try attachedImages.checkDetached(order.image)
-    return try await onLoop(for: control.job) { [self] loop in
+    return try await onLoop(for: control.job, in: .folder(of: order.image.source.place)) { [self] loop in
       do {
         let found = try await check(order.image, on: loop, control)
         // Errors too: opening an image to be written puts right what a writer left that ended early.

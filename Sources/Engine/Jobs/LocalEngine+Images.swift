@@ -9,7 +9,7 @@ import RawFile
 
 extension LocalEngine {
   package func suggestFormat(of source: ImageSource) async throws -> FormatSuggestion {
-    try await onLoop { [self] loop in
+    try await onLoop(in: .folder(of: source.place)) { [self] loop in
       let (raw, _) = try await openUnclaimed(source, loop)
       return try await telling(about: source.place) {
         try await closing([raw]) { try await Self.suggestion(for: raw, pool: pool) }
@@ -51,7 +51,7 @@ extension LocalEngine {
     ) async throws -> (device: any BlockDevice, status: FileStatus?)
   {
     try await telling(about: path) {
-      let status = try await loop.blocking { () throws(SystemError) in try file.status() }
+      let status = try await loop.blocking(in: .folder(of: path)) { () throws(SystemError) in try file.status() }
       let raw = try await RawFile.open(
         file, RawFile.Options(isReadOnly: true, locks: false, allowsBlockDevice: true), on: loop)
       return (raw, status)
@@ -70,7 +70,7 @@ extension LocalEngine {
   }
 
   package func inspect(_ image: ImageLocation) async throws -> ImageInspection {
-    try await onLoop { [self] loop in
+    try await onLoop(in: .folder(of: image.source.place)) { [self] loop in
       let opener = opener(on: loop)
       let path = image.source.place
       let first = try await look(at: try await openUnclaimed(image.source, loop), path, image.format, loop)
@@ -213,7 +213,7 @@ extension LocalEngine {
   private func extents(
     ofFile image: ImageLocation, offset: UInt64, length: UInt64?, limit: Int
   ) async throws -> ExtentPage {
-    try await onLoop { [self] loop in
+    try await onLoop(in: .folder(of: image.source.place)) { [self] loop in
       let use = ImageUse("a request for its extents", isPassing: true)
       let opened = try await opener(on: loop).open(image, isReadOnly: true, for: use)
       return try await closing([opened.device]) {

@@ -9,7 +9,7 @@ extension LocalEngine {
   /// Removes work files that restores of this server left beside their targets when it was killed; for the start.
   /// Returns their paths within the image folders.
   package func removeRestoreLeftovers(liveJobs: Set<JobID>) async throws -> [String] {
-    try await onLoop { [self] loop in
+    try await onLoop(in: .folder("leftovers of restores")) { [self] loop in
       var removed: [String] = []
       for folder in imageFolders.folders {
         let files = configuration.openFiles(folder)

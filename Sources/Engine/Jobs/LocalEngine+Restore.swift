@@ -8,7 +8,7 @@ import Qcow2
 
 extension LocalEngine {
   package func restore(_ order: RestoreOrder, control: any JobControl) async throws -> RestoreReport {
-    try await onLoop(for: control.job) { [self] loop in
+    try await onLoop(for: control.job, in: .folder(order.backup.repository.path)) { [self] loop in
       let repository = try await open(order.backup.repository, on: loop)
       let manifest = try await loop.blocking(about: order.backup.fullPath(.manifest)) {
         try repository.manifest(order.backup)

@@ -38,7 +38,7 @@ private struct Findings {
 
 extension LocalEngine {
   package func verify(_ order: VerifyOrder, control: any JobControl) async throws -> VerifyReport {
-    try await onLoop { [self] loop in
+    try await onLoop(in: .folder(order.backup.repository.path)) { [self] loop in
       let repository = try await open(order.backup.repository, on: loop)
       var findings = Findings()
       let manifest = try await findings.collect {

@@ -85,11 +85,13 @@ struct ImageOpener: Sendable {
       case .file(let path):
         let place = try folders.resolve(path)
         let options = Folder.FileOptions(access: isReadOnly ? .readOnly : .readWrite)
-        return try await loop.blocking { () throws(SystemError) in
+        return try await loop.blocking(in: .folder(of: path)) { () throws(SystemError) in
           try place.folder.openFile(place.relative, options)
         }
       case .device(let path):
-        return try await loop.blocking(about: path) { [devices] in try devices.open(path, isReadOnly: isReadOnly) }
+        return try await loop.blocking(about: path, in: .folder(path)) { [devices] in
+          try devices.open(path, isReadOnly: isReadOnly)
+        }
       case .nbd(let uri): throw DomainError(.sourceNotAFile, "\(uri) is an NBD export, not a file")
       }
     }
@@ -114,7 +116,7 @@ struct ImageOpener: Sendable {
       _ file: FileDescriptor, _ path: String, _ format: DiskFormat, depth: Int, isReadOnly: Bool, _ chain: Chain
     ) async throws -> any BlockDevice
   {
-    let layer = try await loop.blocking(about: path) {
+    let layer = try await loop.blocking(about: path, in: .folder(of: path)) {
       LayerFile(
         path: path, format: format, descriptor: file, status: try file.status(),
         generation: try FileGeneration(of: file))
@@ -130,7 +132,7 @@ struct ImageOpener: Sendable {
       var options = RawFile.Options(isReadOnly: isReadOnly, direct: chain.wantsDirect, allowsBlockDevice: true)
       if format == .qcow2, !isReadOnly, chain.wantsDirect {
         // Only what is what was stated may be made longer.
-        options.padsForDirect = await loop.blocking { file.beginsAsQcow2 }
+        options.padsForDirect = await loop.blocking(in: .folder(of: path)) { file.beginsAsQcow2 }
       }
       let claim = try await claims.claim(
         layer.status, path, isReadOnly ? .reader : .writer, for: chain.use, until: chain.deadline, on: loop)

@@ -61,7 +61,9 @@ struct ClientDialing: Sendable {
     switch uri.place {
     case .unix(let path): return try await Socket.connect(to: .unix(path: path), on: loop)
     case .tcp(let host, let port):
-      let addresses = try await loop.blocking { () throws(SystemError) in try Self.addresses(of: host) }
+      let addresses = try await loop.blocking(in: .folder("names of hosts")) { () throws(SystemError) in
+        try Self.addresses(of: host)
+      }
       var failure = SystemError(EHOSTUNREACH, host)
       for address in addresses {
         do throws(SystemError) {
