@@ -68,7 +68,7 @@ extension Folder {
     guard result == 0 else { throw SystemError(errno, target) }
   }
 
-  /// What is in the folder at `path`, in order of name. Names that aren't UTF-8 are told with replacement characters.
+  /// What is in the folder at `path`, in order of name, links not followed. Names that aren't UTF-8 are told with replacement characters.
   /// - Throws: E2BIG if there are more than `limit`.
   package func entries(of path: String = ".", limit: Int) throws(SystemError) -> [FolderEntry] {
     let folder = try openFolder(path)
@@ -82,10 +82,11 @@ extension Folder {
     while true {
       errno = 0
       guard let found = readdir(stream) else { break }
-      let entry = FolderEntry(found.pointee)
-      if entry.name == "." || entry.name == ".." { continue }
+      let name = found.pointee.name
+      if name == "." || name == ".." { continue }
       guard entries.count < limit else { throw SystemError(E2BIG, "\(path) holds more than \(limit) names") }
-      entries.append(entry)
+      guard let kind = try folder.kind(of: found.pointee) else { continue }
+      entries.append(FolderEntry(name: name, kind: kind))
     }
     guard errno == 0 else { throw SystemError(errno, path) }
     return entries.sorted { $0.name < $1.name }
@@ -99,15 +100,37 @@ extension Folder {
   }
 }
 
-extension FolderEntry {
-  fileprivate init(_ entry: dirent) {
-    let name = withUnsafeBytes(of: entry.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
-    let kind: Kind =
-      switch Int(entry.d_type) {
-      case Int(DT_REG): .file
-      case Int(DT_DIR): .folder
-      default: .other
-      }
-    self.init(name: name, kind: kind)
+extension Folder {
+  /// What the entry of this folder is, links not followed. Many file systems leave the type out (DT_UNKNOWN: XFS with
+  /// ftype=0, ext4 without filetype, some NFS and FUSE), so the file itself is asked then.
+  /// Nil if it was removed meanwhile.
+  package func kind(of entry: dirent) throws(SystemError) -> FolderEntry.Kind? {
+    switch Int(entry.d_type) {
+    case Int(DT_REG): return .file
+    case Int(DT_DIR): return .folder
+    case Int(DT_UNKNOWN): break
+    default: return .other
+    }
+    var status = stat()
+    // By the bytes of the name, which needn't be UTF-8.
+    let result = withUnsafeBytes(of: entry.d_name) {
+      fstatat(
+        descriptor.rawValue, $0.assumingMemoryBound(to: CChar.self).baseAddress!, &status, AT_SYMLINK_NOFOLLOW)
+    }
+    guard result == 0 else {
+      if errno == ENOENT { return nil }
+      throw SystemError(errno, entry.name)
+    }
+    return switch FileStatus.Kind(mode: status.st_mode) {
+    case .regular: .file
+    case .folder: .folder
+    default: .other
+    }
+  }
+}
+
+extension dirent {
+  fileprivate var name: String {
+    withUnsafeBytes(of: d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
   }
 }

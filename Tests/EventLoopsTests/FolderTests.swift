@@ -57,4 +57,21 @@ import Testing
     try #require(symlink("nowhere", tree.file("inside/dangling")) == 0)
     #expect(throws: SystemError(EEXIST, "dangling")) { try folder.openFile("dangling", options) }
   }
+
+  @Test func entriesWithoutATypeAreLookedAt() throws {
+    let (tree, folder) = try makeTree()
+    try #require(symlink("disk", tree.file("inside/link")) == 0)
+    try #require(mkfifo(tree.file("inside/fifo"), 0o600) == 0)
+    let kinds: [String: FolderEntry.Kind] = ["disk": .file, "sub": .folder, "link": .other, "fifo": .other]
+    for (name, kind) in kinds {
+      var entry = dirent()
+      entry.d_type = UInt8(DT_UNKNOWN)
+      withUnsafeMutableBytes(of: &entry.d_name) { $0.copyBytes(from: name.utf8) }
+      #expect(try folder.kind(of: entry) == kind, "\(name)")
+    }
+    var gone = dirent()
+    withUnsafeMutableBytes(of: &gone.d_name) { $0.copyBytes(from: "gone".utf8) }
+    #expect(try folder.kind(of: gone) == nil)
+    #expect(try folder.entries(limit: 9) == kinds.sorted { $0.key < $1.key }.map { FolderEntry(name: $0, kind: $1) })
+  }
 }
