@@ -4,7 +4,7 @@ extension BlockError.Kind {
   init(errno code: Int32) {
     self =
       switch code {
-      case ENOSPC, EDQUOT, EFBIG: .noSpace
+      case ENOSPC, EDQUOT: .noSpace
       case ECANCELED: .cancelled
       case EROFS: .readOnly
       case EOPNOTSUPP: .notSupported

@@ -41,7 +41,7 @@ package struct BlockError: Error, Hashable, Sendable {
     self.cause = cause
   }
 
-  /// The error for a failed system call: ENOSPC, EDQUOT and EFBIG become `noSpace`, ECANCELED `cancelled`.
+  /// The error for a failed system call: ENOSPC and EDQUOT become `noSpace`, ECANCELED `cancelled`.
   package init(errno code: Int32, _ operation: Operation, _ range: ByteRange? = nil, cause: String? = nil) {
     self.init(Kind(errno: code), operation, range, cause: cause)
   }

@@ -145,8 +145,9 @@ package final class SQLiteCatalog: BackupCatalog {
     guard FileDescriptor(result: open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)) != nil else {
       throw .unusable(path: path, cause: String(cString: strerror(errno)))
     }
+    // Some network and FUSE file systems don't know the call for folders: their server decides when names last.
     guard let directory = FileDescriptor(result: open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)),
-      fsync(directory.rawValue) == 0
+      fsync(directory.rawValue) == 0 || [EINVAL, EOPNOTSUPP, ENOSYS].contains(errno)
     else { throw .unusable(path: folder, cause: String(cString: strerror(errno))) }
   }
 }

@@ -24,7 +24,7 @@ extension Folder {
     var how = open_how()
     how.flags = UInt64(UInt32(bitPattern: O_RDONLY | O_CLOEXEC | O_DIRECTORY))
     how.resolve = UInt64(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
-    return Folder(adopting: FileDescriptor(adopting: try openRetrying(path, &how)))
+    return Folder(adopting: FileDescriptor(adopting: try openRetrying(path, &how)), calls: calls)
   }
 
   /// What has that name, links followed; nil if nothing does.
@@ -58,17 +58,8 @@ extension Folder {
     guard unlinkat(parent.descriptor.rawValue, name, AT_REMOVEDIR) == 0 else { throw SystemError(errno, path) }
   }
 
-  /// Gives the file or folder a new name in one step.
-  /// - Throws: EEXIST if the new name is taken and `isReplacing` is false.
-  package func rename(_ path: String, to target: String, isReplacing: Bool) throws(SystemError) {
-    let (from, old) = try parent(of: path)
-    let (to, new) = try parent(of: target)
-    let flags = isReplacing ? 0 : UInt32(shim_rename_noreplace)
-    let result = shim_renameat2(from.descriptor.rawValue, old, to.descriptor.rawValue, new, flags)
-    guard result == 0 else { throw SystemError(errno, target) }
-  }
-
-  /// What is in the folder at `path`, in order of name, links not followed. Names that aren't UTF-8 are told with replacement characters.
+  /// What is in the folder at `path`, in order of name, links not followed. Names that aren't UTF-8 are
+  /// told with replacement characters.
   /// - Throws: E2BIG if there are more than `limit`.
   package func entries(of path: String = ".", limit: Int) throws(SystemError) -> [FolderEntry] {
     let folder = try openFolder(path)
@@ -92,7 +83,7 @@ extension Folder {
     return entries.sorted { $0.name < $1.name }
   }
 
-  private func parent(of path: String) throws(SystemError) -> (Folder, String) {
+  func parent(of path: String) throws(SystemError) -> (Folder, String) {
     let parts = path.split(separator: "/", omittingEmptySubsequences: false)
     guard let name = parts.last, !name.isEmpty, name != ".", name != ".." else { throw SystemError(EINVAL, path) }
     if parts.count == 1 { return (self, path) }

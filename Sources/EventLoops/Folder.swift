@@ -6,6 +6,7 @@ import Glibc
 package final class Folder: Sendable {
   /// The folder itself, opened to read: good for `fsync`, and as the anchor of further calls.
   package let descriptor: FileDescriptor
+  let calls: FolderCalls
 
   /// Opens the folder at `path`, which is trusted.
   package init(path: String) throws(SystemError) {
@@ -13,10 +14,17 @@ package final class Folder: Sendable {
       throw SystemError(errno, path)
     }
     self.descriptor = descriptor
+    calls = .kernel
   }
 
   /// Takes over a descriptor that has a folder open to read.
-  init(adopting descriptor: FileDescriptor) { self.descriptor = descriptor }
+  init(adopting descriptor: FileDescriptor, calls: FolderCalls) {
+    self.descriptor = descriptor
+    self.calls = calls
+  }
+
+  /// The same open folder, with other system calls beneath it.
+  package func making(_ calls: FolderCalls) -> Folder { Folder(adopting: descriptor, calls: calls) }
 
   package enum Access: Hashable, Sendable { case readOnly, readWrite }
 
@@ -43,7 +51,7 @@ package final class Folder: Sendable {
   /// Opens the file at `path`, relative to the folder. Links are followed as long as they stay beneath it; `..` that
   /// climbs out, absolute paths and links, and /proc's magic links are refused. Opening never waits for a FIFO's other
   /// end. May block on the disk: loops do it through `blocking`.
-  /// - Throws: EXDEV for a path that leaves the folder, EISDIR or EINVAL for what isn't a regular file, and what the
+  /// - Throws: EXDEV for a path that leaves the folder, EISDIR or ENXIO for what isn't a regular file, and what the
   ///   kernel says; the detail names the path.
   package func openFile(_ path: String, _ options: FileOptions = FileOptions()) throws(SystemError) -> FileDescriptor {
     var how = open_how()
@@ -84,7 +92,7 @@ extension FileDescriptor {
   fileprivate func check(_ options: Folder.FileOptions, _ path: String) throws(SystemError) {
     let kind = try status().kind
     guard kind == .regular || (kind == .blockDevice && options.allowsBlockDevice) else {
-      throw SystemError(kind == .folder ? EISDIR : EINVAL, "\(path) is \(kind.rawValue), not a regular file")
+      throw SystemError(kind == .folder ? EISDIR : ENXIO, "\(path) is \(kind.rawValue), not a regular file")
     }
     let flags = fcntl(rawValue, F_GETFL)
     guard flags >= 0, fcntl(rawValue, F_SETFL, flags & ~O_NONBLOCK) == 0 else { throw .last }

@@ -141,7 +141,7 @@ struct OpenedFile: Sendable {
       isBlockDevice = true
       isOnLocalFileSystem = false
       (byteCount, sectorByteCount) = try file.blockDeviceGeometry()
-    default: throw SystemError(EINVAL, "\(status.kind.rawValue), not a regular file")
+    default: throw SystemError(ENXIO, "\(status.kind.rawValue), not a regular file")
     }
     direct = options.direct ? try Self.makeDirect(file, byteCount) : nil
   }

@@ -12,7 +12,7 @@ import Testing
   }
 
   @Test(arguments: [
-    (ENOSPC, BlockError.Kind.noSpace), (EDQUOT, .noSpace), (EFBIG, .noSpace), (ECANCELED, .cancelled),
+    (ENOSPC, BlockError.Kind.noSpace), (EDQUOT, .noSpace), (EFBIG, .io(errno: EFBIG)), (ECANCELED, .cancelled),
     (EROFS, .readOnly), (EOPNOTSUPP, .notSupported), (EIO, .io(errno: EIO)), (EINVAL, .io(errno: EINVAL)),
   ])
   func errnoBecomesItsKind(code: Int32, kind: BlockError.Kind) {

@@ -39,12 +39,12 @@ import Testing
   @Test func whatIsNoRegularFileIsRefused() throws {
     let (tree, folder) = try makeTree()
     try #require(mkfifo(tree.file("inside/fifo"), 0o600) == 0)
-    #expect(throws: SystemError(EINVAL, "fifo is a FIFO, not a regular file")) { try folder.openFile("fifo") }
+    #expect(throws: SystemError(ENXIO, "fifo is a FIFO, not a regular file")) { try folder.openFile("fifo") }
     #expect(throws: SystemError(EISDIR, "sub is a folder, not a regular file")) { try folder.openFile("sub") }
     #expect(throws: SystemError(EISDIR, "sub")) { try folder.openFile("sub", .init(access: .readWrite)) }
     #expect(throws: SystemError(ENOENT, "nothing")) { try folder.openFile("nothing") }
     let devices = try Folder(path: "/dev")
-    #expect(throws: SystemError(EINVAL, "null is a character device, not a regular file")) {
+    #expect(throws: SystemError(ENXIO, "null is a character device, not a regular file")) {
       try devices.openFile("null", .init(allowsBlockDevice: true))
     }
   }
@@ -73,5 +73,52 @@ import Testing
     withUnsafeMutableBytes(of: &gone.d_name) { $0.copyBytes(from: "gone".utf8) }
     #expect(try folder.kind(of: gone) == nil)
     #expect(try folder.entries(limit: 9) == kinds.sorted { $0.key < $1.key }.map { FolderEntry(name: $0, kind: $1) })
+  }
+
+  /// File systems without flags of `renameat2`: with hard links, and without.
+  @Test(arguments: [0, EPERM, EOPNOTSUPP])
+  func renamingWithoutReplacingNeedsNoFlag(_ refusalOfLinks: Int32) throws {
+    let (tree, plain) = try makeTree()
+    var calls = FolderCalls.kernel
+    calls.renameExclusively = { _, _, _, _ in EINVAL }
+    if refusalOfLinks != 0 { calls.link = { _, _, _, _ in refusalOfLinks } }
+    let folder = plain.making(calls)
+    try folder.rename("disk", to: "sub/moved", isReplacing: false)
+    #expect(access(tree.file("inside/disk"), F_OK) != 0)
+    #expect(try folder.openFile("sub/moved").status().byteCount == 2)
+    try tree.makeFile("inside/other", [9])
+    #expect(throws: SystemError(EEXIST, "sub/moved")) {
+      try folder.rename("other", to: "sub/moved", isReplacing: false)
+    }
+    #expect(try folder.openFile("sub/moved").status().byteCount == 2)
+    #expect(try folder.openFile("other").status().byteCount == 1)
+    #expect(throws: SystemError.self) { try folder.rename("gone", to: "new", isReplacing: false) }
+    // A folder has no second name.
+    try folder.rename("sub", to: "under", isReplacing: false)
+    #expect(try folder.openFile("under/moved").status().byteCount == 2)
+    try folder.rename("other", to: "under/moved", isReplacing: true)
+    #expect(try folder.openFile("under/moved").status().byteCount == 1)
+  }
+
+  @Test func renamingFailsForWhatIsNoMatterOfFlags() throws {
+    let (tree, plain) = try makeTree()
+    defer { withExtendedLifetime(tree) {} }
+    var calls = FolderCalls.kernel
+    calls.renameExclusively = { _, _, _, _ in EIO }
+    calls.link = { _, _, _, _ in 0 }
+    #expect(throws: SystemError(EIO, "new")) { try plain.making(calls).rename("disk", to: "new", isReplacing: false) }
+  }
+
+  @Test func synchronizingToleratesOnlyWhatTheFileSystemDoesntKnow() throws {
+    let (tree, plain) = try makeTree()
+    defer { withExtendedLifetime(tree) {} }
+    #expect(try plain.synchronize())
+    var calls = FolderCalls.kernel
+    for code in [EINVAL, EOPNOTSUPP] {
+      calls.synchronize = { _ in code }
+      #expect(try !plain.making(calls).openFolder("sub").synchronize())
+    }
+    calls.synchronize = { _ in EIO }
+    #expect(throws: SystemError(EIO)) { try plain.making(calls).synchronize() }
   }
 }

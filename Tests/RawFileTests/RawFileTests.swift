@@ -204,7 +204,7 @@ import Testing
     let path = setUp.output.trimmingCharacters(in: .whitespacesAndNewlines)
     defer { _ = try? Tool.run("losetup", "--detach", path) }
     try await atHome(backend) { home in
-      await expectFailure(.io(errno: EINVAL)) { () throws(BlockError) in
+      await expectFailure(.io(errno: ENXIO)) { () throws(BlockError) in
         _ = try await RawFile.open(.path(path), .init(isReadOnly: true), on: home.loop)
       }
       for isDirect in [false, true] {

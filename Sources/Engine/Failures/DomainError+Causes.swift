@@ -19,6 +19,8 @@ extension DomainError {
       self.init(
         .storageFull, "\(file): no space is left on its storage\(cause)",
         remedy: "free space on the storage that holds it, then try again")
+    case .io(errno: EFBIG):
+      self.init(SystemError(EFBIG), of: file)
     case .locked(let text):
       self.init(.imageLocked, "\(file) is in use: \(text)", remedy: "shut down whoever has it open, then try again")
     case .corrupt(let text):
@@ -50,9 +52,17 @@ extension DomainError {
       self.init(
         .pathOutsideFolders, "\(file) leads out of the allowed folders",
         remedy: "move it beneath an allowed folder, or allow its folder in the configuration")
-    case EISDIR, EINVAL, ENXIO, ENODEV:
+    case EISDIR, ENXIO, ENODEV:
       self.init(.sourceNotAFile, "\(file) is neither a regular file nor an allowed device: \(error.detail ?? text)")
-    case ENOSPC, EDQUOT, EFBIG:
+    case EFBIG:
+      self.init(
+        .storageFull, "\(file): this file system can't hold a file that long",
+        remedy: "use a file system without that limit")
+    case EINVAL, EOPNOTSUPP, ENOSYS:
+      self.init(
+        .ioError, "\(file): its file system doesn't support what is asked of it: \(error)",
+        remedy: "use another file system, or mount this one with other options")
+    case ENOSPC, EDQUOT:
       self.init(
         .storageFull, "\(file): no space is left on its storage (\(text))",
         remedy: "free space on the storage that holds it, then try again")

@@ -74,7 +74,12 @@ extension LocalEngine {
       if try files.status(of: place.relative) != nil { throw Self.targetExists(path) }
     }
     return try await attempt {
-      let file = try await loop.blocking(about: path) { try files.createFile(workPath) }
+      let file = try await loop.blocking(about: path) {
+        let file = try files.createFile(workPath)
+        // A file system that can't make it durable refuses here, before the copying.
+        try files.synchronize(file)
+        return file
+      }
       let written = try await fill(file, through: files, reading, path, format)
       try await control.checkpoint()
       try await loop.blocking(about: path) { try Self.publish(workPath, as: place.relative, path, files) }

@@ -106,6 +106,10 @@ package struct DirectoryRepository: Sendable {
     } catch let error as DocumentDamage {
       throw DomainError(
         .backupCorrupt, "the manifest \(path) can't be used: \(error.text)", remedy: "use another backup")
+    } catch let error as SystemError where error.code == EMSGSIZE {
+      throw DomainError(
+        .backupCorrupt, "the manifest \(path) can't be used: \(error.detail ?? "it is too long")",
+        remedy: "use another backup")
     } catch let error as SystemError where error.code == ENOENT {
       let isDeleted = try files.status(of: backup.path(.tombstone)) != nil
       throw DomainError(
@@ -124,7 +128,7 @@ package struct DirectoryRepository: Sendable {
       if try files.contents(of: path, limit: CheckedDocumentCodec.maximumByteCount) == bytes { return }
     } catch {
       // One that is too long is damaged, and replaced.
-      guard error.code == ENOENT || error.code == EFBIG else { throw error }
+      guard error.code == ENOENT || error.code == EMSGSIZE else { throw error }
     }
     let way = PartFileName(target: path, writer: writer, job: job).text
     try files.publish(bytes, as: path, by: way, isReplacing: true)

@@ -17,7 +17,7 @@ package protocol FolderFiles: Sendable {
   func entries(of path: String, limit: Int) throws(SystemError) -> [FolderEntry]
   /// Nil if nothing has that name.
   func status(of path: String) throws(SystemError) -> FileStatus?
-  /// - Throws: EFBIG if the file is longer than `limit` bytes.
+  /// - Throws: EMSGSIZE if the file is longer than `limit` bytes.
   func contents(of path: String, limit: Int) throws(SystemError) -> [UInt8]
   /// An empty file, open for reading and writing.
   /// - Throws: EEXIST if the name is taken.
@@ -28,7 +28,7 @@ package protocol FolderFiles: Sendable {
   func write(_ bytes: [UInt8], to file: FileDescriptor) throws(SystemError)
   /// Makes the file's bytes and size durable.
   func synchronize(_ file: FileDescriptor) throws(SystemError)
-  /// Makes the names in a folder durable.
+  /// Makes the names in a folder durable, as far as the file system can.
   func synchronizeFolder(_ path: String) throws(SystemError)
   /// - Throws: EEXIST if `target` is taken and `isReplacing` is false.
   func rename(_ path: String, to target: String, isReplacing: Bool) throws(SystemError)

@@ -38,7 +38,7 @@ package struct LocalFolderFiles: FolderFiles {
       if result == 0 { break }
       if result > 0 { count += result } else if errno != EINTR { throw SystemError(errno, path) }
     }
-    guard count <= limit else { throw SystemError(EFBIG, "\(path) is longer than \(limit) bytes") }
+    guard count <= limit else { throw SystemError(EMSGSIZE, "\(path) is longer than \(limit) bytes") }
     return Array(bytes[..<count])
   }
 
@@ -71,7 +71,11 @@ package struct LocalFolderFiles: FolderFiles {
   package func synchronizeFolder(_ path: String) throws(SystemError) {
     let opened = try folder.openFolder(path)
     defer { opened.descriptor.close() }
-    guard fsync(opened.descriptor.rawValue) == 0 else { throw SystemError(errno, path) }
+    do throws(SystemError) {
+      if try !opened.synchronize() { FileSystemNotes.shared.noteUnsynchronized(opened) }
+    } catch {
+      throw SystemError(error.code, path)
+    }
   }
 
   package func rename(_ path: String, to target: String, isReplacing: Bool) throws(SystemError) {

@@ -60,7 +60,7 @@ struct RepositoryReader {
       name = document.name
     } catch let error as DocumentDamage {
       find("\(RepositoryPath.imageDocument(image)): \(error.text)")
-    } catch let error as SystemError where error.code == ENOENT || error.code == EFBIG {
+    } catch let error as SystemError where error.code == ENOENT || error.code == EMSGSIZE {
       find("\(RepositoryPath.imageDocument(image)): \(error)")
     }
     for entry in try entries(RepositoryPath.image(image)) where entry.name != "image.json" {
@@ -126,8 +126,6 @@ struct RepositoryReader {
       return (manifest, backup)
     } catch let error as DomainError {
       find(error.detail)
-    } catch let error as SystemError where error.code == EFBIG {
-      find("\(place.path(.manifest)): \(error)")
     }
     return nil
   }

@@ -25,6 +25,8 @@ package enum WireError: UInt32, Hashable, Sendable {
       case .misaligned, .notSupported: .invalid
       case .outOfRange: error.operation == .write || error.operation == .writeZeroes ? .noSpace : .invalid
       case .closed, .cancelled: .shutdown
+      // The guest's system stops at a full disk rather than failing the write for good.
+      case .io(errno: EFBIG): .noSpace
       case .io(let code) where code == EPERM || code == EACCES: .permission
       case .io, .corrupt, .locked, .latchedFailed: .io
       }
