@@ -1,6 +1,7 @@
 import BlockCore
 import Buffers
 import EventLoops
+import Locks
 import Logging
 import Model
 import NBD
@@ -28,6 +29,8 @@ package final class LocalEngine: BlockEngine {
   let servedExports = ServedExports()
   let listeners: ExportListeners
   let calls = CallsInFlight()
+  /// By repository; at most one each.
+  private let untoldRepairs = Lock<[RepositoryID: String]>([:])
   let logger: Logger
 
   /// Opens the allowed folders and keeps them open; blocks.
@@ -161,17 +164,21 @@ package final class LocalEngine: BlockEngine {
     func open(_ location: RepositoryLocation, on loop: EventLoop) async throws -> DirectoryRepository
   {
     try await loop.blocking(about: location.path) { [self] in
-      try DirectoryRepository.open(
+      let repository = try DirectoryRepository.open(
         location, in: try files(ofRepositoryAt: location.path, isMaking: false), writer: configuration.writer)
+      note(repository.repair, of: location)
+      return repository
     }
   }
 
   package func openRepository(at path: String, id: RepositoryID) async throws -> RepositoryID {
     try await onLoop(in: .folder(path)) { [self] loop in
       try await loop.blocking(about: path) { [self] in
-        try DirectoryRepository.establish(
+        let made = try DirectoryRepository.establish(
           in: try files(ofRepositoryAt: path, isMaking: true), at: path, id: id, writer: configuration.writer,
           now: clock.now())
+        note(made.repair, of: RepositoryLocation(id: made.id, path: path))
+        return made.id
       }
     }
   }
@@ -179,8 +186,18 @@ package final class LocalEngine: BlockEngine {
   package func scan(_ location: RepositoryLocation) async throws -> RepositoryScan {
     try await onLoop(in: .folder(location.path)) { [self] loop in
       let repository = try await open(location, on: loop)
-      return try await loop.blocking(about: location.path) { try RepositoryReader.scan(repository) }
+      var scan = try await loop.blocking(about: location.path) { try RepositoryReader.scan(repository) }
+      if let repair = untoldRepairs.withLock({ $0.removeValue(forKey: location.id) }) {
+        scan.findings.insert(repair, at: 0)
+      }
+      return scan
     }
+  }
+
+  /// Whatever opens a repository puts it right: the log tells at once, and the next scan as a finding.
+  private func note(_ repair: String?, of location: RepositoryLocation) {
+    guard let repair, untoldRepairs.withLock({ $0.updateValue(repair, forKey: location.id) }) != repair else { return }
+    logger.warning("a repository was put right", metadata: ["path": "\(location.path)", "what": "\(repair)"])
   }
 
   package func recover(_ location: RepositoryLocation, liveJobs: Set<JobID>) async throws -> RecoveryReport {

@@ -77,7 +77,7 @@ struct RepositoryTests {
   }
 
   @Test func openingTellsOneRepositoryFromAnother() async throws {
-    try await withBackup { test, _ in
+    try await withBackup { test, made in
       let id = RepositoryID()
       #expect(try await test.engine.openRepository(at: test.repositoryPath, id: id) == test.repository.id)
       let wrong = RepositoryLocation(id: id, path: test.repositoryPath)
@@ -93,10 +93,13 @@ struct RepositoryTests {
       try Data("x".utf8).write(to: URL(fileURLWithPath: other + "/thesis.doc"))
       #expect(await refusal { _ = try await test.engine.openRepository(at: other, id: id) } == .repositoryMismatch)
       #expect(TestEngine.files(beneath: other) == ["thesis.doc"])
+      // Without a manifest nothing tells whose the files are.
+      try FileManager.default.removeItem(atPath: made.place.fullPath(.manifest))
       try FileManager.default.removeItem(atPath: test.repositoryPath + "/repository.json")
       #expect(
         await refusal { _ = try await test.engine.openRepository(at: test.repositoryPath, id: id) }
           == .repositoryMismatch)
+      #expect(await refusal { _ = try await test.engine.scan(test.repository) } == .repositoryUnavailable)
     }
   }
 
@@ -238,6 +241,56 @@ struct RepositoryTests {
       try Tool.run("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 4k", source)
       #expect(
         try await test.engine.extents(of: location, offset: 0, length: nil, limit: 1).generation != whole.generation)
+    }
+  }
+
+  /// The id stands in every manifest: the file can be written anew.
+  @Test(arguments: [nil, "", "\0\0\0\0"])
+  func lostDocumentIsWrittenAnewFromTheManifests(_ rest: String?) async throws {
+    try await withBackup { test, made in
+      let document = test.repositoryPath + "/repository.json"
+      func lose() throws {
+        try FileManager.default.removeItem(atPath: document)
+        if let rest { try Data(rest.utf8).write(to: URL(fileURLWithPath: document)) }
+      }
+      try lose()
+      #expect(try await test.verify(made.place).findings == [])
+      let scan = try await test.engine.scan(test.repository)
+      #expect(scan.findings.count == 1 && scan.findings[0].contains("repository.json was lost"), "\(scan.findings)")
+      #expect(scan.backups.map(\.id) == [made.order.backup])
+      #expect(try await test.engine.scan(test.repository).findings == [])
+
+      // By a server that never saw it, as it is registered.
+      try lose()
+      let other = try await TestEngine(root: test.root, repository: test.repository)
+      #expect(
+        try await other.engine.openRepository(at: test.repositoryPath, id: RepositoryID()) == test.repository.id)
+      #expect(try await other.engine.scan(test.repository).findings.count == 1)
+      await other.engine.shutDown()
+
+      // Under another id it isn't taken over, nor changed.
+      try lose()
+      let wrong = RepositoryLocation(id: RepositoryID(), path: test.repositoryPath)
+      #expect(await refusal { _ = try await test.engine.scan(wrong) } == .repositoryMismatch)
+      #expect((try? Data(contentsOf: URL(fileURLWithPath: document)))?.count == rest?.utf8.count)
+    }
+  }
+
+  @Test func lostDocumentOfBackupsThatDisagreeIsLeftToThePerson() async throws {
+    try await withBackup { test, made in
+      let folder = test.repositoryPath + "/" + made.place.folder
+      var manifest = try CheckedDocumentCodec.decode(
+        Manifest.self, from: [UInt8](Data(contentsOf: URL(fileURLWithPath: made.place.fullPath(.manifest)))))
+      manifest.repository = RepositoryID()
+      manifest.sequence = 1
+      let stray = BackupFileName(sequence: 1, backup: manifest.backup, part: .manifest).text
+      try Data(CheckedDocumentCodec.encode(manifest)).write(to: URL(fileURLWithPath: "\(folder)/\(stray)"))
+      try FileManager.default.removeItem(atPath: test.repositoryPath + "/repository.json")
+      #expect(await refusal { _ = try await test.engine.scan(test.repository) } == .repositoryMismatch)
+      #expect(
+        await refusal { _ = try await test.engine.openRepository(at: test.repositoryPath, id: RepositoryID()) }
+          == .repositoryMismatch)
+      #expect(!FileManager.default.fileExists(atPath: test.repositoryPath + "/repository.json"))
     }
   }
 }

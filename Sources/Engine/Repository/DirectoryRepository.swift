@@ -9,6 +9,8 @@ package struct DirectoryRepository: Sendable {
   package let files: any FolderFiles
   /// Who writes: part of the names of work files.
   package let writer: ULID
+  /// What was put right in opening it, as a sentence; nil if nothing was.
+  package let repair: String?
 
   /// The most names that one folder of a repository may hold.
   package static let maximumEntryCount = 100_000
@@ -17,49 +19,66 @@ package struct DirectoryRepository: Sendable {
   package static func open(
     _ location: RepositoryLocation, in files: any FolderFiles, writer: ULID
   ) throws -> DirectoryRepository {
-    guard let document = try document(in: files, at: location.path) else {
+    let loss = LostDocument(files: files, path: location.path, writer: writer)
+    var repair: String?
+    let id: RepositoryID
+    if let document = try document(in: files, at: location.path) {
+      id = document.id
+    } else if let found = try loss.idInManifests() {
+      if found == location.id { repair = try loss.restoreDocument(found) }
+      id = found
+    } else {
       throw DomainError(
         .repositoryUnavailable, "\(location.path) holds no \(RepositoryPath.document)",
         remedy: "mount the repository's storage, or give the path of its folder")
     }
-    guard document.id == location.id else {
+    guard id == location.id else {
       throw DomainError(
-        .repositoryMismatch, "\(location.path) holds the repository \(document.id), not \(location.id)",
+        .repositoryMismatch, "\(location.path) holds the repository \(id), not \(location.id)",
         remedy: "mount the right storage, or register this folder as a repository of its own")
     }
-    return DirectoryRepository(location: location, files: files, writer: writer)
+    return DirectoryRepository(location: location, files: files, writer: writer, repair: repair)
   }
 
-  /// Makes the folder a repository with `id`, or tells the id of the one that it is. Blocks.
+  /// Makes the folder a repository with `id`, or tells the id of the one that it is, with what was put right
+  /// in it. Blocks.
   package static func establish(
     in files: any FolderFiles, at path: String, id: RepositoryID, writer: ULID, now: Date
-  ) throws -> RepositoryID {
-    if let document = try document(in: files, at: path) { return document.id }
+  ) throws -> (id: RepositoryID, repair: String?) {
+    if let document = try document(in: files, at: path) { return (document.id, nil) }
+    let loss = LostDocument(files: files, path: path, writer: writer)
+    if let found = try loss.idInManifests() {
+      return (found, try loss.restoreDocument(found))
+    }
     try checkEmpty(files, path)
     for folder in [RepositoryPath.images, RepositoryPath.leases, RepositoryPath.quarantine] {
       _ = try files.ensureFolder(folder)
     }
     let document = RepositoryDocument(id: id, createdAt: Timestamp.rounded(now))
-    let way = PartFileName(target: RepositoryPath.document, writer: writer, job: JobID()).text
     do throws(SystemError) {
-      try files.publish(
-        try encode(document, path), as: RepositoryPath.document, by: way, isReplacing: false)
+      try publish(document, in: files, at: path, writer: writer, isReplacing: false)
     } catch {
       // Another server was first.
-      if error.code == EEXIST, let document = try Self.document(in: files, at: path) { return document.id }
+      if error.code == EEXIST, let document = try Self.document(in: files, at: path) { return (document.id, nil) }
       throw error
     }
-    return id
+    return (id, nil)
   }
 
-  private static func encode(_ document: RepositoryDocument, _ path: String) throws(SystemError) -> [UInt8] {
-    do { return try CheckedDocumentCodec.encode(document) } catch { throw SystemError(EIO, "\(path): \(error)") }
+  static func publish(
+    _ document: RepositoryDocument, in files: any FolderFiles, at path: String, writer: ULID, isReplacing: Bool
+  ) throws(SystemError) {
+    let bytes: [UInt8]
+    do { bytes = try CheckedDocumentCodec.encode(document) } catch { throw SystemError(EIO, "\(path): \(error)") }
+    let way = PartFileName(target: RepositoryPath.document, writer: writer, job: JobID()).text
+    try files.publish(bytes, as: RepositoryPath.document, by: way, isReplacing: isReplacing)
   }
 
-  /// Nil if there is none.
+  /// Nil if there is none, or only the empty file or the zeroes that a power cut leaves on some file systems.
   private static func document(in files: any FolderFiles, at path: String) throws -> RepositoryDocument? {
     do {
       let bytes = try files.contents(of: RepositoryPath.document, limit: CheckedDocumentCodec.maximumByteCount)
+      if bytes.allSatisfy({ $0 == 0 }) { return nil }
       return try CheckedDocumentCodec.decode(RepositoryDocument.self, from: bytes)
     } catch let error as SystemError where error.code == ENOENT {
       return nil
@@ -76,6 +95,11 @@ package struct DirectoryRepository: Sendable {
     for entry in try files.entries(of: ".", limit: maximumEntryCount) {
       if entry.kind == .folder, own.contains(entry.name) { continue }
       if let part = PartFileName(entry.name), part.target == RepositoryPath.document { continue }
+      if entry.name == RepositoryPath.document {
+        throw DomainError(
+          .repositoryMismatch, "\(path)/\(entry.name) is empty, and no backup tells whose it is",
+          remedy: "put the file back as it was, or remove it if the folder holds nothing else")
+      }
       throw DomainError(
         .repositoryMismatch, "\(path) isn't a repository and isn't empty: it holds '\(entry.name)'",
         remedy: "use an empty folder, or one that doesn't exist yet")
