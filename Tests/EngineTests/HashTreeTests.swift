@@ -132,4 +132,43 @@ struct HashTreeTests {
       #expect(Digest(hexadecimal: text) == nil)
     }
   }
+
+  /// A hole where the tree has data is damage, and so is data where the tree has none.
+  @Test func everyPageThatIsLostOrStrayIsFound() async throws {
+    let count: UInt64 = 128 * 128 * 2
+    let byteCount = count * UInt64(HashTree.grainByteCount)
+    let leaves = (0..<count).map { $0 / 128 % 16 == 1 ? Self.leaf($0) : Digest.zero }
+    let file = MemoryDevice(byteCount: 0)
+    let root = try await write(leaves, byteCount: byteCount, joinsZeroes: true, to: file)
+    let sound = file.image
+    let page = UInt64(HashTree.pageByteCount)
+    for offset in stride(from: page, to: file.byteCount, by: Int(page)) {
+      let bytes = try await file.readBytes(Int(page), at: offset)
+      if bytes.allSatisfy({ $0 == 0 }) {
+        try await file.writeBytes([1], at: offset + page - 1)
+      } else {
+        try await file.writeZeroes(ByteRange(offset: offset, length: page), options: [.mayUnmap])
+      }
+      await #expect(throws: HashTreeReader.Failure.self, "the page at \(offset)") {
+        let reader = try await HashTreeReader(file, expecting: root, byteCount: byteCount, backup: Self.backup)
+        try await reader.proveAll {}
+      }
+      file.image = sound
+    }
+  }
+
+  @Test func provingCostsWhatIsStored() async throws {
+    // 16 TiB with data at its beginning and its end.
+    let tree = HashTree(byteCount: 1 << 44)
+    let file = MemoryDevice(byteCount: 0)
+    let writer = try await HashTreeWriter(tree, to: file)
+    try await writer.append((0..<16).map(Self.leaf))
+    try await writer.appendZeroes(tree.leafCount - 17)
+    try await writer.append([Self.leaf(17)])
+    let root = try await writer.finish(backup: Self.backup)
+    let reader = try await HashTreeReader(file, expecting: root, byteCount: 1 << 44, backup: Self.backup)
+    let before = file.calls[.read]
+    try await reader.proveAll {}
+    #expect(file.calls[.read] - before < 64)
+  }
 }

@@ -19,7 +19,7 @@ package final class HashTreeReader {
 
   package let tree: HashTree
   package let header: HashFileHeader
-  private let file: any BlockDevice
+  let file: any BlockDevice
   private var pages: [Page?]
 
   /// Reads the header and compares the file with it and with what the manifest says.
@@ -77,18 +77,6 @@ package final class HashTreeReader {
     return nil
   }
 
-  /// Reads and proves every page, those of zeroes too. Cancelled between pages by `checkpoint`.
-  nonisolated(nonsending)
-    package func proveAll(_ checkpoint: () async throws -> Void) async throws
-  {
-    for level in tree.storedLevels.indices.reversed() {
-      for index in 0..<tree.storedLevels[level].pageCount {
-        if index % 64 == 0 { try await checkpoint() }
-        _ = try await provenPage(index, ofLevel: level)
-      }
-    }
-  }
-
   /// How many leaves from `index` on are zero for certain, as far as the pages on one path tell; 0 if it isn't.
   nonisolated(nonsending)
     private func zeroRun(at index: UInt64) async throws(Failure) -> UInt64
@@ -108,7 +96,7 @@ package final class HashTreeReader {
   }
 
   nonisolated(nonsending)
-    private func provenPage(_ index: UInt64, ofLevel level: Int) async throws(Failure) -> [Digest]
+    func provenPage(_ index: UInt64, ofLevel level: Int) async throws(Failure) -> [Digest]
   {
     if let page = pages[level], page.index == index { return page.nodes }
     let stored = tree.storedLevels[level]
