@@ -135,4 +135,22 @@ import Testing
     #expect(job.state == .failed && job.error?.code == .repositoryUnavailable)
     #expect(try bench.service.backup(backup.id).backup == backup)
   }
+
+  @Test func missingBackupsFailInStepsOfBoundedSize() async throws {
+    let bench = try await ServiceBench { $0.mergeBatch = 2 }
+    try await bench.repository()
+    try await bench.image("vm1")
+    for _ in 0..<7 { _ = try await bench.end(of: bench.backUp("vm1")) }
+    let repository = try bench.service.repository(.name("local")).location
+    for backup in try bench.service.backups(BackupQuery(), PageRequest()).items.map(\.backup) {
+      let location = StoredBackupLocation(
+        repository: repository, image: backup.image, chain: backup.chain, sequence: 0, backup: backup.id)
+      try await bench.engine.delete(location, control: RecordingJobControl())
+    }
+    let writes = bench.catalog.writes
+    #expect(try await rescan(bench).result?["backupsMissing"] == 7)
+    // Four steps, beside the job's submission, beginning and end.
+    #expect(bench.catalog.writes - writes >= 4 + 3)
+    #expect(try bench.service.backups(BackupQuery(), PageRequest()).items.allSatisfy { $0.backup.state == .failed })
+  }
 }

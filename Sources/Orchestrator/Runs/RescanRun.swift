@@ -22,7 +22,9 @@ struct RescanRun: Sendable {
       let scan = try await runner.engine.scan(repository.location)
       try await live.checkpoint()
       let inspections = await looks(at: scan.images)
-      var merge = ScanMerge(scan, repository: repository.id, job: job.id, inspections: inspections)
+      var merge = ScanMerge(
+        scan, repository: repository.id, job: job.id, inspections: inspections,
+        known: try KnownRows.read(of: repository.id, from: runner.ledger))
       while let step = merge.nextStep(upTo: runner.limits.mergeBatch) {
         try await live.checkpoint()
         let part = try await runner.ledger.persistently { try await commit(step) }

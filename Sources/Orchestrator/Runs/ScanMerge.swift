@@ -29,11 +29,20 @@ struct ScanMerge: Sendable {
   /// One transaction's part.
   struct Step: Sendable {
     fileprivate enum Part: Sendable {
-      case images([ImageRecord], sizes: [ImageID: UInt64], opened: Set<ImageID>)
+      case images([ImageRecord], Circumstances)
       case chains([Chain])
       case backups([Backup])
-      /// Looks for rows among the next ones that the repository no longer bears out.
-      case missing(held: Set<BackupID>)
+      /// Rows that the repository doesn't bear out.
+      case missing([BackupID])
+    }
+
+    /// What is known of the images beside their records.
+    fileprivate struct Circumstances: Sendable {
+      var sizes: [ImageID: UInt64]
+      /// Those that could be opened.
+      var opened: Set<ImageID>
+      /// The sources of all images, before the merge.
+      var sources: [ComparableSource: ResourceName]
     }
 
     fileprivate var part: Part
@@ -43,42 +52,49 @@ struct ScanMerge: Sendable {
 
   private let repository: RepositoryID
   private let job: JobID?
-  private let held: Set<BackupID>
-  private let sizes: [ImageID: UInt64]
-  private let opened: Set<ImageID>
+  private var circumstances: Step.Circumstances
   private var images: ArraySlice<ImageRecord>
   private var chains: ArraySlice<Chain>
   private var backups: ArraySlice<Backup>
-  private var isLastPending = true
+  private var missing: ArraySlice<BackupID>
   var tally: Tally
 
-  /// `inspections`: of those images that could be opened.
+  /// - Parameters:
+  ///   - inspections: of those images that could be opened.
+  ///   - known: of the catalog, before the merge.
   init(
-    _ scan: RepositoryScan, repository: RepositoryID, job: JobID?, inspections: [ImageID: ImageInspection]
+    _ scan: RepositoryScan, repository: RepositoryID, job: JobID?, inspections: [ImageID: ImageInspection],
+    known: KnownRows
   ) {
     self.repository = repository
     self.job = job
-    held = Set(scan.backups.map(\.id))
     let newest = scan.backups.sorted { $0.pointInTime < $1.pointInTime }
     let stored = Dictionary(newest.map { ($0.image, $0.virtualSize) }) { _, last in last }
-    sizes = stored.merging(inspections.mapValues(\.virtualSize)) { _, inspected in inspected }
-    opened = Set(inspections.keys)
+    circumstances = Step.Circumstances(
+      sizes: stored.merging(inspections.mapValues(\.virtualSize)) { _, inspected in inspected },
+      opened: Set(inspections.keys), sources: known.sources)
     images = scan.images[...]
     chains = scan.chains[...]
     backups = scan.backups[...]
+    let held = Set(scan.backups.map(\.id))
+    missing = known.backups.filter { !held.contains($0) }[...]
     tally = Tally(findings: scan.findings)
   }
 
   /// Images before their chains, chains before their backups.
   mutating func nextStep(upTo count: Int) -> Step? {
     if let part = Self.take(count, of: &images) {
-      return step(.images(part, sizes: sizes, opened: opened))
+      defer {
+        for record in part where circumstances.sources[ComparableSource(record.source)] == nil {
+          circumstances.sources[ComparableSource(record.source)] = record.name
+        }
+      }
+      return step(.images(part, circumstances))
     }
     if let part = Self.take(count, of: &chains) { return step(.chains(part)) }
     if let part = Self.take(count, of: &backups) { return step(.backups(part)) }
-    guard isLastPending else { return nil }
-    isLastPending = false
-    return step(.missing(held: held))
+    if let part = Self.take(count, of: &missing) { return step(.missing(part)) }
+    return nil
   }
 
   private func step(_ part: Step.Part) -> Step { Step(part: part, repository: repository, job: job) }
@@ -94,17 +110,17 @@ extension ScanMerge.Step {
   func apply(in catalog: any CatalogWriting, at now: Date) throws -> ScanMerge.Tally {
     var tally = ScanMerge.Tally()
     switch part {
-    case .images(let records, let sizes, let opened):
-      let sources = try registeredSources(in: catalog)
+    case .images(let records, let circumstances):
       for record in records where try catalog.image(record.id) == nil {
         let image = Image(
           id: record.id, name: try Self.freeName(record.name, in: catalog), source: record.source,
-          format: record.format, virtualSize: sizes[record.id] ?? 0,
-          state: opened.contains(record.id) ? .detached : .unavailable, labels: record.labels, createdAt: now)
+          format: record.format, virtualSize: circumstances.sizes[record.id] ?? 0,
+          state: circumstances.opened.contains(record.id) ? .detached : .unavailable, labels: record.labels,
+          createdAt: now)
         try catalog.insert(image)
         try catalog.announce(.imageCreated, image, at: now, job: job)
         tally.imagesAdded += 1
-        tally.findings += Self.remarks(on: image, record, sources)
+        tally.findings += Self.remarks(on: image, record, circumstances.sources)
       }
     case .chains(let chains):
       for chain in chains where try catalog.chain(chain.id) == nil {
@@ -113,8 +129,8 @@ extension ScanMerge.Step {
       }
     case .backups(let backups):
       for backup in backups { try merge(backup, in: catalog, at: now, &tally) }
-    case .missing(let held):
-      try failMissing(held, in: catalog, at: now, &tally)
+    case .missing(let ids):
+      try failMissing(ids, in: catalog, at: now, &tally)
     }
     return tally
   }
@@ -148,11 +164,11 @@ extension ScanMerge.Step {
   }
 
   private func failMissing(
-    _ held: Set<BackupID>, in catalog: any CatalogWriting, at now: Date, _ tally: inout ScanMerge.Tally
+    _ ids: [BackupID], in catalog: any CatalogWriting, at now: Date, _ tally: inout ScanMerge.Tally
   ) throws {
-    let rows = try allPages { try catalog.backups(BackupFilter(repository: repository), $0) }
-    for var row in rows where !held.contains(row.id) && row.state != .failed {
-      guard try !row.isBeingMade(in: catalog) else { continue }
+    for id in ids {
+      // What a backup became since the rows were read decides.
+      guard var row = try catalog.backup(id), row.state != .failed, try !row.isBeingMade(in: catalog) else { continue }
       row.fail("it is missing from the repository", at: now)
       try catalog.announce(.backupChanged, catalog.update(row), at: now, job: job)
       tally.backupsMissing += 1

@@ -95,11 +95,16 @@ struct ImageReconciliation {
 
   private func retire(allBut kept: Set<ImageID>) async throws {
     let logger = service.logger
-    try await ledger.write { catalog, now in
-      for image in try allPages({ try catalog.images($0) })
-      where image.managedBy == .config && !kept.contains(image.id) {
-        try catalog.delete(image.id)
-        try catalog.announce(.imageDeleted, image, at: now)
+    let retired = try allPages { page in try ledger.read { try $0.images(page) } }
+      .filter { $0.managedBy == .config && !kept.contains($0.id) }
+    for batch in retired.batches(of: service.limits.mergeBatch) {
+      try await ledger.write { catalog, now in
+        for image in batch where try catalog.image(image.id) != nil {
+          try catalog.delete(image.id)
+          try catalog.announce(.imageDeleted, image, at: now)
+        }
+      }
+      for image in batch {
         logger.notice(
           "an image is no longer declared: it is unregistered, its file and backups stay as they are",
           metadata: ["image": "\(image.name)", "path": "\(image.source.place)"])

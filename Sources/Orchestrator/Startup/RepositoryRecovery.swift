@@ -68,31 +68,37 @@ struct RepositoryRecovery: Sendable {
 
   private func settle(_ open: OpenEnds, by held: [Backup]) async throws {
     let held = Dictionary(held.map { ($0.id, $0) }) { first, _ in first }
-    try await ledger.write { catalog, now in
-      for id in open.beingMade {
-        guard var backup = try catalog.backup(id) else { continue }
-        if let whole = held[id], whole.state == .complete {
-          backup.complete(as: whole)
-        } else {
-          backup.fail("the server stopped while the backup was made", at: now)
-        }
-        try catalog.announce(.backupChanged, catalog.update(backup), at: now)
+    try await inSteps(open.beingMade) { id, catalog, now in
+      guard var backup = try catalog.backup(id) else { return }
+      if let whole = held[id], whole.state == .complete {
+        backup.complete(as: whole)
+      } else {
+        backup.fail("the server stopped while the backup was made", at: now)
       }
-      for id in open.beingDeleted where held[id] == nil {
-        try DeletionRun.forget(id, job: nil, in: catalog, at: now)
-      }
+      try catalog.announce(.backupChanged, catalog.update(backup), at: now)
+    }
+    try await inSteps(open.beingDeleted.filter { held[$0] == nil }) { id, catalog, now in
+      try DeletionRun.forget(id, job: nil, in: catalog, at: now)
     }
   }
 
   private func giveUp(_ open: OpenEnds, of repository: Repository) async throws {
-    guard !open.beingMade.isEmpty else { return }
-    try await ledger.write { catalog, now in
-      for id in open.beingMade {
-        guard var backup = try catalog.backup(id) else { continue }
-        backup.fail(
-          "the server stopped while the backup was made, and its repository can't be opened: rescan it to find out "
-            + "whether the backup is whole", at: now)
-        try catalog.announce(.backupChanged, catalog.update(backup), at: now)
+    try await inSteps(open.beingMade) { id, catalog, now in
+      guard var backup = try catalog.backup(id) else { return }
+      backup.fail(
+        "the server stopped while the backup was made, and its repository can't be opened: rescan it to find out "
+          + "whether the backup is whole", at: now)
+      try catalog.announce(.backupChanged, catalog.update(backup), at: now)
+    }
+  }
+
+  /// In transactions of bounded size: other writers get their turn between them.
+  private func inSteps(
+    _ ids: [BackupID], _ body: @Sendable @escaping (BackupID, any CatalogWriting, Date) throws -> Void
+  ) async throws {
+    for batch in ids.batches(of: service.limits.mergeBatch) {
+      try await ledger.write { catalog, now in
+        for id in batch { try body(id, catalog, now) }
       }
     }
   }
