@@ -28,6 +28,9 @@ struct Shutdown: Sendable {
   /// What answers under way get at least, to flow out.
   private static let leastRequestTime = Duration.seconds(1)
 
+  /// Between two looks at what is on its last steps.
+  private static let lastLook = Duration.milliseconds(50)
+
   static var limit: Duration { grace + closeTime }
 
   /// Returns what still goes on, in words; empty if everything has ended.
@@ -35,7 +38,7 @@ struct Shutdown: Sendable {
     let start = ContinuousClock.now
     let halt = start + Self.grace
     let end = start + Self.limit
-    let isQuiet = await finishes(by: halt) { [service] in await service.stop(grace: Self.grace) }
+    _ = await finishes(by: halt) { [service] in await service.stop(grace: Self.grace) }
     if let web {
       let grace = max(halt - .now, Self.leastRequestTime)
       _ = await finishes(by: min(.now + grace * 2, end)) { await web.stop(grace: grace) }
@@ -45,10 +48,12 @@ struct Shutdown: Sendable {
     let isCatalogClosed = await finishes(by: end) { [catalog] in
       do { try catalog.close() } catch { Logger(label: "cobweb").error("closing the catalog: \(error)") }
     }
+    // What was late may be on its last steps.
+    while !unfinished.isEmpty, ContinuousClock.now < end { try? await Task.sleep(for: Self.lastLook) }
     let rest = unfinished
     guard rest.isEmpty else { return rest }
     return [
-      isQuiet ? nil : "the halt of the jobs", isEngineDown ? nil : "the closing of images",
+      isEngineDown ? nil : "the closing of images",
       areLoopsDown ? nil : "the event loops", isCatalogClosed ? nil : "the closing of the catalog",
     ].compactMap(\.self)
   }
