@@ -274,7 +274,8 @@ extension DamagedImage {
     DamagedImage("zero flag beside subclusters", .subclusters, judged: false, .zero("reserved bits")) { file, p in
       file.put(UInt8(1), at: p.l2 + 23)
     },
-    DamagedImage("subclusters of a compressed cluster", .subclusters, .read("of a compressed cluster")) { file, p in
+    DamagedImage("subclusters of a compressed cluster", .subclusters, .corruption("of a compressed cluster")) {
+      file, p in
       file.put(compressed | 5 << 12, at: p.l2 + 16)
     },
     DamagedImage("data in the L2 table, with subclusters", .subclusters, .write("the L2 table's")) { file, p in

@@ -76,6 +76,7 @@ extension LocalEngine {
     return try await closing([image.device]) {
       guard let qcow2 = image.device as? Qcow2Image else { return found }
       return try await telling(about: image.name) {
+        if let repair = image.repair { control.log(.warning, repair) }
         let left = try await qcow2.repairLeaks()
         if left.repairedCount == 0 { leaveUnrepaired() }
         // What was repaired is durable only then.

@@ -164,6 +164,7 @@ extension LocalEngine {
     try attachedImages.checkDetached(location)
     let image = try await opener(on: reading.loop).open(
       location, isReadOnly: false, for: ImageUse("the restore job \(reading.control.job)"))
+    if let repair = image.repair { reading.control.log(.warning, repair) }
     let byteCount = reading.stored.manifest.virtualSize
     return try await closing([image.device]) {
       try Self.checkSize(

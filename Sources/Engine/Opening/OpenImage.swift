@@ -3,6 +3,7 @@ import Descriptors
 import EventLoops
 import Glibc
 import Model
+import Qcow2
 
 /// An image that is open for one piece of work, confined to the loop that it was opened on.
 struct OpenImage: Sendable {
@@ -14,6 +15,14 @@ struct OpenImage: Sendable {
   let files: [LayerFile]
   /// Whether the image's own data go past the page cache.
   let isDirect: Bool
+
+  /// What opening the image to be written has put right, in words for the log of the job that opened it; nil if the
+  /// last writer had closed it.
+  var repair: String? {
+    (device as? Qcow2Image)?.repairedAtOpening.map {
+      "\(name) was not closed by its last writer: \($0) refcounts were put right, and no byte of the guest was changed"
+    }
+  }
 
   /// Changes whenever a file of the image may have changed.
   var generation: FileGeneration { FileGeneration(files.map(\.generation)) }

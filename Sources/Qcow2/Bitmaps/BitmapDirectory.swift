@@ -11,6 +11,44 @@ package struct BitmapEntry: Hashable, Sendable {
   package var type: UInt8
   var tableOffset: UInt64
   var tableEntryCount: Int
+  var flags: UInt32
+  var nameByteCount: Int
+  var extraByteCount: Int
+}
+
+extension BitmapEntry {
+  private static let knownFlags: UInt32 = 3
+  private static let dirtyTrackingType: UInt8 = 1
+  private static let granularityByteCounts: ClosedRange<UInt64> = 1 << 9...1 << 31
+  private static let maximumNameByteCount = 1023
+  /// The bits of one bitmap, as QEMU bounds them.
+  private static let maximumBitmapByteCount: UInt64 = 512 << 20
+  private static let reservedTableMask: UInt64 = 0xff00_0000_0000_01fe
+
+  /// What is wrong with the entry, so that QEMU doesn't open the image; nil if nothing is.
+  func damage(of header: Qcow2Header) -> String? {
+    if flags & ~Self.knownFlags != 0 { return "flags 0x\(String(flags, radix: 16))" }
+    if type != Self.dirtyTrackingType { return "type \(type)" }
+    if !Self.granularityByteCounts.contains(granularityByteCount) { return "a granularity of \(granularityByteCount)" }
+    if !(1...Self.maximumNameByteCount).contains(nameByteCount) { return "a name of \(nameByteCount) bytes" }
+    if extraByteCount != 0 { return "extra data, which only their maker can keep right" }
+    if tableOffset == 0 || tableOffset % header.clusterByteCount != 0 { return "a table at \(tableOffset)" }
+    let byteCount = UInt64(tableEntryCount) << UInt64(header.clusterBits)
+    guard byteCount > 0, byteCount <= Self.maximumBitmapByteCount else {
+      return "a table of \(tableEntryCount) entries"
+    }
+    let covered = (byteCount * 8).multipliedReportingOverflow(by: granularityByteCount)
+    if !isInUse, !covered.overflow, covered.partialValue < header.virtualByteCount {
+      return "a table that is too short"
+    }
+    return nil
+  }
+
+  /// True if an entry of the table names a cluster of bits, or says what all its bits are.
+  static func isSound(tableEntry entry: UInt64, _ header: Qcow2Header) -> Bool {
+    let offset = entry & L2Entry.offsetMask
+    return entry & reservedTableMask == 0 && offset % header.clusterByteCount == 0 && (offset == 0 || entry & 1 == 0)
+  }
 }
 
 /// The bitmaps extension and the directory that it points to (qcow2.txt, "Bitmaps extension", "Bitmaps").
@@ -64,7 +102,8 @@ struct BitmapDirectory: Hashable, Sendable {
           name: String(decoding: bytes.array(nameStart..<nameStart + nameCount), as: UTF8.self),
           granularityByteCount: 1 << UInt64(granularityBits), isInUse: flags & 1 != 0, isAuto: flags & 2 != 0,
           type: bytes.bigEndian(at: position + 16), tableOffset: bytes.bigEndian(at: position),
-          tableEntryCount: Int(bytes.bigEndian(UInt32.self, at: position + 8))))
+          tableEntryCount: Int(bytes.bigEndian(UInt32.self, at: position + 8)), flags: flags,
+          nameByteCount: nameCount, extraByteCount: extraCount))
       position = (nameStart + nameCount + 7) / 8 * 8
     }
     return entries

@@ -4,6 +4,10 @@ import Buffers
 /// Reads every table of an image at rest, counts the references to each host cluster, and compares them with the
 /// refcounts (qcow2.txt, "Host cluster management" and "Cluster mapping"). It changes nothing by itself.
 ///
+/// What reading the guest's bytes refuses is an error here, and so is all that `qemu-img check` calls one: an image
+/// without errors can be read from end to end, and QEMU finds no errors either. A table that the file has only in part
+/// is an error, although QEMU takes the rest for zeroes: what was cut off may have been anything.
+///
 /// Tables are read from the file, one at a time, beside the caches. Memory: one table, the counts of one window,
 /// and the L1 table at hand. Work: each table once for each L1 table that names it, for each window.
 final class MetadataWalk {
@@ -92,16 +96,41 @@ final class MetadataWalk {
     private func countReferences(_ snapshots: [Snapshot]) async throws(BlockError)
   {
     counts.add(0..<1)
-    reference("refcount table", header.refcountTableOffset, UInt64(refcountTable.count) * 8)
+    referenceTable("refcount table", header.refcountTableOffset, UInt64(refcountTable.count) * 8)
     for (index, offset) in refcountTable.enumerated() where offset != 0 {
-      reference("refcount table entry \(index)", offset, clusterByteCount)
+      referenceTable("refcount table entry \(index)", offset, clusterByteCount)
     }
     try await walk("L1 table", header.l1Offset, header.l1EntryCount, isActive: true)
+    // Reading it has shown that the file holds it; behind its last entry, the padding may be missing.
     reference("snapshot table", header.snapshotsOffset, snapshotTableByteCount)
     for snapshot in snapshots {
+      if header.version >= 3, snapshot.extraByteCount < SnapshotTable.minimumExtraByteCount {
+        add(.corruption, "snapshot \(snapshot.id): \(snapshot.extraByteCount) bytes of extra data are too few")
+      }
       try await walk("snapshot \(snapshot.id)'s L1 table", snapshot.l1Offset, snapshot.l1EntryCount, isActive: false)
     }
     try await referenceBitmaps()
+    checkRefcountBlocks()
+  }
+
+  /// A refcount block is named once, and nothing else lies there: which of the two would be changed isn't known.
+  private func checkRefcountBlocks() {
+    for (index, offset) in refcountTable.enumerated() where offset != 0 && file.holds(offset, clusterByteCount) {
+      let cluster = offset >> clusterBits
+      guard counts.window.contains(cluster), counts[cluster] != 1 else { continue }
+      damagedTableCount += 1
+      report.add(
+        .corruption, "refcount table entry \(index): the block at \(offset) is named \(counts[cluster]) times")
+    }
+  }
+
+  /// Counts whole clusters of a table, all of which the file must have.
+  private func referenceTable(_ name: @autoclosure () -> String, _ offset: UInt64, _ byteCount: UInt64) {
+    let (end, overflow) = offset.addingReportingOverflow(byteCount)
+    if !overflow, end > file.byteCount, end <= fileClusterCount << clusterBits {
+      add(.corruption, "\(name()): the file ends inside of it, at \(file.byteCount)")
+    }
+    reference(name(), offset, byteCount)
   }
 
   /// Counts whole clusters that metadata takes.
@@ -119,13 +148,17 @@ final class MetadataWalk {
   {
     do {
       guard let directory = try header.bitmapDirectory() else { return }
-      reference("bitmap directory", directory.offset, directory.byteCount)
+      referenceTable("bitmap directory", directory.offset, directory.byteCount)
       for bitmap in try await Qcow2Description.readBitmaps(header, file.device, file.pool) {
+        if let how = bitmap.damage(of: header) { add(.corruption, "bitmap \(bitmap.name): \(how)") }
         let byteCount = UInt64(bitmap.tableEntryCount) * 8
-        reference("bitmap \(bitmap.name)'s table", bitmap.tableOffset, byteCount)
+        referenceTable("bitmap \(bitmap.name)'s table", bitmap.tableOffset, byteCount)
         guard bitmap.tableOffset <= file.byteCount, byteCount <= file.byteCount - bitmap.tableOffset else { continue }
         try await forEachEntry(at: bitmap.tableOffset, count: bitmap.tableEntryCount) { index, entry in
           let offset = entry & L2Entry.offsetMask
+          if !BitmapEntry.isSound(tableEntry: entry, header) {
+            add(.corruption, "bitmap \(bitmap.name)'s entry \(index): \(String(entry, radix: 16))")
+          }
           if offset != 0 { reference("bitmap \(bitmap.name)'s entry \(index)", offset, clusterByteCount) }
         }
       }
@@ -143,28 +176,27 @@ final class MetadataWalk {
   nonisolated(nonsending)
     private func walk(_ name: String, _ offset: UInt64, _ count: Int, isActive: Bool) async throws(BlockError)
   {
-    reference(name, offset, UInt64(count) * 8)
+    referenceTable(name, offset, UInt64(count) * 8)
     guard offset <= file.byteCount, UInt64(count) * 8 <= file.byteCount - offset else { return }
-    var tables: [UInt64] = []
+    var tables: [NamedTable] = []
     try await forEachEntry(at: offset, count: count) { index, raw in
       if raw == 0 { return }
-      let entry = L1Entry(raw: raw)
-      if entry.raw & L1Entry.reservedMask != 0 || entry.tableOffset == 0 {
+      let table = NamedTable(index: UInt32(index), entry: L1Entry(raw: raw))
+      if table.entry.raw & L1Entry.reservedMask != 0 || table.entry.tableOffset == 0 {
         add(.corruption, "\(name), entry \(index): \(String(raw, radix: 16)) names no table")
       }
       // What it may name isn't called a leak.
-      if entry.tableOffset != 0 { tables.append(raw) }
+      if table.entry.tableOffset != 0 { tables.append(table) }
     }
     // In the order of the file; a table named twice is counted twice and walked once.
-    tables.sort { L1Entry(raw: $0).tableOffset < L1Entry(raw: $1).tableOffset }
+    tables.sort { $0.entry.tableOffset < $1.entry.tableOffset }
     var last: UInt64 = 0
     try await advance(count - tables.count)
-    for raw in tables {
-      let entry = L1Entry(raw: raw)
-      let isRepeated = entry.tableOffset == last
-      last = entry.tableOffset
+    for table in tables {
+      let isRepeated = table.entry.tableOffset == last
+      last = table.entry.tableOffset
       if isRepeated { add(.corruption, "\(name): the L2 table at \(last) is named twice") }
-      try await walkTable(entry, name, isActive: isActive, isRepeated: isRepeated)
+      try await walkTable(table, name, isActive: isActive, isRepeated: isRepeated)
       try await advance(1)
     }
   }
@@ -176,37 +208,30 @@ final class MetadataWalk {
     try await progress(Double(doneEntryCount) / Double(max(1, allEntryCount)))
   }
 
+  /// An L1 entry that isn't zero, with its index.
+  private struct NamedTable {
+    let index: UInt32
+    let entry: L1Entry
+  }
+
   nonisolated(nonsending)
-    private func walkTable(_ entry: L1Entry, _ name: String, isActive: Bool, isRepeated: Bool) async throws(BlockError)
+    private func walkTable(
+      _ table: NamedTable, _ name: String, isActive: Bool, isRepeated: Bool
+    ) async throws(BlockError)
   {
-    let offset = entry.tableOffset
-    reference("\(name): the L2 table", offset, clusterByteCount)
+    let offset = table.entry.tableOffset
+    referenceTable("\(name): the L2 table", offset, clusterByteCount)
     guard offset & (clusterByteCount - 1) == 0, offset < file.byteCount, !isRepeated else { return }
     if isActive {
-      try await checkCopied(entry.isExclusive, offset >> clusterBits, "L1 entry for the table at \(offset)")
+      try await checkCopied(table.entry.isExclusive, offset >> clusterBits, "L1 entry for the table at \(offset)")
     }
+    let firstCluster = UInt64(table.index) * (clusterByteCount / UInt64(format.entryByteCount))
     var active: [(raw: UInt64, host: UInt64)] = []
     try await forEachL2Entry(at: offset) { index, entry in
-      let meaning = entry.meaning(format, fileByteCount: file.byteCount, storageByteCount: dataByteCount)
-      switch meaning {
-      case .unallocated(nil, _), .zero(nil, _): return
-      case .damaged(let how):
-        add(.corruption, "L2 table at \(offset), entry \(index): \(how)")
-        // What it may name isn't called a leak.
-        let cluster = entry.host >> clusterBits
-        if entry.host > 0, !format.hasDataFile, cluster << clusterBits == entry.host {
-          counts.add(cluster..<cluster + 1)
-        }
-      case .data(let host, _), .zero(let host?, _), .unallocated(let host?, _):
-        if format.hasDataFile { return }
-        noteOverlap(ByteRange(offset: host & ~(clusterByteCount - 1), length: clusterByteCount))
-        counts.add(host >> clusterBits..<(host >> clusterBits) + 1)
-        if isActive, isFirstPass { active.append((entry.raw, host)) }
-      case .compressed(let place):
-        noteOverlap(ByteRange(offset: place.offset, length: UInt64(place.byteCount)))
-        counts.add(place.offset >> clusterBits..<((place.offset + UInt64(place.byteCount) - 1) >> clusterBits) + 1)
-        if entry.isExclusive { add(.corruption, "L2 table at \(offset), entry \(index): COPIED is set") }
-      }
+      let place = "L2 table at \(offset), entry \(index)"
+      if format.hasDataFile { return checkDataFileEntry(entry, (firstCluster + UInt64(index)) << clusterBits, place) }
+      guard let host = reference(entry, place) else { return }
+      if isActive, isFirstPass { active.append((entry.raw, host)) }
     }
     // In the order of the file, so that each refcount block is read once.
     for entry in active.sorted(by: { $0.host < $1.host }) {
@@ -215,8 +240,43 @@ final class MetadataWalk {
     }
   }
 
-  private func noteOverlap(_ storage: ByteRange) {
+  /// Counts what an entry names, and tells what is wrong with it.
+  /// - Returns: the place of its cluster, if it has one of its own.
+  private func reference(_ entry: L2Entry, _ place: @autoclosure () -> String) -> UInt64? {
+    switch entry.meaning(format, fileByteCount: file.byteCount, storageByteCount: dataByteCount) {
+    case .damaged(let how):
+      add(.corruption, "\(place()): \(how)")
+      // What it may name isn't called a leak.
+      if entry.host > 0, entry.host & (clusterByteCount - 1) == 0 { count(ByteRange(offset: entry.host, length: 1)) }
+      return nil
+    case .unallocated(nil, _), .zero(nil, _):
+      if entry.host != 0 { add(.corruption, "\(place()): zeroes at \(entry.host), past the end of the file") }
+      return nil
+    case .data(let host, _), .zero(let host?, _), .unallocated(let host?, _):
+      count(ByteRange(offset: host & ~(clusterByteCount - 1), length: clusterByteCount))
+      return host
+    case .compressed(let packed):
+      count(ByteRange(offset: packed.offset, length: UInt64(packed.byteCount)))
+      if entry.isExclusive { add(.corruption, "\(place()): COPIED is set") }
+      if entry.bitmap != 0 { add(.corruption, "\(place()): subclusters of a compressed cluster") }
+      return nil
+    }
+  }
+
+  /// Adds a reference to the clusters of guest data.
+  private func count(_ storage: ByteRange) {
     if isFirstPass, file.places.overlap(storage) != nil { overlappingCount += 1 }
+    counts.add(storage.offset >> clusterBits..<((storage.end - 1) >> clusterBits) + 1)
+  }
+
+  /// In a data file, guest data lie at their guest offset, and nothing else uses them.
+  private func checkDataFileEntry(_ entry: L2Entry, _ guestOffset: UInt64, _ place: @autoclosure () -> String) {
+    let meaning = entry.meaning(format, fileByteCount: file.byteCount, storageByteCount: dataByteCount)
+    switch meaning.checked(against: guestOffset) {
+    case .damaged(let how): add(.corruption, "\(place()): \(how)")
+    case .data, .zero, .unallocated, .compressed:
+      if entry.host != 0, !entry.isExclusive { add(.corruption, "\(place()): COPIED isn't set") }
+    }
   }
 
   /// COPIED must say whether the refcount is 1, in the active tables.

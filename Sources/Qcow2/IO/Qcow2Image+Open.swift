@@ -102,17 +102,21 @@ extension Qcow2Image {
     let map = ClusterMap(
       file: host, data: data, header: header, refcounts: refcounts, l1: l1,
       memoryByteCount: options.mappingCacheByteCount)
-    if !options.isReadOnly, value.incompatible.contains(.dirty) { try await rebuildRefcounts(map) }
+    let isDirty = !options.isReadOnly && value.incompatible.contains(.dirty)
+    let repairedCount = isDirty ? try await rebuildRefcounts(map) : nil
     let backing = try await open(value, source, options)
-    return Qcow2Image(
+    let image = Qcow2Image(
       file: host, data: data, header: header, refcounts: refcounts, map: map, backing: backing, work: work,
       isReadOnly: options.isReadOnly)
+    image.repairedAtOpening = repairedCount
+    return image
   }
 
   /// An image that wasn't closed cleanly by a writer with lazy refcounts: its tables are right, its counts aren't.
   /// We keep counts exact ourselves, so the mark stays away afterwards.
+  /// - Returns: how many counts were put right.
   nonisolated(nonsending)
-    private static func rebuildRefcounts(_ map: ClusterMap) async throws(Qcow2Error)
+    private static func rebuildRefcounts(_ map: ClusterMap) async throws(Qcow2Error) -> Int
   {
     do { try await map.file.learnSnapshotTables() } catch { throw .device(error) }
     if let conflict = map.file.places.conflict { throw .damaged(conflict) }
@@ -123,6 +127,7 @@ extension Qcow2Image {
         throw BlockError(.corrupt("it was not closed cleanly and can't be repaired: \(finding.place)"), .open)
       }
       try await map.header.clearDirty()
+      return report.repairedCount
     } catch {
       if case .corrupt(let text) = error.kind { throw .notWritable(text) }
       throw .device(error)

@@ -39,7 +39,7 @@ extension Qcow2Image {
 
   /// What the chain below says, one layer deeper; past its end there is nothing.
   nonisolated(nonsending)
-    private func backingExtents(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
+    func backingExtents(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
   {
     let nothing = Extent.Status([.zero, .hole])
     guard let backing, let below = range.intersection(ByteRange(offset: 0, length: backing.byteCount)) else {

@@ -182,24 +182,31 @@ extension Qcow2Image {
     while offset < range.end {
       let length = min(range.end - offset, max(file.clusterByteCount, Self.zeroChunkByteCount))
       let mapping = try await map.mapping(at: offset, upTo: length, .writeZeroes)
-      if !readsAsZeroes(mapping) {
-        var zeroes = file.pool.take(Int(mapping.guest.length))
+      let (part, isZero) = try await zeroStatus(mapping)
+      if !isZero {
+        var zeroes = file.pool.take(Int(part.length))
         var all = zeroes.mutableBytes
         all.zero()
-        try await write(zeroes.bytes.extracting(0..<Int(mapping.guest.length)), at: offset)
+        try await write(zeroes.bytes.extracting(0..<Int(part.length)), at: offset)
         try await map.commitIfNeeded()
       }
-      offset = mapping.guest.end
+      offset = part.end
     }
   }
 
   private static let zeroChunkByteCount: UInt64 = 1 << 20
 
-  private func readsAsZeroes(_ mapping: Mapping) -> Bool {
+  /// The first part of a mapping that is stored in one way in the whole chain, and whether tables tell that it reads
+  /// as zeroes.
+  nonisolated(nonsending)
+    private func zeroStatus(_ mapping: Mapping) async throws(BlockError) -> (part: ByteRange, isZero: Bool)
+  {
     switch mapping.target {
-    case .zero: true
-    case .unallocated: (backing?.byteCount ?? 0) <= mapping.guest.offset
-    case .data, .compressed: false
+    case .zero: return (mapping.guest, true)
+    case .data, .compressed: return (mapping.guest, false)
+    case .unallocated:
+      guard let first = try await backingExtents(mapping.guest, limit: 1).first else { return (mapping.guest, false) }
+      return (first.range, first.readsAsZero)
     }
   }
 
@@ -214,8 +221,9 @@ extension Qcow2Image {
     while offset < range.end {
       let mapping = try await map.mapping(at: offset, upTo: range.end - offset, .writeZeroes)
       let isWhole = whole.contains(mapping.guest) && (header.value.version >= 3 || (mayUnmap && backing == nil))
-      guard isWhole || readsAsZeroes(mapping) else { throw BlockError(.notFast, .writeZeroes, range) }
-      offset = offset < whole.offset ? min(mapping.guest.end, whole.offset) : mapping.guest.end
+      let (part, isZero) = isWhole ? (mapping.guest, true) : try await zeroStatus(mapping)
+      guard isZero else { throw BlockError(.notFast, .writeZeroes, range) }
+      offset = offset < whole.offset ? min(part.end, whole.offset) : part.end
       if whole.range.contains(offset), header.value.version >= 3 { offset = min(whole.end, range.end) }
     }
   }

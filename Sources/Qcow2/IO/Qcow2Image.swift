@@ -34,6 +34,8 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   private(set) var isClosed = false
   private var isPrepared = false
   package let isReadOnly: Bool
+  /// How many refcounts opening has put right, of an image that the last writer didn't close; nil if it was closed.
+  package internal(set) var repairedAtOpening: Int?
 
   init(
     file: HostFile, data: HostFile, header: HeaderOnDisk, refcounts: Refcounts, map: ClusterMap,

@@ -31,13 +31,18 @@ extension ClusterMap {
     return end - first
   }
 
-  /// What an entry names will be given back in the end: metadata never is.
+  /// What an entry names will be given back in the end: metadata never is, nor what the file doesn't have.
   private func checkStorage(entryIn slice: TableSlice, _ cluster: UInt64) throws(BlockError) {
     let entry = entry(cluster, in: slice)
     if entry.isCompressed {
       let place = CompressedPlace(decoding: entry.raw, clusterBits: clusterBits)
       try file.checkNotMetadata(ByteRange(offset: place.offset, length: UInt64(place.byteCount)))
     } else if entry.host != 0, !format.hasDataFile {
+      guard entry.host < file.byteCount else {
+        let place = slice.offset + UInt64(entryPosition(cluster))
+        throw BlockError(
+          .corrupt("L2 entry at \(place): the cluster at \(entry.host) lies past the end of the file"), .write)
+      }
       try file.checkNotMetadata(ByteRange(offset: entry.host, length: clusterByteCount))
     }
   }

@@ -8,6 +8,8 @@ struct CompressedPlace: Hashable, Sendable {
   /// Bytes up to the end of the last 512-byte sector that belongs to it.
   var byteCount: Int
 
+  var end: UInt64 { offset + UInt64(byteCount) }
+
   init(offset: UInt64, byteCount: Int) {
     self.offset = offset
     self.byteCount = byteCount

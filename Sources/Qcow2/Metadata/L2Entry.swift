@@ -79,7 +79,10 @@ struct L2Entry: Hashable, Sendable {
     if format.hasSubclusters { return subclusterMeaning(format, subcluster, storageByteCount()) }
     if raw & Self.zeroFlag != 0 {
       guard format.version >= 3 else { return .damaged("a zero flag in a version 2 image") }
-      return .zero(host: host == 0 ? nil : host, isExclusive: isExclusive)
+      // Zeroes are read without their cluster. One that the image's file doesn't have isn't kept for them.
+      var kept = host == 0 ? nil : host
+      if !format.hasDataFile, host >= storageByteCount() { kept = nil }
+      return .zero(host: kept, isExclusive: isExclusive)
     }
     guard host != 0 || isExclusive else { return .unallocated() }
     guard host < storageByteCount() else { return .damaged("data at \(host) lies past the end of the file") }
@@ -88,10 +91,14 @@ struct L2Entry: Hashable, Sendable {
 
   private func compressedMeaning(_ format: L2Format, _ fileByteCount: UInt64) -> Meaning {
     if format.hasDataFile { return .damaged("compressed data in an image with a data file of its own") }
-    guard bitmap == 0 else { return .damaged("subclusters of a compressed cluster") }
+    // A bitmap means nothing here, and is ignored as QEMU does.
     let place = CompressedPlace(decoding: raw, clusterBits: format.clusterBits)
     guard place.offset < fileByteCount, place.offset >= 1 << format.clusterBits else {
       return .damaged("compressed data at \(place.offset) lies outside of the file")
+    }
+    // Some of the last sector belongs to the data: without it they would be expanded to something else.
+    guard place.end - 512 < fileByteCount else {
+      return .damaged("compressed data at \(place.offset) reach past the end of the file")
     }
     return .compressed(place)
   }

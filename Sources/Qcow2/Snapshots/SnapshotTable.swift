@@ -12,6 +12,8 @@ package struct Snapshot: Hashable, Sendable {
   package var virtualByteCount: UInt64?
   var l1Offset: UInt64
   var l1EntryCount: Int
+  /// Length of the entry's extra data.
+  var extraByteCount: Int
 }
 
 /// The snapshot table: entries of variable length, each a multiple of 8 bytes (qcow2.txt, "Snapshots").
@@ -22,6 +24,8 @@ enum SnapshotTable {
   static let fixedByteCount = 40
   /// The most extra data that is read, as QEMU bounds it.
   static let maximumExtraByteCount = 1024
+  /// Version 3 wants this much: the long length of the VM's state, and the virtual size.
+  static let minimumExtraByteCount = 16
   /// Most entries are no longer than this.
   static let usualEntryByteCount = 512
   /// All entries together, as QEMU bounds them.
@@ -57,7 +61,8 @@ enum SnapshotTable {
       guestClockNanoseconds: bytes.bigEndian(at: 24),
       vmStateByteCount: extraCount >= 8 ? bytes.bigEndian(at: 40) : shortStateCount,
       virtualByteCount: extraCount >= 16 ? bytes.bigEndian(at: 48) : nil,
-      l1Offset: bytes.bigEndian(at: 0), l1EntryCount: Int(bytes.bigEndian(UInt32.self, at: 8)))
+      l1Offset: bytes.bigEndian(at: 0), l1EntryCount: Int(bytes.bigEndian(UInt32.self, at: 8)),
+      extraByteCount: extraCount)
     guard snapshot.l1EntryCount * 8 <= Qcow2Header.maximumL1ByteCount else {
       throw .damaged("snapshot \(number): its L1 table has \(snapshot.l1EntryCount) entries")
     }
