@@ -14,3 +14,8 @@ ALTER TABLE repositories ADD COLUMN read_only INTEGER CHECK (read_only IN (0, 1)
 
 -- Whether the backup is of an image that was a mixture; null is no.
 ALTER TABLE backups ADD COLUMN mixture INTEGER CHECK (mixture IN (0, 1));
+
+-- What the backup was when its deletion began; null unless one did and isn't settled.
+ALTER TABLE backups ADD COLUMN state_before_deletion TEXT
+  CHECK (state_before_deletion IN ('complete', 'failed', 'corrupt', 'expired'));
+ALTER TABLE backups ADD COLUMN failure_before_deletion TEXT;

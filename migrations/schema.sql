@@ -26,7 +26,8 @@ CREATE TABLE backups (
   job            TEXT             CHECK (length(job) = 26),
   failure        TEXT,
   revision       INTEGER NOT NULL CHECK (revision > 0)
-, mixture INTEGER CHECK (mixture IN (0, 1))) STRICT;
+, mixture INTEGER CHECK (mixture IN (0, 1)), state_before_deletion TEXT
+  CHECK (state_before_deletion IN ('complete', 'failed', 'corrupt', 'expired')), failure_before_deletion TEXT) STRICT;
 
 CREATE INDEX backups_by_chain ON backups (chain, id);
 

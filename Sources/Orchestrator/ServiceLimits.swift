@@ -4,6 +4,12 @@ package struct ServiceLimits: Sendable {
   package var concurrentJobs = 2
   /// Jobs that may wait for their turn; one more is refused with `queueFull`.
   package var queuedJobs = 256
+  /// Jobs that may be paused: each holds its claims and its open files.
+  package var pausedJobs = 64
+  /// How long a pause lasts unless the request says otherwise, in seconds.
+  package var pauseLength: Double = 24 * 60 * 60
+  /// Between two looks at which pauses are over.
+  package var pauseInterval = Duration.seconds(1)
   /// Images in one backup request.
   package var imagesPerBackup = 64
   /// Labels on one image.

@@ -42,6 +42,28 @@ struct RepositoryTests {
     }
   }
 
+  @Test func mixtureIsToldByItsManifest() async throws {
+    try await withBackup { test, made in
+      var order = test.order(made.order.image)
+      order.isMixture = true
+      _ = try await test.backUp(order)
+      let scan = try await test.engine.scan(test.repository)
+      #expect(scan.findings == [] && scan.backups.count == 2)
+      for backup in scan.backups { #expect(backup.isMixture == (backup.id == order.backup)) }
+      #expect(
+        try String(contentsOfFile: test.place(order).fullPath(.manifest), encoding: .utf8).contains(
+          "\"mixture\" : true"))
+    }
+  }
+
+  @Test func manifestThatCannotBeReadIsNotTakenForNone() async throws {
+    try await withBackup { test, made in
+      try Data("{}".utf8).write(to: URL(fileURLWithPath: made.place.fullPath(.manifest)))
+      let scan = try await test.engine.scan(test.repository)
+      #expect(scan.backups.isEmpty && scan.unreadable == [made.order.backup])
+    }
+  }
+
   @Test func renamedImageKeepsItsFolder() async throws {
     try await withBackup { test, made in
       var image = made.order.image

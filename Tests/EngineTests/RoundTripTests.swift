@@ -158,8 +158,10 @@ struct RoundTripTests {
         try SampleImage.raw(at: junk, byteCount: Self.size, seed: 5)
         try Tool.run("qemu-img", "convert", "-f", "raw", "-O", format.rawValue, junk, target)
         let location = ImageLocation(source: .file(path: target), format: format)
+        let control = RecordingJobControl()
         let report = try await test.engine.restore(
-          RestoreOrder(backup: made.place, target: .image(location)), control: RecordingJobControl())
+          RestoreOrder(backup: made.place, target: .image(location)), control: control)
+        #expect(control.overwrites == 1)
         let blockByteCount = format == .raw ? 4096 : 65536
         #expect(try report.writtenBytes == SampleImage.dataByteCount(source, blockByteCount: blockByteCount))
         try Tool.judge("compare", "-f", "raw", "-F", format.rawValue, source, target)
@@ -191,6 +193,22 @@ struct RoundTripTests {
         let blocks = try Tool.run("stat", "-c", "%b", target).trimmingCharacters(in: .whitespacesAndNewlines)
         #expect(try #require(Int(blocks)) * 512 < 2 << 20, "\(target)")
       }
+    }
+  }
+
+  @Test func onlyWhatIsOverwrittenIsAnnounced() async throws {
+    try await withEngine { test in
+      let source = test.images + "/vm.raw"
+      try SampleImage.raw(at: source, byteCount: Self.size, seed: 4)
+      let made = try await test.backUp(test.record("vm", source, .raw))
+      let control = RecordingJobControl()
+      try await test.restore(made.place, to: test.images + "/new.raw", .raw, control: control)
+      try SampleImage.raw(at: test.images + "/small.raw", byteCount: Self.size / 2, seed: 4)
+      let small = ImageLocation(source: .file(path: test.images + "/small.raw"), format: .raw)
+      let refused = await code {
+        _ = try await test.engine.restore(RestoreOrder(backup: made.place, target: .image(small)), control: control)
+      }
+      #expect(refused == .targetMismatch && control.overwrites == 0)
     }
   }
 

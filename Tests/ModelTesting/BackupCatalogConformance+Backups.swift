@@ -26,9 +26,10 @@ extension BackupCatalogConformance {
       let full = Backup(
         image: shelf.image.id, repository: shelf.repository.id, chain: shelf.chain.id, sequence: 4, group: ULID(),
         kind: .copy, requestedKind: .full, reason: "weil", parent: BackupID(), state: .corrupt, compression: .none,
-        consistency: .filesystem, pointInTime: date, createdAt: date, finishedAt: date,
+        consistency: .filesystem, isMixture: true, pointInTime: date, createdAt: date, finishedAt: date,
         virtualSize: UInt64(Int64.max), dirtyBytes: 1, storedSize: 2, merkleRoot: "00ff", verifiedAt: date,
-        verifyLevel: .checksum, job: JobID(), failure: "bit rot", revision: 9)
+        verifyLevel: .checksum, job: JobID(), failure: "bit rot",
+        beforeDeletion: Backup.BeforeDeletion(state: .expired, failure: "worn"), revision: 9)
       let bare = Backup.sample(in: shelf.chain, state: .running)
       try await catalog.write { transaction in
         try transaction.insert(full)

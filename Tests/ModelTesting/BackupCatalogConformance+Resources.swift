@@ -6,7 +6,9 @@ extension BackupCatalogConformance {
     Check("an image comes back as it was stored") { catalog in
       let odd = Image(
         name: "disk-0", source: .device(path: "/dev/vg0/päth \"q\""), format: .qcow2, virtualSize: 1 << 50,
-        state: .unavailable, labels: ["tier": "gold", "": "leer", "ü": "\u{0}\n"], managedBy: .config,
+        state: .unavailable,
+        damage: Image.Damage(since: ManualClock.epoch, why: "a restore was cut", job: JobID()),
+        labels: ["tier": "gold", "": "leer", "ü": "\u{0}\n"], managedBy: .config,
         createdAt: Date(timeIntervalSince1970: 1_767_225_600.123), revision: 7)
       try await catalog.write { try $0.insert(odd) }
       try expectEqual(try catalog.read { try $0.image(odd.id) }, odd)

@@ -19,6 +19,7 @@ package final class RecordingJobControl: JobControl {
     var reports: [Report] = []
     var messages: [(level: JobLogEntry.Level, message: String)] = []
     var checkpoints = 0
+    var overwrites = 0
     var cancelAtCheckpoint: Int?
     var isPaused = false
     var isCancelled = false
@@ -59,11 +60,15 @@ package final class RecordingJobControl: JobControl {
     }
   }
 
+  package func willOverwrite() async throws { state.withLock { $0.overwrites += 1 } }
+
   package func pause() { state.withLock { $0.isPaused = true } }
   package func resume() { state.withLock { $0.isPaused = false } }
   package func cancel() { state.withLock { $0.isCancelled = true } }
 
   package var reports: [Report] { state.withLock { $0.reports } }
   package var messages: [(level: JobLogEntry.Level, message: String)] { state.withLock { $0.messages } }
+  /// How often something was about to be overwritten.
+  package var overwrites: Int { state.withLock { $0.overwrites } }
   package var checkpoints: Int { state.withLock { $0.checkpoints } }
 }

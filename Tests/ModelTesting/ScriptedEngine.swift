@@ -58,6 +58,8 @@ package final class ScriptedEngine: BlockEngine {
     }
     /// Findings of a scan, beside what was backed up.
     package var scanFindings: @Sendable (RepositoryLocation) throws -> [String] = { _ in [] }
+    /// Backups whose manifest can't be read.
+    package var unreadable: @Sendable (RepositoryLocation) -> Set<BackupID> = { _ in [] }
     /// What every job, and every attach, goes through before its answer: by default half the progress, a checkpoint, the other half.
     package var work: @Sendable (Order, any JobControl) async throws -> Void = { _, control in
       control.report(done: 1 << 19, total: 1 << 20)
@@ -209,7 +211,8 @@ package final class ScriptedEngine: BlockEngine {
   }
 
   package func scan(_ repository: RepositoryLocation) async throws -> RepositoryScan {
-    let findings = try await arrive(.scan(repository)).scanFindings(repository)
+    let script = try await arrive(.scan(repository))
+    let findings = try script.scanFindings(repository)
     return try state.withLock { state in
       guard let stored = state.repositories[repository.path] else {
         throw DomainError(.repositoryUnavailable, "there is no repository at \(repository.path)")
@@ -217,7 +220,7 @@ package final class ScriptedEngine: BlockEngine {
       guard stored.id == repository.id else {
         throw DomainError(.repositoryMismatch, "\(repository.path) is repository \(stored.id), not \(repository.id)")
       }
-      return stored.scan(findings: findings)
+      return stored.scan(unreadable: script.unreadable(repository), findings: findings)
     }
   }
 
@@ -255,6 +258,7 @@ package final class ScriptedEngine: BlockEngine {
 
   package func restore(_ order: RestoreOrder, control: any JobControl) async throws -> RestoreReport {
     let script = note(.restore(order, job: control.job))
+    if order.target.isOverwritten { try await control.willOverwrite() }
     try await script.work(.restore(order, job: control.job), control)
     return try script.restore(order)
   }
@@ -290,4 +294,8 @@ package final class ScriptedEngine: BlockEngine {
       return state.script
     }
   }
+}
+
+extension RestoreOrder.Target {
+  fileprivate var isOverwritten: Bool { if case .newFile = self { false } else { true } }
 }

@@ -22,7 +22,8 @@ struct ScriptedRepository: Sendable {
     backups[order.backup] = Backup(
       id: order.backup, image: order.image.id, repository: id, chain: order.chain, group: order.group,
       kind: order.kind, requestedKind: order.kind, reason: order.reason, state: .complete,
-      compression: order.compression, consistency: receipt.consistency, pointInTime: receipt.pointInTime,
+      compression: order.compression, consistency: receipt.consistency, isMixture: order.isMixture,
+      pointInTime: receipt.pointInTime,
       createdAt: receipt.pointInTime, finishedAt: receipt.finishedAt, virtualSize: receipt.virtualSize,
       dirtyBytes: receipt.dirtyBytes, storedSize: receipt.storedSize, merkleRoot: receipt.merkleRoot)
   }
@@ -32,11 +33,12 @@ struct ScriptedRepository: Sendable {
     if !backups.values.contains(where: { $0.chain == chain }) { chains[chain] = nil }
   }
 
-  func scan(findings: [String]) -> RepositoryScan {
+  func scan(unreadable: Set<BackupID>, findings: [String]) -> RepositoryScan {
     RepositoryScan(
       images: images.values.sorted { $0.id < $1.id },
       chains: chains.values.map(currentName).sorted { $0.id < $1.id },
-      backups: backups.values.sorted { $0.id < $1.id }, findings: findings)
+      backups: backups.values.filter { !unreadable.contains($0.id) }.sorted { $0.id < $1.id },
+      unreadable: unreadable, findings: findings)
   }
 
   private func currentName(_ chain: Chain) -> Chain {

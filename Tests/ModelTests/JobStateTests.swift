@@ -12,7 +12,7 @@ struct JobStateTests {
     for state in JobState.allCases where !state.isEnded {
       #expect(state.allows(.interrupted))
       #expect(!state.allows(state))
-      #expect(!state.allows(.queued))
+      #expect(state.allows(.queued) == (state == .paused))
       #expect(state.allows(.failed))
     }
   }

@@ -46,7 +46,7 @@ import Testing
     let over = try await service.restoreBackup(backup.id, to: .image(.name("vm1"), confirm: "vm1"), terms).planned()
     #expect(over.warnings.contains { $0.contains("is lost") })
     plans.append(try await service.deleteBackup(backup.id, terms).planned())
-    plans.append(try await service.pauseJob(job.id, terms).planned())
+    plans.append(try await service.pauseJob(job.id, .standard, terms).planned())
     plans.append(try await service.cancelJob(job.id, terms).planned())
     #expect(plans.allSatisfy { !$0.steps.isEmpty })
     #expect(Set(plans.map(\.action)).count == plans.count)

@@ -51,11 +51,11 @@ import Testing
     // The first leg turns out longer than thought.
     meter.report(done: 150, total: 200)
     #expect(meter.progress.total == 500)
-    meter.finishLeg()
+    meter.finishLeg(whole: true)
     #expect(meter.progress.done == 200)
     meter.report(done: 900, total: 300)
     #expect(meter.progress.done == 500)
-    meter.finishLeg()
+    meter.finishLeg(whole: true)
     meter.report(done: 1, total: 1)
     #expect(meter.progress.done == 500 && meter.progress.total == 500)
   }

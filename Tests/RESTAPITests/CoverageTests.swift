@@ -114,6 +114,10 @@ struct Specimen: Sendable {
       item("images", "vm1", "/attach", conflict: "guest", #"{"cache":"writeback"}"#)
     case "POST /images/{image}/detach": item("images", "guest", "/detach", conflict: "vm1")
     case "POST /images/{image}/check": item("images", "vm1", "/check", conflict: "guest", #"{"repairLeaks":true}"#)
+    case "POST /images/{image}/clear-damage":
+      item("images", "vm1", "/clear-damage", #"{"confirm":"vm1"}"#)
+      conflict = ("\(api)/images/declared/clear-damage", #"{"confirm":"declared"}"#)
+      try await world.overwrite("declared", with: backup)
     case "POST /repositories":
       body = #"{"name":"new","kind":"directory","path":"/backup/new"}"#
       conflict = (target, #"{"name":"local","kind":"directory","path":"/backup/new"}"#)

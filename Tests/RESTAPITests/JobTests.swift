@@ -172,8 +172,18 @@ import Testing
   @Test func aJobIsPausedResumedAndCancelled() async throws {
     try await withStockedWorld { world in
       let job = try await world.runningJob()
-      #expect(try await world.post("\(api)/jobs/\(job)/pause", "{}").expect(202)["state"] == "paused")
-      #expect(try await world.post("\(api)/jobs/\(job)/resume").expect(202)["state"] == "running")
+      let paused = try await world.post("\(api)/jobs/\(job)/pause", "{}").expect(202)
+      #expect(paused["state"] == "paused" && paused.json.at("pausedUntil") != .null)
+      let endless = try await world.post("\(api)/jobs/\(job)/pause", #"{"until":null}"#).expect(202)
+      #expect(endless["state"] == "paused" && endless.json.at("pausedUntil") == .null)
+      let until = "2999-01-02T03:04:05.600Z"
+      let timed = try await world.post("\(api)/jobs/\(job)/pause", #"{"until":"\#(until)"}"#).expect(202)
+      #expect(timed["pausedUntil"] == until)
+      for wrong in [#""tomorrow""#, "3600", #""1999-01-02T03:04:05Z""#] {
+        try await world.post("\(api)/jobs/\(job)/pause", #"{"until":\#(wrong)}"#).expect(400, .invalidField)
+      }
+      let resumed = try await world.post("\(api)/jobs/\(job)/resume").expect(202)
+      #expect(resumed["state"] == "queued" && resumed.json.at("pausedUntil") == .null)
       try await world.post("\(api)/jobs/\(job)/cancel", #"{"force":true}"#).expect(400, .invalidField)
       let cancelling = try await world.post("\(api)/jobs/\(job)/cancel").expect(202)
       #expect(cancelling["state"] == "cancelling" && cancelling["id"] == job)

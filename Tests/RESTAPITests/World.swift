@@ -159,6 +159,15 @@ final class World: Sendable {
     try await gate.reached(by: arrivals + 1)
     return job["id"]
   }
+
+  /// Restores the backup over the image, and lets the job stand still in the middle.
+  func overwrite(_ image: String, with backup: String) async throws {
+    holdJobs()
+    let arrivals = gate.arrivals
+    let body = #"{"target":{"kind":"image","image":"\#(image)"},"confirm":"\#(image)"}"#
+    try await post("\(Self.api)/backups/\(backup)/restore", body).expect(202)
+    try await gate.reached(by: arrivals + 1)
+  }
 }
 
 /// Runs `body` in a world of its own, and ends it.

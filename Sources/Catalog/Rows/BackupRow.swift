@@ -7,7 +7,9 @@ struct BackupRow: TableRow {
   static let columns = [
     "id", "image", "repository", "chain", "sequence", "group_id", "kind", "requested_kind", "reason", "parent",
     "state", "compression", "consistency", "point_in_time", "created_at", "finished_at", "virtual_size",
-    "dirty_bytes", "stored_size", "merkle_root", "verified_at", "verify_level", "job", "failure", "revision",
+    "dirty_bytes", "stored_size", "merkle_root", "verified_at", "verify_level", "job", "failure",
+    "state_before_deletion",
+    "failure_before_deletion", "mixture", "revision",
   ]
 
   let id: String
@@ -34,6 +36,11 @@ struct BackupRow: TableRow {
   let verifyLevel: String?
   let job: String?
   let failure: String?
+  /// The failure is there only if the state is.
+  let stateBeforeDeletion: String?
+  let failureBeforeDeletion: String?
+  /// Nil is no.
+  let isMixture: Bool?
   let revision: Int
 
   init(_ backup: Backup) throws {
@@ -61,6 +68,9 @@ struct BackupRow: TableRow {
     verifyLevel = backup.verifyLevel?.rawValue
     job = backup.job?.description
     failure = backup.failure
+    stateBeforeDeletion = backup.beforeDeletion?.state.rawValue
+    failureBeforeDeletion = backup.beforeDeletion?.failure
+    isMixture = backup.isMixture ? true : nil
     revision = backup.revision
   }
 
@@ -89,6 +99,9 @@ struct BackupRow: TableRow {
     verifyLevel = columns.nextOrNull()
     job = columns.nextOrNull()
     failure = columns.nextOrNull()
+    stateBeforeDeletion = columns.nextOrNull()
+    failureBeforeDeletion = columns.nextOrNull()
+    isMixture = columns.nextOrNull()
     revision = columns.next()
   }
 
@@ -96,7 +109,7 @@ struct BackupRow: TableRow {
     [
       id, image, repository, chain, sequence, groupID, kind, requestedKind, reason, parent, state, compression,
       consistency, pointInTime, createdAt, finishedAt, virtualSize, dirtyBytes, storedSize, merkleRoot, verifiedAt,
-      verifyLevel, job, failure, revision,
+      verifyLevel, job, failure, stateBeforeDeletion, failureBeforeDeletion, isMixture, revision,
     ]
   }
 
@@ -107,11 +120,17 @@ struct BackupRow: TableRow {
       chain: try check.id(chain), sequence: sequence, group: try check.ulid(groupID), kind: try check.choice(kind),
       requestedKind: try check.choice(requestedKind), reason: reason, parent: try check.id(parent),
       state: try check.choice(state), compression: try check.choice(compression),
-      consistency: try check.choice(consistency), pointInTime: Date(milliseconds: pointInTime),
+      consistency: try check.choice(consistency), isMixture: isMixture ?? false,
+      pointInTime: Date(milliseconds: pointInTime),
       createdAt: Date(milliseconds: createdAt), finishedAt: finishedAt.map { Date(milliseconds: $0) },
       virtualSize: try check.count(virtualSize), dirtyBytes: try check.count(dirtyBytes),
       storedSize: try check.count(storedSize), merkleRoot: merkleRoot,
       verifiedAt: verifiedAt.map { Date(milliseconds: $0) }, verifyLevel: try verifyLevel.map { try check.choice($0) },
-      job: try check.id(job), failure: failure, revision: revision)
+      job: try check.id(job), failure: failure, beforeDeletion: try beforeDeletion(check), revision: revision)
+  }
+
+  private func beforeDeletion(_ check: RowCheck) throws -> Backup.BeforeDeletion? {
+    guard let stateBeforeDeletion else { return nil }
+    return Backup.BeforeDeletion(state: try check.choice(stateBeforeDeletion), failure: failureBeforeDeletion)
   }
 }

@@ -6,7 +6,7 @@ struct ImageRow: TableRow {
   static let table = "images"
   static let columns = [
     "id", "name", "source_kind", "source_place", "format", "virtual_size", "state", "attached_cache",
-    "attached_by", "labels", "managed_by", "created_at", "revision",
+    "attached_by", "damaged_since", "damaged_why", "damaged_job", "labels", "managed_by", "created_at", "revision",
   ]
 
   private enum SourceKind: String { case file, device, nbd }
@@ -22,6 +22,10 @@ struct ImageRow: TableRow {
   /// Both are there, or neither.
   let attachedCache: String?
   let attachedBy: String?
+  /// All three are there, or none.
+  let damagedSince: Int64?
+  let damagedWhy: String?
+  let damagedJob: String?
   let labels: String
   let managedBy: String
   let createdAt: Int64
@@ -42,6 +46,9 @@ struct ImageRow: TableRow {
     state = image.state.rawValue
     attachedCache = image.attachment?.cache.rawValue
     attachedBy = image.attachment?.cause.rawValue
+    damagedSince = image.damage?.since.milliseconds
+    damagedWhy = image.damage?.why
+    damagedJob = image.damage?.job.description
     labels = try StoredForm.json(image.labels)
     managedBy = image.managedBy.rawValue
     createdAt = image.createdAt.milliseconds
@@ -58,6 +65,9 @@ struct ImageRow: TableRow {
     state = columns.next()
     attachedCache = columns.nextOrNull()
     attachedBy = columns.nextOrNull()
+    damagedSince = columns.nextOrNull()
+    damagedWhy = columns.nextOrNull()
+    damagedJob = columns.nextOrNull()
     labels = columns.next()
     managedBy = columns.next()
     createdAt = columns.next()
@@ -66,8 +76,8 @@ struct ImageRow: TableRow {
 
   var values: [(any DatabaseValueConvertible)?] {
     [
-      id, name, sourceKind, sourcePlace, format, virtualSize, state, attachedCache, attachedBy, labels, managedBy,
-      createdAt, revision,
+      id, name, sourceKind, sourcePlace, format, virtualSize, state, attachedCache, attachedBy, damagedSince,
+      damagedWhy, damagedJob, labels, managedBy, createdAt, revision,
     ]
   }
 
@@ -83,7 +93,7 @@ struct ImageRow: TableRow {
     return Image(
       id: try check.id(id), name: try check.name(name), source: source, format: try check.choice(format),
       virtualSize: try check.count(virtualSize), state: try check.choice(state), attachment: try attachment(check),
-      labels: try check.json(labels), managedBy: try check.choice(managedBy),
+      damage: try damage(check), labels: try check.json(labels), managedBy: try check.choice(managedBy),
       createdAt: Date(milliseconds: createdAt), revision: revision)
   }
 
@@ -92,6 +102,15 @@ struct ImageRow: TableRow {
     case (nil, nil): nil
     case (let cache?, let cause?): Attachment(cache: try check.choice(cache), cause: try check.choice(cause))
     case (nil, _?), (_?, nil): throw check.damaged("only half of how it is attached is there")
+    }
+  }
+
+  private func damage(_ check: RowCheck) throws -> Image.Damage? {
+    switch (damagedSince, damagedWhy, damagedJob) {
+    case (nil, nil, nil): return nil
+    case (let since?, let why?, let job?):
+      return Image.Damage(since: Date(milliseconds: since), why: why, job: try check.id(job))
+    default: throw check.damaged("only a part of what damaged it is there")
     }
   }
 }

@@ -6,7 +6,8 @@ struct JobRow: TableRow {
   static let table = "jobs"
   static let columns = [
     "id", "kind", "request", "state", "progress_done", "progress_total", "progress_rate", "progress_eta",
-    "created_at", "started_at", "finished_at", "waiting_for", "retry_of", "result", "error", "links", "revision",
+    "created_at", "started_at", "finished_at", "waiting_for", "paused_until", "retry_of", "result", "error", "links",
+    "revision",
   ]
 
   let id: String
@@ -18,6 +19,7 @@ struct JobRow: TableRow {
   let startedAt: Int64?
   let finishedAt: Int64?
   let waitingFor: String?
+  let pausedUntil: Int64?
   let retryOf: String?
   let result: String?
   let error: String?
@@ -34,6 +36,7 @@ struct JobRow: TableRow {
     startedAt = job.startedAt?.milliseconds
     finishedAt = job.finishedAt?.milliseconds
     waitingFor = job.waitingFor
+    pausedUntil = job.pausedUntil?.milliseconds
     retryOf = job.retryOf?.description
     result = try job.result.map { try StoredForm.json($0) }
     error = try job.error.map { try StoredForm.json($0) }
@@ -51,6 +54,7 @@ struct JobRow: TableRow {
     startedAt = columns.nextOrNull()
     finishedAt = columns.nextOrNull()
     waitingFor = columns.nextOrNull()
+    pausedUntil = columns.nextOrNull()
     retryOf = columns.nextOrNull()
     result = columns.nextOrNull()
     error = columns.nextOrNull()
@@ -60,7 +64,7 @@ struct JobRow: TableRow {
 
   var values: [(any DatabaseValueConvertible)?] {
     [id, kind, request, state] + progress.values
-      + [createdAt, startedAt, finishedAt, waitingFor, retryOf, result, error, links, revision]
+      + [createdAt, startedAt, finishedAt, waitingFor, pausedUntil, retryOf, result, error, links, revision]
   }
 
   func entity() throws -> Job {
@@ -69,7 +73,8 @@ struct JobRow: TableRow {
       id: try check.id(id), request: try check.json(request), state: try check.choice(state),
       progress: try progress.progress(check), createdAt: Date(milliseconds: createdAt),
       startedAt: startedAt.map { Date(milliseconds: $0) }, finishedAt: finishedAt.map { Date(milliseconds: $0) },
-      waitingFor: waitingFor, retryOf: try check.id(retryOf), result: try result.map { try check.json($0) },
+      waitingFor: waitingFor, pausedUntil: pausedUntil.map { Date(milliseconds: $0) }, retryOf: try check.id(retryOf),
+      result: try result.map { try check.json($0) },
       error: try error.map { try check.json($0) }, links: try check.json(links), revision: revision)
   }
 }

@@ -207,6 +207,7 @@ extension LocalEngine {
       _ target: any BlockDevice, _ name: String, _ reading: RestoreReading, targetIsZero: Bool
     ) async throws -> UInt64
   {
+    try await reading.control.willOverwrite()
     do {
       let written = try await copy(reading, to: target, name, targetIsZero: targetIsZero)
       try await telling(about: name) {

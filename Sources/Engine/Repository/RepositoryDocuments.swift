@@ -116,6 +116,8 @@ package struct Manifest: CheckedDocument {
   package var grainSize = HashTree.grainByteCount
   package var merkleRoot: String
   package var encryption: Encryption?
+  /// There and true if the image was a mixture of what it held and of what a restore left half done; else absent.
+  package var mixture: Bool?
   package var checksum = ""
 
   package init(
@@ -141,6 +143,7 @@ package struct Manifest: CheckedDocument {
     self.virtualSize = virtualSize
     self.dirtyBytes = dirtyBytes
     self.merkleRoot = merkleRoot.description
+    mixture = order.isMixture ? true : nil
   }
 
   /// The root; damage if the text isn't one.
@@ -156,7 +159,8 @@ package struct Manifest: CheckedDocument {
     Backup(
       id: backup, image: image, repository: repository, chain: chain, sequence: sequence, group: group, kind: kind,
       requestedKind: requestedKind, reason: reason, parent: parent?.backup, state: .complete,
-      compression: compression, consistency: consistency, pointInTime: pointInTime, createdAt: createdAt,
+      compression: compression, consistency: consistency, isMixture: mixture ?? false,
+      pointInTime: pointInTime, createdAt: createdAt,
       finishedAt: finishedAt, virtualSize: virtualSize, dirtyBytes: dirtyBytes, storedSize: storedSize,
       merkleRoot: merkleRoot)
   }
@@ -166,7 +170,7 @@ extension Manifest {
   private enum CodingKeys: String, CodingKey {
     case formatVersion, repository, image, imageName, chain, sequence, backup, group, kind, requestedKind, reason
     case parent, compression, consistency, pointInTime, createdAt, finishedAt, virtualSize, dirtyBytes, grainSize
-    case merkleRoot, encryption, checksum
+    case merkleRoot, encryption, mixture, checksum
   }
 
   // By hand only so that what is nil is written as null: a reader sees that there is a place for it.
@@ -194,6 +198,7 @@ extension Manifest {
     try container.encode(grainSize, forKey: .grainSize)
     try container.encode(merkleRoot, forKey: .merkleRoot)
     try container.encode(encryption, forKey: .encryption)
+    try container.encodeIfPresent(mixture, forKey: .mixture)
     try container.encode(checksum, forKey: .checksum)
   }
 }

@@ -127,6 +127,7 @@ struct RepositoryReader {
     } catch let error as DomainError {
       find(error.detail)
     }
+    scan.unreadable.insert(place.backup)
     return nil
   }
 }

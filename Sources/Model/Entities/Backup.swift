@@ -57,6 +57,17 @@ package struct Backup: Hashable, Sendable, Codable {
     case expired
   }
 
+  /// What a backup was when its deletion began: what it is again if it turns out to be whole.
+  package struct BeforeDeletion: Hashable, Sendable, Codable {
+    package var state: State
+    package var failure: String?
+
+    package init(state: State, failure: String?) {
+      self.state = state
+      self.failure = failure
+    }
+  }
+
   package let id: BackupID
   package var image: ImageID
   package var repository: RepositoryID
@@ -73,6 +84,8 @@ package struct Backup: Hashable, Sendable, Codable {
   package var state: State
   package var compression: Compression
   package var consistency: Consistency
+  /// Whether the image was a mixture, see ``Image/Damage``.
+  package var isMixture: Bool
   /// When the guest's data was as stored.
   package var pointInTime: Date
   package var createdAt: Date
@@ -91,15 +104,18 @@ package struct Backup: Hashable, Sendable, Codable {
   package var job: JobID?
   /// Why it failed or what verification found.
   package var failure: String?
+  /// Nil unless its deletion began and what became of it isn't settled; its state is `failed` then.
+  package var beforeDeletion: BeforeDeletion?
   package var revision: Int
 
   package init(
     id: BackupID = BackupID(), image: ImageID, repository: RepositoryID, chain: ChainID, sequence: Int = 0,
     group: ULID, kind: BackupKind, requestedKind: BackupKind, reason: String, parent: BackupID? = nil,
-    state: State = .running, compression: Compression, consistency: Consistency = .offline, pointInTime: Date,
+    state: State = .running, compression: Compression, consistency: Consistency = .offline, isMixture: Bool = false,
+    pointInTime: Date,
     createdAt: Date, finishedAt: Date? = nil, virtualSize: UInt64, dirtyBytes: UInt64 = 0, storedSize: UInt64 = 0,
     merkleRoot: String? = nil, verifiedAt: Date? = nil, verifyLevel: VerifyLevel? = nil, job: JobID? = nil,
-    failure: String? = nil, revision: Int = 1
+    failure: String? = nil, beforeDeletion: BeforeDeletion? = nil, revision: Int = 1
   ) {
     self.id = id
     self.image = image
@@ -114,6 +130,7 @@ package struct Backup: Hashable, Sendable, Codable {
     self.state = state
     self.compression = compression
     self.consistency = consistency
+    self.isMixture = isMixture
     self.pointInTime = pointInTime
     self.createdAt = createdAt
     self.finishedAt = finishedAt
@@ -125,6 +142,7 @@ package struct Backup: Hashable, Sendable, Codable {
     self.verifyLevel = verifyLevel
     self.job = job
     self.failure = failure
+    self.beforeDeletion = beforeDeletion
     self.revision = revision
   }
 }

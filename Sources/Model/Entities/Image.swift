@@ -11,6 +11,20 @@ package struct Image: Hashable, Sendable, Codable {
     case unavailable
   }
 
+  /// Its bytes are a mixture of what it held and of what a restore wrote over that.
+  package struct Damage: Hashable, Sendable, Codable {
+    package var since: Date
+    package var why: String
+    /// The job that left it so.
+    package var job: JobID
+
+    package init(since: Date, why: String, job: JobID) {
+      self.since = since
+      self.why = why
+      self.job = job
+    }
+  }
+
   package let id: ImageID
   package var name: ResourceName
   package var source: ImageSource
@@ -20,6 +34,8 @@ package struct Image: Hashable, Sendable, Codable {
   package var state: State
   /// How it is attached, or is to be attached again once it can be opened; nil if it is detached.
   package var attachment: Attachment?
+  /// Nil unless its bytes are a mixture.
+  package var damage: Damage?
   package var labels: [String: String]
   package var managedBy: ManagedBy
   package var createdAt: Date
@@ -28,7 +44,7 @@ package struct Image: Hashable, Sendable, Codable {
 
   package init(
     id: ImageID = ImageID(), name: ResourceName, source: ImageSource, format: DiskFormat, virtualSize: UInt64,
-    state: State = .detached, attachment: Attachment? = nil, labels: [String: String] = [:],
+    state: State = .detached, attachment: Attachment? = nil, damage: Damage? = nil, labels: [String: String] = [:],
     managedBy: ManagedBy = .api, createdAt: Date, revision: Int = 1
   ) {
     self.id = id
@@ -38,6 +54,7 @@ package struct Image: Hashable, Sendable, Codable {
     self.virtualSize = virtualSize
     self.state = state
     self.attachment = attachment
+    self.damage = damage
     self.labels = labels
     self.managedBy = managedBy
     self.createdAt = createdAt

@@ -11,6 +11,8 @@ package struct Job: Hashable, Sendable, Codable {
   package var finishedAt: Date?
   /// What a queued job waits for, in words.
   package var waitingFor: String?
+  /// When a paused job resumes by itself; nil while it isn't paused, or pauses without end.
+  package var pausedUntil: Date?
   package var retryOf: JobID?
   package var result: JSONValue?
   package var error: ProblemDetails?
@@ -21,7 +23,7 @@ package struct Job: Hashable, Sendable, Codable {
   package init(
     id: JobID = JobID(), request: JobRequest, state: JobState = .queued, progress: JobProgress = JobProgress(),
     createdAt: Date, startedAt: Date? = nil, finishedAt: Date? = nil, waitingFor: String? = nil,
-    retryOf: JobID? = nil, result: JSONValue? = nil, error: ProblemDetails? = nil,
+    pausedUntil: Date? = nil, retryOf: JobID? = nil, result: JSONValue? = nil, error: ProblemDetails? = nil,
     links: [String: JSONValue] = [:], revision: Int = 1
   ) {
     self.id = id
@@ -32,6 +34,7 @@ package struct Job: Hashable, Sendable, Codable {
     self.startedAt = startedAt
     self.finishedAt = finishedAt
     self.waitingFor = waitingFor
+    self.pausedUntil = pausedUntil
     self.retryOf = retryOf
     self.result = result
     self.error = error
@@ -42,11 +45,16 @@ package struct Job: Hashable, Sendable, Codable {
 
 /// The life of a job:
 ///
-///     queued ──► running ◄──► paused
-///       │           │            │
-///       │           ├► cancelling ◄┘ ──► cancelled
+///        ┌────────── resumed ────────┐
+///        ▼                           │
+///     queued ──► running ───────► paused
+///       │           │                │
+///       │           ├► cancelling ◄──┘ ──► cancelled
 ///       │           ├► succeeded, failed
 ///       └► cancelled         (from any that isn't ended, when the server dies:) ► interrupted
+///
+/// A job that was resumed is `queued` until it has a place again. Its work has begun, so that it can be paused, and is
+/// cancelled as one that runs.
 package enum JobState: String, Sendable, Codable, CaseIterable {
   case queued, running, paused, cancelling
   case succeeded, failed, cancelled, interrupted
@@ -62,8 +70,8 @@ package enum JobState: String, Sendable, Codable, CaseIterable {
   package func allows(_ next: JobState) -> Bool {
     switch (self, next) {
     case (.queued, .running), (.queued, .cancelled), (.queued, .failed): true
-    case (.running, .paused), (.paused, .running): true
-    case (.running, .cancelling), (.paused, .cancelling): true
+    case (.running, .paused), (.paused, .queued), (.queued, .paused): true
+    case (.running, .cancelling), (.paused, .cancelling), (.queued, .cancelling): true
     case (.running, .succeeded), (.running, .failed), (.paused, .failed), (.paused, .succeeded): true
     case (.cancelling, .cancelled), (.cancelling, .succeeded), (.cancelling, .failed): true
     case (_, .interrupted): !isEnded

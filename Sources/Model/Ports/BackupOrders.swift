@@ -33,10 +33,12 @@ package struct BackupOrder: Hashable, Sendable, Codable {
   package var image: ImageRecord
   package var repository: RepositoryLocation
   package var compression: Compression
+  /// Whether the image is a mixture: the manifest says so.
+  package var isMixture: Bool
 
   package init(
     backup: BackupID, chain: ChainID, group: ULID, kind: BackupKind, reason: String, image: ImageRecord,
-    repository: RepositoryLocation, compression: Compression
+    repository: RepositoryLocation, compression: Compression, isMixture: Bool = false
   ) {
     self.backup = backup
     self.chain = chain
@@ -46,6 +48,7 @@ package struct BackupOrder: Hashable, Sendable, Codable {
     self.image = image
     self.repository = repository
     self.compression = compression
+    self.isMixture = isMixture
   }
 }
 
@@ -156,13 +159,18 @@ package struct RepositoryScan: Hashable, Sendable, Codable {
   package var chains: [Chain]
   /// The fields that only a catalog knows (job, verification) are nil.
   package var backups: [Backup]
+  /// Backups whose manifest is there and can't be read; each is among the findings.
+  package var unreadable: Set<BackupID>
   /// Sentences on files that couldn't be read or belong to nothing; nothing was changed.
   package var findings: [String]
 
-  package init(images: [ImageRecord], chains: [Chain], backups: [Backup], findings: [String]) {
+  package init(
+    images: [ImageRecord], chains: [Chain], backups: [Backup], unreadable: Set<BackupID> = [], findings: [String]
+  ) {
     self.images = images
     self.chains = chains
     self.backups = backups
+    self.unreadable = unreadable
     self.findings = findings
   }
 }

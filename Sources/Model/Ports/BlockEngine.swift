@@ -76,4 +76,6 @@ package protocol JobControl: Sendable {
   func log(_ level: JobLogEntry.Level, _ message: String)
   /// Called between chunks: waits while the job is paused; throws `CancellationError` once it is cancelled.
   func checkpoint() async throws
+  /// Called once, before the first byte of an existing target is overwritten; what it throws keeps that from happening.
+  func willOverwrite() async throws
 }

@@ -7,8 +7,10 @@ import Model
 /// Who writes which step of `JobState.allows`, each with its event in one transaction:
 ///
 ///     queued → running                                    begin
-///     queued → cancelled; running, paused → cancelling    BackupService.cancelJob
-///     running ↔ paused                                    BackupService.pauseJob, resumeJob
+///     queued → cancelled                                  BackupService.cancelJob
+///     running, paused, queued¹ → cancelling               BackupService.cancelJob
+///     running, queued¹ → paused; paused → queued          BackupService.pauseJob, resumeJob; resumeOverdue
+///     queued¹ → running                                   goOn                     ¹ begun, and resumed
 ///     running, paused, cancelling → succeeded, failed     settle
 ///     queued → failed                                     settle, when the start itself failed
 ///     cancelling → cancelled                              settle
@@ -53,6 +55,38 @@ struct JobRunner: Sendable {
       job = try catalog.update(job)
       try catalog.announce(.jobChanged, job, at: now)
       return job
+    }
+  }
+
+  /// A resumed job has a place again. Nil if it was paused or cancelled meanwhile.
+  func goOn(_ id: JobID) async throws -> Job? {
+    try await ledger.persistently {
+      try await ledger.write { catalog, now in
+        guard var job = try catalog.job(id) else { return nil }
+        // The answer to the attempt before this one was lost.
+        if job.state == .running { return job }
+        guard job.state == .queued else { return nil }
+        (job.state, job.waitingFor) = (.running, nil)
+        job = try catalog.update(job)
+        try catalog.announce(.jobChanged, job, at: now)
+        return job
+      }
+    }
+  }
+
+  /// Resumes the paused jobs whose time is over. Returns them, and how many pause for a time still.
+  func resumeOverdue() async throws -> (resumed: [Job], left: Int) {
+    try await ledger.write { catalog, now in
+      let paused = try allPages { try catalog.jobs(JobFilter(states: [.paused]), $0) }
+      let timed = paused.compactMap { job in job.pausedUntil.map { (job, $0) } }
+      var resumed: [Job] = []
+      for (var job, until) in timed where until <= now {
+        (job.state, job.pausedUntil) = (.queued, nil)
+        job = try catalog.update(job)
+        try catalog.announce(.jobChanged, job, at: now)
+        resumed.append(job)
+      }
+      return (resumed, timed.count - resumed.count)
     }
   }
 
@@ -149,10 +183,10 @@ struct JobRunner: Sendable {
     try await ledger.write { catalog, now in
       try end.changes(catalog, now)
       guard var job = try catalog.job(id), !job.state.isEnded else { return }
-      (job.state, job.error) = Self.final(job.state, end.verdict)
+      (job.state, job.error) = Self.final(job.state, end.verdict, try Aftermath(of: job, in: catalog))
       job.result = end.result
       job.finishedAt = now
-      job.waitingFor = nil
+      (job.waitingFor, job.pausedUntil) = (nil, nil)
       job.progress = progress ?? job.progress
       // What is over goes at no rate.
       (job.progress.rate, job.progress.eta) = (0, nil)
@@ -161,14 +195,18 @@ struct JobRunner: Sendable {
     }
   }
 
-  private static func final(_ state: JobState, _ verdict: JobEnd.Verdict) -> (JobState, ProblemDetails?) {
-    switch verdict {
+  private static func final(
+    _ state: JobState, _ verdict: JobEnd.Verdict, _ aftermath: Aftermath?
+  ) -> (JobState, ProblemDetails?) {
+    let cancelled = ProblemDetails(DomainError(.cancelled, "it was cancelled"))
+    return switch verdict {
     case .succeeded: (.succeeded, nil)
+    // The engine's error says by itself what it means for the target.
     case .failed(let problem): (.failed, problem)
-    case .stopped(.stopping): (.interrupted, .interrupted)
+    case .stopped(.stopping): (.interrupted, aftermath?.added(to: .interrupted) ?? .interrupted)
     case .stopped(.cancelled):
       state.allows(.cancelled)
-        ? (.cancelled, nil) : (.failed, ProblemDetails(DomainError(.cancelled, "it was cancelled")))
+        ? (.cancelled, aftermath?.added(to: cancelled)) : (.failed, aftermath?.added(to: cancelled) ?? cancelled)
     }
   }
 
@@ -181,10 +219,7 @@ struct JobRunner: Sendable {
           if !leavingBackups {
             try BackupRun.failUnended(of: id, why: "the server stopped before it began", in: catalog, at: now)
           }
-          job.state = .interrupted
-          job.error = .interrupted
-          job.finishedAt = now
-          job.waitingFor = nil
+          try job.interrupt(in: catalog, at: now)
           try catalog.announce(.jobChanged, catalog.update(job), at: now)
         }
       }

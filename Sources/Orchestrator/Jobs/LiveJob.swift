@@ -23,6 +23,7 @@ final class LiveJob: JobControl {
     var meter: ProgressMeter
     var unstored: [JobLogEntry] = []
     var lineCount = 0
+    var beforeOverwriting: (@Sendable () async throws -> Void)?
 
     mutating func takeWaiters() -> [CheckedContinuation<Void, Never>] {
       defer { waiters = [] }
@@ -72,6 +73,8 @@ final class LiveJob: JobControl {
     }
   }
 
+  func willOverwrite() async throws { try await state.withLock { $0.beforeOverwriting }?() }
+
   private func pauseToEnd() async {
     await withTaskCancellationHandler {
       await withCheckedContinuation { continuation in
@@ -112,8 +115,13 @@ final class LiveJob: JobControl {
     wake()
   }
 
-  /// The leg at hand is over, however it ended; reports are of the next one from now on.
-  func finishLeg() { state.withLock { $0.meter.finishLeg() } }
+  /// Does `body` before the job's work overwrites what is there.
+  func beforeOverwriting(_ body: @Sendable @escaping () async throws -> Void) {
+    state.withLock { $0.beforeOverwriting = body }
+  }
+
+  /// The leg at hand is over, `whole` or after as much as was reported; reports are of the next one from now on.
+  func finishLeg(whole: Bool) { state.withLock { $0.meter.finishLeg(whole: whole) } }
 
   var progress: JobProgress { state.withLock { $0.meter.progress } }
 

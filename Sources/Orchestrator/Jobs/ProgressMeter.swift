@@ -4,6 +4,8 @@ import Model
 struct ProgressMeter: Sendable {
   private var legs: [UInt64]
   private var leg = 0
+  /// Of the legs that are over.
+  private var doneBefore: UInt64 = 0
   private var doneInLeg: UInt64 = 0
   private var last: (instant: ContinuousClock.Instant, done: UInt64)?
   private var rate: Double = 0
@@ -20,7 +22,10 @@ struct ProgressMeter: Sendable {
     doneInLeg = min(done, total)
   }
 
-  mutating func finishLeg() {
+  /// A leg that didn't come to its end counts for as much as was done of it.
+  mutating func finishLeg(whole: Bool) {
+    guard leg < legs.count else { return }
+    doneBefore += whole ? legs[leg] : doneInLeg
     leg += 1
     doneInLeg = 0
   }
@@ -31,7 +36,7 @@ struct ProgressMeter: Sendable {
     rate = 0
   }
 
-  private var done: UInt64 { legs.prefix(leg).reduce(0, +) + doneInLeg }
+  private var done: UInt64 { doneBefore + doneInLeg }
 
   var progress: JobProgress {
     let total = legs.reduce(0, +)

@@ -30,13 +30,15 @@ struct BackupRun: Sendable {
     var imageName: String
     var backup: BackupID
     var end: End
+
+    var isComplete: Bool { if case .complete = end { true } else { false } }
   }
 
   func run() async -> JobEnd {
     var outcomes: [Outcome] = []
     for (image, backup) in zip(request.images, request.backups) {
       let outcome = await outcome(of: image, backup)
-      live.finishLeg()
+      live.finishLeg(whole: outcome.isComplete)
       outcomes.append(outcome)
       if outcomes.count < request.images.count { await commitEarly(outcome) }
     }
@@ -46,7 +48,7 @@ struct BackupRun: Sendable {
   private func outcome(of image: ImageID, _ backup: BackupID) async -> Outcome {
     var name = image.description
     do {
-      let (image, row, repository) = try runner.ledger.read { catalog in
+      var (image, row, repository) = try runner.ledger.read { catalog in
         (try find(image, in: catalog), try find(backup, in: catalog), try find(request.repository, in: catalog))
       }
       name = image.name.text
@@ -54,10 +56,12 @@ struct BackupRun: Sendable {
       if let reason = live.stopReason {
         return Outcome(image: image.id, imageName: name, backup: backup, end: .stopped(reason))
       }
+      if let damage = try await damage(of: image) { row = try await noteMixture(damage, of: row) }
       live.log(.info, "backing up image '\(name)' as \(backup) into repository '\(repository.name)'")
       let order = BackupOrder(
         backup: backup, chain: row.chain, group: request.group, kind: row.kind, reason: row.reason,
-        image: ImageRecord(image), repository: repository.location, compression: request.compression)
+        image: ImageRecord(image), repository: repository.location, compression: request.compression,
+        isMixture: row.isMixture)
       let receipt = try await runner.engine.backUp(order, control: live)
       live.log(
         .info, "backup \(backup) is complete: \(receipt.dirtyBytes) bytes copied, \(receipt.storedSize) stored")
@@ -69,6 +73,36 @@ struct BackupRun: Sendable {
       let problem = ProblemDetails(error)
       live.log(.error, "backing up image '\(name)' failed: \(problem.detail)")
       return Outcome(image: image, imageName: name, backup: backup, end: .failed(problem))
+    }
+  }
+
+  // MARK: Mixtures
+
+  /// What damaged the image, or one that it stands on.
+  private func damage(of image: Image) async throws -> Image.Damage? {
+    if let damage = image.damage { return damage }
+    let damaged = try runner.ledger.read { catalog in
+      try allPages { try catalog.images($0) }.filter { $0.damage != nil && $0.id != image.id }
+    }
+    guard image.format == .qcow2, !damaged.isEmpty else { return nil }
+    let bases = Set(try await runner.engine.inspect(image.location).backingChain.map { comparablePath($0.path) })
+    return damaged.first { bases.contains(comparablePath($0.source.place)) }?.damage
+  }
+
+  /// The backup's row with that in it.
+  private func noteMixture(_ damage: Image.Damage, of backup: Backup) async throws -> Backup {
+    live.log(.warning, "the backup is of a mixture: \(damage.why)")
+    let job = job.id
+    return try await runner.ledger.persistently {
+      try await runner.ledger.write { catalog, now in
+        var row = try find(backup.id, in: catalog)
+        guard !row.isMixture else { return row }
+        row.isMixture = true
+        row.reason += "; it is of a mixture: \(damage.why)"
+        row = try catalog.update(row)
+        try catalog.announce(.backupChanged, row, at: now, job: job)
+        return row
+      }
     }
   }
 

@@ -1,10 +1,7 @@
 import Foundation
 import Model
 
-/// A delete job: the files first, then the rows.
-///
-/// D1. A backup whose deletion was cut short isn't called complete any more, unless the repository still bears it out.
-///     A cut of the server itself is found out by recovery.
+/// A delete job: the mark in the row first, then the files, then the rows. `Backup+Deletion.swift` has the rules.
 struct DeletionRun: Sendable {
   private let runner: JobRunner
   private let job: Job
@@ -20,38 +17,64 @@ struct DeletionRun: Sendable {
 
   func run() async -> JobEnd {
     do {
-      let stored = try runner.ledger.read { catalog in
-        let stored = try storedBackup(backup, in: catalog)
-        try requireNotExported(backup, in: catalog)
-        try requireNoDependents(of: backup, in: catalog)
-        return stored
-      }
+      let stored = try runner.ledger.read { try deletable(in: $0) }
+      try await live.checkpoint()
       live.log(.info, "deleting backup \(backup) of '\(stored.imageName)'")
-      do { try await deleteFiles(of: stored) } catch { return await cutShort(error, stored) }
+      let marked = try await runner.ledger.persistently { try await mark() }
+      do {
+        try await deleteFiles(of: stored)
+      } catch {
+        return await cutShort(error, stored, marked)
+      }
       let result: JSONValue = .object([
         "backup": .string(backup.description), "image": .string(stored.backup.image.description),
         "imageName": .string(stored.imageName.text),
       ])
       let (id, job) = (backup, job.id)
-      return JobEnd(.succeeded, result: result) { catalog, now in
-        try Self.forget(id, job: job, in: catalog, at: now)
-      }
+      return JobEnd(.succeeded, result: result) { catalog, now in try catalog.forget(id, job: job, at: now) }
     } catch {
       return JobEnd(error, of: live)
     }
   }
 
-  private func cutShort(_ error: any Error, _ stored: StoredBackup) async -> JobEnd {
-    let held = try? await runner.engine.scan(stored.location.repository).backups
-    // What can't be told is left as it was: the files may be untouched.
-    guard let held, !held.contains(where: { $0.id == backup && $0.state == .complete }) else {
+  private func deletable(in catalog: any CatalogReading) throws -> StoredBackup {
+    let stored = try storedBackup(backup, in: catalog)
+    try requireNotExported(backup, in: catalog)
+    try requireNoDependents(of: backup, in: catalog)
+    return stored
+  }
+
+  /// Begins the deletion. Returns the row's revision.
+  private func mark() async throws -> Int {
+    let job = job.id
+    return try await runner.ledger.write { catalog, now in
+      var backup = try deletable(in: catalog).backup
+      backup.beginDeletion()
+      backup = try catalog.update(backup)
+      try catalog.announce(.backupChanged, backup, at: now, job: job)
+      return backup.revision
+    }
+  }
+
+  /// The job's end by `error`, with what the repository says of the backup. `marked`: the row's revision since the
+  /// deletion began; a row that somebody changed meanwhile is left to them.
+  private func cutShort(_ error: any Error, _ stored: StoredBackup, _ marked: Int) async -> JobEnd {
+    let (id, job) = (backup, job.id)
+    guard let scan = try? await runner.engine.scan(stored.location.repository) else {
+      live.log(
+        .warning, "the repository can't be read, so that the backup stays failed: a rescan tells what is left of it")
       return JobEnd(error, of: live)
     }
-    live.log(.warning, "the backup is no longer whole: delete it again")
-    let (id, job) = (backup, job.id)
+    let held = HeldBackups(scan)
+    if held[id] == nil { live.log(.warning, "the backup is no longer whole: delete it again") }
     return JobEnd(error, of: live) { catalog, now in
-      guard var backup = try catalog.backup(id), backup.state != .failed else { return }
-      backup.fail("its deletion was cut short: delete it again", at: now)
+      guard var backup = try catalog.backup(id), backup.revision == marked else { return }
+      if let whole = held[id] {
+        backup.survive(as: whole)
+      } else {
+        // Not forgotten yet: there may be files left, and somebody who wants to delete them.
+        backup.failure = "its deletion was cut short: delete it again"
+      }
       try catalog.announce(.backupChanged, catalog.update(backup), at: now, job: job)
     }
   }
@@ -64,17 +87,8 @@ struct DeletionRun: Sendable {
     }
   }
 
-  /// A failed backup may have left nothing behind.
+  /// A failed backup, or a deletion that was cut short, may have left nothing behind.
   private static func saysAbsent(_ error: DomainError) -> Bool {
     [.notFound, .sourceNotFound, .backupNotComplete].contains(error.code)
-  }
-
-  /// Removes the backup's row, and its chain's if that was the last one. Does nothing if it is gone.
-  static func forget(_ id: BackupID, job: JobID?, in catalog: any CatalogWriting, at now: Date) throws {
-    guard let backup = try catalog.backup(id) else { return }
-    try catalog.delete(id)
-    try catalog.announce(.backupDeleted, backup, at: now, job: job)
-    let rest = try catalog.backups(BackupFilter(chain: backup.chain), PageRequest(limit: 1))
-    if rest.items.isEmpty { try catalog.delete(backup.chain) }
   }
 }

@@ -21,6 +21,9 @@ struct RestoreRun: Sendable {
     do {
       let (stored, order, targetJSON) = try runner.ledger.read { try self.order(in: $0) }
       live.log(.info, "restoring backup \(backup) of '\(stored.imageName)'")
+      if case .image(let image) = target {
+        live.beforeOverwriting { try await mark(image) }
+      }
       let report = try await runner.engine.restore(order, control: live)
       live.log(.info, "restored \(report.virtualSize) bytes, of which \(report.writtenBytes) were written")
       let result: JSONValue = .object([
@@ -29,9 +32,26 @@ struct RestoreRun: Sendable {
         "virtualSize": .integer(Int64(clamping: report.virtualSize)),
         "writtenBytes": .integer(Int64(clamping: report.writtenBytes)),
       ])
-      return JobEnd(.succeeded, result: result)
+      let target = target
+      return JobEnd(.succeeded, result: result) { catalog, now in
+        guard case .image(let id) = target, var image = try catalog.image(id), image.damage != nil else { return }
+        image.damage = nil
+        try catalog.announce(.imageChanged, catalog.update(image), at: now, job: live.job)
+      }
     } catch {
       return JobEnd(error, of: live)
+    }
+  }
+
+  private func mark(_ id: ImageID) async throws {
+    let (backup, job) = (backup, job.id)
+    try await runner.ledger.persistently {
+      try await runner.ledger.write { catalog, now in
+        var image = try find(id, in: catalog)
+        guard image.damage?.job != job else { return }
+        image.beginOverwriting(with: backup, job: job, at: now)
+        try catalog.announce(.imageChanged, catalog.update(image), at: now, job: job)
+      }
     }
   }
 

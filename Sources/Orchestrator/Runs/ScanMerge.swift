@@ -5,6 +5,7 @@ import Model
 ///
 /// S1. What the repository holds complete becomes complete in the catalog; what it doesn't hold isn't called complete
 ///     there. What a verification found stays.
+///     A deletion that began and isn't settled is settled by what the repository holds (`Backup+Deletion.swift`).
 /// S2. Backups whose job isn't ended are left to it.
 /// S3. Each step may be repeated, and a merge that was cut short may be done again from the start.
 struct ScanMerge: Sendable {
@@ -33,7 +34,7 @@ struct ScanMerge: Sendable {
       case chains([Chain])
       case backups([Backup])
       /// Rows that the repository doesn't bear out.
-      case missing([BackupID])
+      case missing([BackupID], HeldBackups)
     }
 
     /// What is known of the images beside their records.
@@ -52,6 +53,7 @@ struct ScanMerge: Sendable {
 
   private let repository: RepositoryID
   private let job: JobID?
+  private let held: HeldBackups
   private var circumstances: Step.Circumstances
   private var images: ArraySlice<ImageRecord>
   private var chains: ArraySlice<Chain>
@@ -68,6 +70,8 @@ struct ScanMerge: Sendable {
   ) {
     self.repository = repository
     self.job = job
+    let held = HeldBackups(scan)
+    self.held = held
     let newest = scan.backups.sorted { $0.pointInTime < $1.pointInTime }
     let stored = Dictionary(newest.map { ($0.image, $0.virtualSize) }) { _, last in last }
     circumstances = Step.Circumstances(
@@ -76,8 +80,7 @@ struct ScanMerge: Sendable {
     images = scan.images[...]
     chains = scan.chains[...]
     backups = scan.backups[...]
-    let held = Set(scan.backups.map(\.id))
-    missing = known.backups.filter { !held.contains($0) }[...]
+    missing = known.backups.filter { held[$0] == nil }[...]
     tally = Tally(findings: scan.findings)
   }
 
@@ -93,7 +96,7 @@ struct ScanMerge: Sendable {
     }
     if let part = Self.take(count, of: &chains) { return step(.chains(part)) }
     if let part = Self.take(count, of: &backups) { return step(.backups(part)) }
-    if let part = Self.take(count, of: &missing) { return step(.missing(part)) }
+    if let part = Self.take(count, of: &missing) { return step(.missing(part, held)) }
     return nil
   }
 
@@ -129,8 +132,8 @@ extension ScanMerge.Step {
       }
     case .backups(let backups):
       for backup in backups { try merge(backup, in: catalog, at: now, &tally) }
-    case .missing(let ids):
-      try failMissing(ids, in: catalog, at: now, &tally)
+    case .missing(let ids, let held):
+      try failMissing(ids, held, in: catalog, at: now, &tally)
     }
     return tally
   }
@@ -155,24 +158,34 @@ extension ScanMerge.Step {
       tally.backupsAdded += 1
       return
     }
-    guard row.state == .failed || row.state == .running, held.state == .complete,
-      try !row.isBeingMade(in: catalog)
-    else { return }
-    row.complete(as: held)
+    if row.beforeDeletion != nil {
+      row.survive(as: held)
+    } else {
+      guard row.state == .failed || row.state == .running, held.state == .complete,
+        try !row.isBeingMade(in: catalog)
+      else { return }
+      row.complete(as: held)
+    }
     try catalog.announce(.backupChanged, catalog.update(row), at: now, job: job)
     tally.backupsChanged += 1
   }
 
   private func failMissing(
-    _ ids: [BackupID], in catalog: any CatalogWriting, at now: Date, _ tally: inout ScanMerge.Tally
+    _ ids: [BackupID], _ held: HeldBackups, in catalog: any CatalogWriting, at now: Date,
+    _ tally: inout ScanMerge.Tally
   ) throws {
     for id in ids {
       // What a backup became since the rows were read decides.
-      guard var row = try catalog.backup(id), row.state != .failed, try !row.isBeingMade(in: catalog) else { continue }
-      row.fail("it is missing from the repository", at: now)
+      guard var row = try catalog.backup(id), try !row.isBeingMade(in: catalog) else { continue }
+      if row.beforeDeletion != nil {
+        try catalog.settleDeletion(of: id, by: held, job: job, at: now)
+        continue
+      }
+      guard row.state != .failed else { continue }
+      row.fail(held.isUnreadable(id) ? "its manifest can't be read" : "it is missing from the repository", at: now)
       try catalog.announce(.backupChanged, catalog.update(row), at: now, job: job)
       tally.backupsMissing += 1
-      tally.findings.append("backup \(row.id) is missing from the repository")
+      if !held.isUnreadable(id) { tally.findings.append("backup \(row.id) is missing from the repository") }
     }
   }
 
@@ -218,6 +231,7 @@ extension Backup {
     storedSize = held.storedSize
     merkleRoot = held.merkleRoot
     consistency = held.consistency
+    (reason, isMixture) = (held.reason, held.isMixture)
   }
 
   /// Whether a job that isn't ended makes it.

@@ -17,5 +17,7 @@ struct UnattendedControl: JobControl {
     }
   }
 
+  func willOverwrite() async throws {}
+
   func checkpoint() async throws { try Task.checkCancellation() }
 }

@@ -9,11 +9,10 @@ struct RepositoryRecovery: Sendable {
   let repository: Repository
   private let open: OpenEnds
 
-  /// - Parameter interrupted: the jobs that the last stop left.
-  init(_ service: BackupService, of repository: Repository, _ interrupted: [Job]) throws {
+  init(_ service: BackupService, of repository: Repository) throws {
     self.service = service
     self.repository = repository
-    open = try OpenEnds(in: repository.id, interrupted, service.ledger)
+    open = try OpenEnds(in: repository.id, service.ledger)
   }
 
   private var ledger: Ledger { service.ledger }
@@ -36,8 +35,7 @@ struct RepositoryRecovery: Sendable {
       let report = try await service.engine.recover(repository.location, liveJobs: [])
       tell(report, of: repository)
       // Reading every manifest is only worth while if something is to be found out.
-      let held = open.isEmpty ? [] : try await service.engine.scan(repository.location).backups
-      try await settle(open, by: held)
+      if !open.isEmpty { try await settle(open, by: HeldBackups(service.engine.scan(repository.location))) }
       try await note(.ready, of: repository)
     } catch let error as DomainError {
       service.logger.warning(
@@ -54,20 +52,17 @@ struct RepositoryRecovery: Sendable {
 
     var isEmpty: Bool { beingMade.isEmpty && beingDeleted.isEmpty }
 
-    init(in repository: RepositoryID, _ interrupted: [Job], _ ledger: Ledger) throws {
+    init(in repository: RepositoryID, _ ledger: Ledger) throws {
       (beingMade, beingDeleted) = try ledger.read { catalog in
         let running = BackupFilter(repository: repository, state: .running)
-        let deleted = try interrupted.compactMap { job -> BackupID? in
-          guard case .deleteBackup(let id) = job.request else { return nil }
-          return try catalog.backup(id)?.repository == repository ? id : nil
-        }
-        return (try allPages { try catalog.backups(running, $0) }.map(\.id), deleted)
+        return (
+          try allPages { try catalog.backups(running, $0) }.map(\.id), try begunDeletions(in: repository, catalog)
+        )
       }
     }
   }
 
-  private func settle(_ open: OpenEnds, by held: [Backup]) async throws {
-    let held = Dictionary(held.map { ($0.id, $0) }) { first, _ in first }
+  private func settle(_ open: OpenEnds, by held: HeldBackups) async throws {
     try await inSteps(open.beingMade) { id, catalog, now in
       guard var backup = try catalog.backup(id) else { return }
       if let whole = held[id], whole.state == .complete {
@@ -77,8 +72,8 @@ struct RepositoryRecovery: Sendable {
       }
       try catalog.announce(.backupChanged, catalog.update(backup), at: now)
     }
-    try await inSteps(open.beingDeleted.filter { held[$0] == nil }) { id, catalog, now in
-      try DeletionRun.forget(id, job: nil, in: catalog, at: now)
+    try await inSteps(open.beingDeleted) { id, catalog, now in
+      try catalog.settleDeletion(of: id, by: held, job: nil, at: now)
     }
   }
 

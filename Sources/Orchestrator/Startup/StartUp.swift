@@ -18,7 +18,8 @@ import Model
 ///    registered, with the ids that repositories know them by. What contradicts fails the start, if it is found out in
 ///    time.
 /// 5. Each repository is cleaned up, and tells what became of the backups of 1: what it holds whole is complete, for the
-///    manifest decides; the rest failed. One that can't be opened becomes `unavailable`.
+///    manifest decides; the rest failed. Deletions that began are settled in the same way. One that can't be opened
+///    becomes `unavailable`.
 /// 6. Each image at rest is opened once, to see whether it is there.
 /// 7. What interrupted restores left beside their targets is removed.
 ///
@@ -38,12 +39,12 @@ struct StartUp {
 
   func run() async throws {
     try declarations.refuseDuplicates()
-    let interrupted = try await interruptJobs()
+    try await interruptJobs()
     let repositories = RepositoryReconciliation(service, declarations.repositories)
     let known = try await repositories.keepKnown()
     let imageReconciliation = ImageReconciliation(service, declarations)
     let rest = try await imageReconciliation.keepKnown()
-    let recoveries = try recoveries(interrupted)
+    let recoveries = try recoveries()
     let images = try images()
     await service.queue.awaitLooks(at: recoveries.map { .repository($0.repository.id) })
     await service.queue.awaitLooks(at: images.filter(\.isAtRest).map { .image($0.id) })
@@ -63,7 +64,7 @@ struct StartUp {
         let ids = try await repositories.settle(known)
         let new = try ids.compactMap { id in try ledger.read { try $0.repository(id) } }
           .filter { new in !unsettled.contains { $0.repository.id == new.id } }
-        recover(try unsettled + new.map { try RepositoryRecovery(service, of: $0, []) })
+        recover(try unsettled + new.map { try RepositoryRecovery(service, of: $0) })
         look(at: try await imageReconciliation.settle(rest))
       } late: { error in
         service.logger.error("what the config declares can't be had", metadata: ["error": "\(error)"])
@@ -72,26 +73,22 @@ struct StartUp {
     await background.wait(until: .now + limits.lookPatience)
   }
 
-  private func recoveries(_ interrupted: [Job]) throws -> [RepositoryRecovery] {
+  private func recoveries() throws -> [RepositoryRecovery] {
     try ledger.read { catalog in try allPages { try catalog.repositories($0) } }
-      .map { try RepositoryRecovery(service, of: $0, interrupted) }
+      .map { try RepositoryRecovery(service, of: $0) }
   }
 
   private func recover(_ recoveries: [RepositoryRecovery]) {
     background.begin(onEach: recoveries, atMost: limits.concurrentLooks, turn: limits.lookTurn) { await $0.run() }
   }
 
-  /// Returns the jobs as they were.
-  private func interruptJobs() async throws -> [Job] {
+  private func interruptJobs() async throws {
     let jobs = try ledger.read { try liveJobs(in: $0) }
     for batch in jobs.batches(of: service.limits.mergeBatch) {
       try await ledger.write { catalog, now in
         for var job in batch {
-          job.state = .interrupted
-          job.error = .interrupted
-          job.finishedAt = now
-          job.waitingFor = nil
-          (job.progress.rate, job.progress.eta) = (0, nil)
+          try Self.noteBegunDeletion(by: job, in: catalog, at: now)
+          try job.interrupt(in: catalog, at: now)
           try catalog.announce(.jobChanged, catalog.update(job), at: now)
         }
       }
@@ -99,7 +96,15 @@ struct StartUp {
     if !jobs.isEmpty {
       service.logger.notice("jobs were interrupted by the last stop", metadata: ["jobs": "\(jobs.count)"])
     }
-    return jobs
+  }
+
+  /// A catalog of version 2 has no mark of deletions that began.
+  private static func noteBegunDeletion(by job: Job, in catalog: any CatalogWriting, at now: Date) throws {
+    guard case .deleteBackup(let id) = job.request, job.state != .queued, var backup = try catalog.backup(id),
+      backup.beforeDeletion == nil
+    else { return }
+    backup.beginDeletion()
+    try catalog.announce(.backupChanged, catalog.update(backup), at: now, job: job.id)
   }
 
   /// They take room and harm nobody, so that failing to remove them doesn't fail the start.

@@ -18,7 +18,8 @@ extension BackupService {
       resource["cache"] = cache.map { .string($0.rawValue) }
       return JobDraft(
         request: .attach(image: image.id, cache: cache), links: ["image": .string(image.id.description)],
-        plan: Plan(action: "attach-image", steps: [step], resource: .object(resource)))
+        plan: Plan(
+          action: "attach-image", steps: [step], warnings: image.damageWarnings, resource: .object(resource)))
     }
   }
 

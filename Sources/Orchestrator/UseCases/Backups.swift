@@ -206,7 +206,7 @@ extension BackupService {
       },
       warnings: images.filter { $0.state == .unavailable }.map {
         "image '\($0.name)' couldn't be opened the last time"
-      },
+      } + images.flatMap(\.damageWarnings),
       resource: .object([
         "images": .array(images.map { .string($0.id.description) }),
         "repository": .string(repository.id.description), "kind": .string(draft.kind.rawValue),

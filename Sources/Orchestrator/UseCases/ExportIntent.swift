@@ -96,8 +96,10 @@ struct ExportIntent: Sendable {
       members["backup"] = .string(stored.backup.id.description)
     }
     members["tls"] = draft.tls.map { .string($0.rawValue) }
+    var warnings = ["whether the address can be had is only seen when it is done"]
+    if case .image(let image, _) = source { warnings += image.damageWarnings }
     return Plan(
-      action: "create-export", steps: steps, warnings: ["whether the address can be had is only seen when it is done"],
+      action: "create-export", steps: steps, warnings: warnings,
       resource: .object(members))
   }
 

@@ -133,7 +133,7 @@ extension BackupService {
         let image = try doomed(catalog)
         return Plan(
           action: "unregister-image", steps: ["forget image '\(image.name)'; its file and backups stay"],
-          resource: Self.json(image))
+          warnings: image.damageWarnings, resource: Self.json(image))
       } apply: { catalog, now in
         let image = try doomed(catalog)
         try catalog.delete(image.id)

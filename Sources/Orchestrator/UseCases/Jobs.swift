@@ -1,6 +1,28 @@
 import Foundation
 import Model
 
+/// How long a job is to be paused.
+package enum PauseLength: Hashable, Sendable {
+  /// `ServiceLimits.pauseLength` from now on; a pause that has begun stays as long as it is.
+  case standard
+  case until(Date)
+  case withoutEnd
+
+  func end(from now: Date, _ limits: ServiceLimits) throws(DomainError) -> Date? {
+    switch self {
+    case .standard: return now + limits.pauseLength
+    case .withoutEnd: return nil
+    case .until(let end):
+      guard end > now else {
+        throw DomainError(
+          .invalidField, "a pause ends in the future",
+          faults: [DomainError.Fault(pointer: "/until", detail: "must be in the future")])
+      }
+      return end
+    }
+  }
+}
+
 extension BackupService {
   /// The job as the catalog has it, with its progress as of now.
   package func job(_ id: JobID) throws -> Job { live(try ledger.read { try find(id, in: $0) }) }
@@ -36,73 +58,95 @@ extension BackupService {
 
   /// Ends a job that waits at once, and one that runs at its next checkpoint. Throws `jobFinished`.
   package func cancelJob(_ id: JobID, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
-    let answer = try await step(id, terms, "cancel") { job in
+    let answer = try await step(id, terms, "cancel") { job, _, _ in
       switch job.state {
-      case .queued: .cancelled
-      case .running, .paused: .cancelling
-      default: job.state
+      case .queued: job.state = job.startedAt == nil ? .cancelled : .cancelling
+      case .running, .paused: job.state = .cancelling
+      default: break
       }
     }
     if case .done(let job) = answer {
-      if job.state == .cancelled { await queue.leave(id) } else { queue.liveJobs[id]?.stop(.cancelled) }
+      if job.state == .cancelled {
+        await queue.leave(id)
+      } else {
+        queue.liveJobs[id]?.stop(.cancelled)
+        await queue.note(job)
+      }
     }
     return answer
   }
 
-  /// Makes a running job stand still at its next checkpoint. Throws `jobNotPausable`, `jobFinished`.
-  package func pauseJob(_ id: JobID, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
-    let answer = try await step(id, terms, "pause") { job in
+  /// Makes a job that has begun stand still at its next checkpoint, and frees its place. Throws `jobNotPausable`, also
+  /// when `ServiceLimits.pausedJobs` are paused, and `jobFinished`.
+  package func pauseJob(
+    _ id: JobID, _ length: PauseLength = .standard, _ terms: Terms<Job> = Terms()
+  ) async throws -> Answer<Job> {
+    let limits = limits
+    let answer = try await step(id, terms, "pause") { job, catalog, now in
       guard job.request.isPausable else {
         throw Self.notPausable(job, "a \(job.request.kind.rawValue) job can't be paused")
       }
-      return switch job.state {
-      case .running, .paused: .paused
-      case .queued: throw Self.notPausable(job, "it hasn't started")
+      switch job.state {
+      case .queued where job.startedAt == nil: throw Self.notPausable(job, "it hasn't started")
+      case .running, .queued:
+        let others = try catalog.jobs(JobFilter(states: [.paused]), PageRequest(limit: limits.pausedJobs)).items.count
+        guard others < limits.pausedJobs else {
+          throw Self.notPausable(job, "\(others) jobs are paused already: resume or cancel some")
+        }
+      case .paused:
+        // The pause goes on as it is, unless another end is asked for.
+        if case .standard = length { return }
       default: throw Self.notPausable(job, "it is being cancelled")
       }
+      (job.state, job.waitingFor, job.pausedUntil) = (.paused, nil, try length.end(from: now, limits))
     }
-    if case .done(let job) = answer { queue.liveJobs[id]?.setPaused(true, revision: job.revision) }
+    if case .done(let job) = answer { await queue.note(job) }
     return answer
   }
 
-  /// Lets a paused job go on. Throws `jobNotPausable`, `jobFinished`.
+  /// Lets a paused job go on as soon as it has a place again. Throws `jobNotPausable`, `jobFinished`.
   package func resumeJob(_ id: JobID, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
-    let answer = try await step(id, terms, "resume") { job in
+    let answer = try await step(id, terms, "resume") { job, _, _ in
       switch job.state {
-      case .running, .paused: .running
-      case .queued: throw Self.notPausable(job, "it hasn't started")
+      case .paused: (job.state, job.pausedUntil) = (.queued, nil)
+      case .queued where job.startedAt == nil: throw Self.notPausable(job, "it hasn't started")
+      case .running, .queued: break
       default: throw Self.notPausable(job, "it is being cancelled")
       }
     }
-    if case .done(let job) = answer { queue.liveJobs[id]?.setPaused(false, revision: job.revision) }
+    if case .done(let job) = answer { await queue.note(job) }
     return answer
   }
 
   // MARK: Parts
 
-  /// Takes the job to the state that `next` says, in one transaction with its event. The same state is no change.
+  /// Changes the job as `change` says, in one transaction with its event. What stays the same is no change.
   private func step(
-    _ id: JobID, _ terms: Terms<Job>, _ verb: String, to next: @Sendable @escaping (Job) throws -> JobState
+    _ id: JobID, _ terms: Terms<Job>, _ verb: String,
+    _ change: @Sendable @escaping (inout Job, any CatalogReading, Date) throws -> Void
   ) async throws -> Answer<Job> {
-    let checked: @Sendable (any CatalogReading) throws -> (Job, JobState) = { catalog in
+    let checked: @Sendable (any CatalogReading, Date) throws -> (Job, Job) = { catalog, now in
       let job = try find(id, in: catalog)
       try require(terms.expectedRevision, is: job.revision, of: "job \(id)")
       guard !job.state.isEnded else {
         throw DomainError(.jobFinished, "job \(id) has ended: it is \(job.state.rawValue)")
       }
-      return (job, try next(job))
+      var changed = job
+      try change(&changed, catalog, now)
+      return (job, changed)
     }
+    let now = ledger.clock.now()
     return try await answering(terms) {
-      try await change(terms) { catalog in
-        let (job, next) = try checked(catalog)
+      try await self.change(terms) { catalog in
+        let (job, next) = try checked(catalog, now)
         return Plan(
-          action: "\(verb)-job", steps: ["take job \(id) from \(job.state.rawValue) to \(next.rawValue)"],
-          resource: .object(["job": .string(id.description), "state": .string(next.rawValue)]))
+          action: "\(verb)-job", steps: ["take job \(id) from \(job.state.rawValue) to \(next.state.rawValue)"],
+          resource: .object(["job": .string(id.description), "state": .string(next.state.rawValue)]))
       } apply: { catalog, now in
-        var (job, next) = try checked(catalog)
-        guard job.state != next else { return job }
-        job.state = next
-        if next == .cancelled {
+        var (before, job) = try checked(catalog, now)
+        guard job != before else { return job }
+        if job.state == .cancelling { (job.waitingFor, job.pausedUntil) = (nil, nil) }
+        if job.state == .cancelled {
           job.finishedAt = now
           job.waitingFor = nil
           try BackupRun.failUnended(of: id, why: "the job was cancelled before it began", in: catalog, at: now)

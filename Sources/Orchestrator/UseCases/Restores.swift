@@ -42,12 +42,7 @@ extension BackupService {
     case .newFile(let path, let format): return (backup, .newFile(path: path, format: format))
     case .image(let reference, let confirm):
       let image = try find(reference, in: catalog)
-      guard confirm == image.name.text else {
-        throw DomainError(
-          .confirmationRequired, "this overwrites image '\(image.name)'",
-          remedy: "send \"confirm\": \"\(image.name)\" if that is meant",
-          faults: [DomainError.Fault(pointer: "/confirm", detail: "must be the image's name")])
-      }
+      try requireConfirmation(confirm, of: image, because: "this overwrites image '\(image.name)'")
       try requireRestorable(backup, over: image, in: catalog)
       return (backup, .image(image.id))
     case .nbd(let uri, let targetIsZero):
@@ -106,6 +101,7 @@ extension BackupService {
       warnings.append("what \(uri) holds now is lost")
       if targetIsZero { warnings.append("unless it reads as zeroes, what isn't written keeps what it holds now") }
     }
+    if backup.isMixture { warnings.append("the backup is of a mixture: \(backup.reason)") }
     if backup.verifiedAt == nil { warnings.append("the backup was never verified") }
     return Plan(
       action: "restore-backup", steps: [step], warnings: warnings,

@@ -46,6 +46,7 @@ struct BackupDocument: JSONWritable, Sendable {
     let backup = view.backup
     json.member("compression", backup.compression)
     json.member("consistency", backup.consistency)
+    json.member("mixture", backup.isMixture)
     json.member("pointInTime", backup.pointInTime)
     json.member("createdAt", backup.createdAt)
     json.member("finishedAt", backup.finishedAt)

@@ -17,6 +17,7 @@ struct ImageDocument: JSONWritable, Sendable {
       json.member("virtualSize", image.virtualSize)
       json.member("state", image.state)
       json.member("attachment", image.attachment)
+      json.member("damaged", image.damage)
       json.member("labels", image.labels)
       json.member("managedBy", image.managedBy)
       json.member("createdAt", image.createdAt)
@@ -59,6 +60,16 @@ extension Attachment: JSONWritable {
     json.object { json in
       json.member("cache", cache)
       json.member("cause", cause)
+    }
+  }
+}
+
+extension Image.Damage: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("since", since)
+      json.member("why", why)
+      json.member("job", job)
     }
   }
 }

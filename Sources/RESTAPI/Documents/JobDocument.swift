@@ -18,6 +18,7 @@ struct JobDocument: JSONWritable, Sendable {
       json.member("startedAt", job.startedAt)
       json.member("finishedAt", job.finishedAt)
       json.member("waitingFor", job.waitingFor)
+      json.member("pausedUntil", job.pausedUntil)
       json.member("retryOf", job.retryOf)
       json.member("result", job.result)
       json.member("error", job.error.map { ProblemDocument($0, job: job.id) })

@@ -12,6 +12,13 @@ enum Timestamp {
       + ":" + padded(seconds / 60 % 60, 2) + ":" + padded(seconds % 60, 2) + "." + padded(inDay % 1000, 3) + "Z"
   }
 
+  /// The time that an RFC 3339 text names, with or without fractions of a second; nil if it isn't one.
+  static func date(of text: String) -> Date? {
+    let whole = Date.ISO8601FormatStyle()
+    return (try? Date(text, strategy: whole))
+      ?? (try? Date(text, strategy: whole.time(includingFractionalSeconds: true)))
+  }
+
   /// 0000-01-01 and the last millisecond of 9999, in milliseconds since 1970.
   private static let earliest = -62_167_219_200_000.0
   private static let latest = 253_402_300_799_999.0

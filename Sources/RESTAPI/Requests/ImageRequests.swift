@@ -18,7 +18,7 @@ extension RequestFields {
   func imageChange() throws(DomainError) -> ImageChange {
     let name = resourceName("name", required: false)
     let labels = labelChange("labels")
-    refuseFixed(["id", "source", "format", "virtualSize", "state", "attachment", "managedBy", "createdAt"])
+    refuseFixed(["id", "source", "format", "virtualSize", "state", "attachment", "damaged", "managedBy", "createdAt"])
     try finish()
     return ImageChange(name: name, labels: labels)
   }
@@ -38,6 +38,13 @@ extension RequestFields {
     let cache = choice("cache", of: CacheMode.self, required: false)
     try finish()
     return cache
+  }
+
+  /// The body of what a person has to confirm by the image's name.
+  func confirmation() throws(DomainError) -> String? {
+    let confirm = string("confirm", required: false)
+    try finish()
+    return confirm
   }
 
   /// The body that checks an image.

@@ -21,6 +21,7 @@ struct ImageRoutes {
       Route(.post, "\(Self.item)/attach", query: [.dryRun], body: .optionalObject, .later(attach)),
       Route(.post, "\(Self.item)/detach", query: [.dryRun], body: .optionalObject, .later(detach)),
       Route(.post, "\(Self.item)/check", query: [.dryRun], body: .optionalObject, .later(check)),
+      Route(.post, "\(Self.item)/clear-damage", query: [.dryRun], body: .optionalObject, .later(clearDamage)),
     ]
   }
 
@@ -63,6 +64,15 @@ struct ImageRoutes {
     return try await call.change(
       at: { try service.image(reference).revision }, render: { _ in .noContent },
       { try await service.unregisterImage(reference, $0) })
+  }
+
+  @Sendable private func clearDamage(_ call: Call) async throws -> HTTPResponse {
+    let reference = try call.image()
+    let confirm = try call.fields().confirmation()
+    return try await call.change(
+      at: { try service.image(reference).revision },
+      render: { StoredAnswer(200, ImageDocument($0), revision: $0.revision) },
+      { try await service.clearDamage(of: reference, confirm: confirm, $0) })
   }
 
   @Sendable private func inspect(_ call: Call) async throws -> HTTPResponse {

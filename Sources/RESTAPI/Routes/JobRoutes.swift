@@ -62,22 +62,24 @@ struct JobRoutes {
   }
 
   @Sendable private func cancel(_ call: Call) async throws -> HTTPResponse {
-    try await steer(call) { try await service.cancelJob($0, $1) }
+    try call.fields().nothing()
+    return try await steer(call) { try await service.cancelJob($0, $1) }
   }
 
   @Sendable private func pause(_ call: Call) async throws -> HTTPResponse {
-    try await steer(call) { try await service.pauseJob($0, $1) }
+    let length = try call.fields().pauseLength()
+    return try await steer(call) { try await service.pauseJob($0, length, $1) }
   }
 
   @Sendable private func resume(_ call: Call) async throws -> HTTPResponse {
-    try await steer(call) { try await service.resumeJob($0, $1) }
+    try call.fields().nothing()
+    return try await steer(call) { try await service.resumeJob($0, $1) }
   }
 
   private func steer(
     _ call: Call, _ action: (JobID, Terms<Job>) async throws -> Answer<Job>
   ) async throws -> HTTPResponse {
     let id = try call.job()
-    try call.fields().nothing()
     return try await call.change(
       at: { try service.job(id).revision }, render: StoredAnswer.accepted, { try await action(id, $0) })
   }

@@ -1,0 +1,126 @@
+import Foundation
+import Model
+
+// How it shows that a restore over an image didn't come to its end.
+//
+// M1. The image's row says `damaged` before the first byte is overwritten, and until a restore over it has succeeded or
+//     a person says that the image is good.
+// M2. A job that was stopped, by whatever means, says in its error what it left behind.
+// M3. A backup of a damaged image, or of one that stands on a damaged image, says that it is a mixture.
+
+extension Image {
+  /// Marks the image before `job` overwrites it. What was a mixture before is one since then.
+  mutating func beginOverwriting(with backup: BackupID, job: JobID, at now: Date) {
+    damage = Damage(
+      since: damage?.since ?? now,
+      why:
+        "a restore of backup \(backup) over it began and hasn't succeeded: the image holds a mixture of what it held "
+        + "and of the backup", job: job)
+  }
+
+  /// What a plan warns of.
+  var damageWarnings: [String] {
+    damage.map { ["image '\(name)' is damaged since \($0.since.formatted(.iso8601)): \($0.why)"] } ?? []
+  }
+}
+
+/// What a job that was stopped left behind, and what a person can do about it.
+struct Aftermath: Sendable {
+  private let words: String
+
+  private static let remedy = "restore over it again before using it"
+
+  /// Nil if the job left nothing that is worth a word.
+  init?(of job: Job, in catalog: any CatalogReading) throws {
+    guard case .restore(let backup, let target) = job.request else { return nil }
+    switch target {
+    case .newFile: return nil
+    case .image(let id):
+      guard let image = try catalog.image(id), image.damage?.job == job.id else { return nil }
+      words = "image '\(image.name)' now holds a mixture of what it held and of backup \(backup)"
+    case .nbd(let uri, _):
+      // No row keeps whether the first byte was overwritten.
+      guard job.startedAt != nil else { return nil }
+      words = "\(uri) may hold a mixture of what it held and of backup \(backup)"
+    }
+  }
+
+  func added(to problem: ProblemDetails) -> ProblemDetails {
+    ProblemDetails(
+      DomainError(
+        problem.code, "\(problem.detail); \(words)",
+        remedy: [problem.remedy, Self.remedy].compactMap { $0 }.joined(separator: "; ")))
+  }
+
+  /// Writes it into the job's log, where no work does so any more.
+  func log(to job: JobID, in catalog: any CatalogWriting, at now: Date) throws {
+    let last = try allPages { try catalog.jobLog(job, $0) }.last?.sequence ?? 0
+    try catalog.append(
+      JobLogEntry(sequence: last + 1, at: now, level: .error, message: "\(words): \(Self.remedy)"), to: job)
+  }
+}
+
+extension Job {
+  /// Ends the job because the server stops, or has stopped.
+  mutating func interrupt(in catalog: any CatalogWriting, at now: Date) throws {
+    let aftermath = try Aftermath(of: self, in: catalog)
+    try aftermath?.log(to: id, in: catalog, at: now)
+    state = .interrupted
+    error = aftermath?.added(to: .interrupted) ?? .interrupted
+    finishedAt = now
+    (waitingFor, pausedUntil) = (nil, nil)
+    (progress.rate, progress.eta) = (0, nil)
+  }
+}
+
+extension BackupService {
+  /// Takes the image for a good one again: a person says so, by its name. Throws `confirmationRequired`, and `imageInUse`
+  /// while a restore overwrites it.
+  package func clearDamage(
+    of reference: Reference<Image>, confirm: String?, _ terms: Terms<Image> = Terms()
+  ) async throws -> Answer<Image> {
+    let cleared: @Sendable (any CatalogReading) throws -> Image = { catalog in
+      var image = try find(reference, in: catalog)
+      try require(terms.expectedRevision, is: image.revision, of: "image '\(image.name)'")
+      try requireConfirmation(confirm, of: image, because: "this takes image '\(image.name)' for a good one again")
+      for job in try liveJobs(in: catalog) where job.state != .queued && job.request.overwrites(image.id) {
+        throw DomainError(
+          .imageInUse, "the restore job \(job.id) overwrites image '\(image.name)'", remedy: "wait for it, or cancel it"
+        )
+      }
+      image.damage = nil
+      return image
+    }
+    return try await answering(terms) {
+      try await change(terms) { catalog in
+        let image = try cleared(catalog)
+        return Plan(
+          action: "clear-damage", steps: ["take image '\(image.name)' for a good one again"],
+          resource: .object(["name": .string(image.name.text)]))
+      } apply: { catalog, now in
+        let image = try cleared(catalog)
+        guard try catalog.image(image.id) != image else { return image }
+        let stored = try catalog.update(image)
+        try catalog.announce(.imageChanged, stored, at: now)
+        return stored
+      }
+    }
+  }
+}
+
+extension JobRequest {
+  /// Whether it writes over the image.
+  func overwrites(_ image: ImageID) -> Bool {
+    if case .restore(_, .image(image)) = self { true } else { false }
+  }
+}
+
+/// Throws `confirmationRequired` unless `confirm` is the image's name.
+func requireConfirmation(
+  _ confirm: String?, of image: Image, because why: String
+) throws(DomainError) {
+  guard confirm != image.name.text else { return }
+  throw DomainError(
+    .confirmationRequired, why, remedy: "send \"confirm\": \"\(image.name)\" if that is meant",
+    faults: [DomainError.Fault(pointer: "/confirm", detail: "must be the image's name")])
+}
