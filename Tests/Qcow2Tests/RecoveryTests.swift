@@ -11,6 +11,16 @@ import Testing
 
   @Test(arguments: RecoveryStory.settings, seeds)
   func cutAtAnyChangeLosesNothingFlushed(_ setting: RecoveryStory.Setting, seed: UInt64) async throws {
+    try await Self.cutAtEachChange(setting, seed: seed)
+  }
+
+  /// Stories that found something once.
+  @Test(arguments: zip(RecoveryStory.settings.filter { $0.hasSubclusters && $0.resizes }, [UInt64(15)]))
+  func cutLosesNothingInAStoryThatFailedBefore(_ setting: RecoveryStory.Setting, seed: UInt64) async throws {
+    try await Self.cutAtEachChange(setting, seed: seed)
+  }
+
+  private static func cutAtEachChange(_ setting: RecoveryStory.Setting, seed: UInt64) async throws {
     let folder = try TemporaryFolder()
     try await LoopActor().run { _ in
       let (start, beginning) = try await RecoveryStory.begin(setting, seed: seed)

@@ -35,6 +35,34 @@ import Testing
     #expect(try Qemu.guestBytes(folder.file("image")) == bytes)
   }
 
+  /// What a compressed cluster holds behind the disk's end, as another program may leave it, never comes to light.
+  @Test(arguments: [(16384, true), (65536, true), (65536, false)], [UInt64(1024), 2048, 300 << 10])
+  func growingOverACompressedClusterShowsZeroes(_ kind: (cluster: Int, hasSubclusters: Bool), growth: UInt64)
+    async throws
+  {
+    let folder = try TemporaryFolder()
+    let size: UInt64 = 200 << 10
+    let (cluster, start) = (kind.cluster, Int(size) / kind.cluster * kind.cluster)
+    let bytes = try await LoopActor().run { _ in
+      let (file, image) = try await makeImage(
+        .init(virtualByteCount: size, clusterByteCount: cluster, hasSubclusters: kind.hasSubclusters))
+      let compressor = try ClusterCompressor(type: .zlib, clusterByteCount: cluster)
+      var output = [UInt8](repeating: 0, count: cluster)
+      let count = try #require(compress([UInt8](repeating: 7, count: cluster), compressor, &output))
+      try await image.writeCompressed(
+        [CompressedCluster(guestOffset: UInt64(start), byteCount: count)], from: output.span.bytes.extracting(0..<count))
+      try await image.resize(to: size + growth)
+      let bytes = try await image.readAll()
+      #expect(bytes[start..<Int(size)].allSatisfy { $0 == 7 })
+      #expect(bytes[Int(size)...].allSatisfy { $0 == 0 })
+      #expect(try await image.check().isClean)
+      try await image.close()
+      try file.image.dump(to: folder.file("image"))
+      return bytes
+    }
+    #expect(try Qemu.guestBytes(folder.file("image")) == bytes)
+  }
+
   @Test(arguments: sizes)
   func growingOverALongerBackingFileHidesIt(clusterByteCount: Int) async throws {
     try await LoopActor().run { _ in

@@ -108,7 +108,9 @@ extension Qcow2Image {
     try await writeZeroBytes(ByteRange(range.offset..<units.offset))
     if units.end < range.end { try await writeZeroBytes(ByteRange(units.end..<range.end)) }
     let (whole, parts) = try await apartFromCompressed(units, .writeZeroes)
-    for part in parts { try await writeZeroBytes(ByteRange(part.offset..<min(part.end, byteCount))) }
+    // Whole units may end behind the range, never what has to read as zeroes. While the disk grows, the range itself
+    // lies behind `byteCount`.
+    for part in parts { try await writeZeroBytes(ByteRange(part.offset..<min(part.end, range.end))) }
     if header.value.version >= 3 {
       try await zeroDataFile(whole, mayUnmap: mayUnmap)
       try await change(whole, .writeZeroes) { cluster, old in
