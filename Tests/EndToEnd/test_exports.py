@@ -127,6 +127,46 @@ def test_a_file_system_in_a_backup_is_whole(server, workspace):
     assert images.same(path, "raw", copy, "raw")
 
 
+# Writes parts of the same blocks by two connections at a time; what isn't there afterwards was lost.
+WRITE_PARTS_OF_BLOCKS = """
+import nbd, sys
+handles = []
+for path in sys.argv[1:]:
+    handle = nbd.NBD()
+    handle.set_request_block_size(False)
+    handle.set_strict_mode(0)
+    handle.set_export_name(path.rsplit("/", 1)[1].removesuffix(".sock"))
+    handle.connect_unix(path)
+    handles.append(handle)
+lost = 0
+for turn in range(1, 41):
+    blocks = [(turn * 32 + number) % 1000 * 4096 for number in range(32)]
+    content = nbd.Buffer.from_bytearray(bytearray([turn]) * 128)
+    pending = [(handle, handle.aio_pwrite(content, block + 256 * number))
+               for block in blocks for number, handle in enumerate(handles)]
+    for handle, cookie in pending:
+        while not handle.aio_command_completed(cookie):
+            handle.poll(-1)
+    for block in blocks:
+        for number in range(len(handles)):
+            lost += handles[0].pread(128, block + 256 * number) != bytes([turn]) * 128
+print(lost, "lost")
+"""
+
+
+def test_two_exports_of_one_image_lose_no_part_of_a_block(server, workspace):
+    path = images.make_image(workspace / "images/vm1.raw", "raw")
+    server.register(path, "raw")
+    server.succeeded("POST", "/images/vm1/attach", {"cache": "direct"})
+    sockets = [str(socket_of(workspace, name)) for name in ("one", "two")]
+    for name in ("one", "two"):
+        export_image(server, workspace, name=name)
+    answer = subprocess.run(["/usr/bin/python3", "-c", WRITE_PARTS_OF_BLOCKS, *sockets],
+                            capture_output=True, text=True, timeout=300)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == "0 lost\n"
+
+
 def test_two_exports_share_a_port(server, workspace, disk):
     port = free_port()
     backup = server.back_up()
