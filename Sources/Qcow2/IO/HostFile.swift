@@ -4,6 +4,14 @@ import Buffers
 /// The file device under an image: takes requests of any alignment, grows the file, and latches.
 ///
 /// Once a write of metadata or a flush has failed, what the file holds is no longer known: nothing more is written.
+///
+/// **Lengths are whole blocks of the file system.** Where a file is made longer inside a page, the kernel zeroes the
+/// rest of that page through the page cache. A direct write to the same page that is in flight then can't invalidate
+/// the cache, and the kernel reports a lost page at the next flush. So the file ends at whole blocks, or gets there
+/// before anything is written to its last block. A data file has exactly the disk's length, and gets it before its
+/// first write.
+///
+/// **One read-modify-write lock a file**: every change of whole blocks shares them, a change of a part has them alone.
 final class HostFile: @unchecked Sendable {
   // Safe to hand over: confined to the image's loop.
 
@@ -15,24 +23,26 @@ final class HostFile: @unchecked Sendable {
   let clusterByteCount: UInt64
   /// The file of the guest's data, where that isn't this one: durable before this file's tables are.
   let dataFile: HostFile?
-  private let growsExactly: Bool
+  /// The length that a data file is given, which is the disk's; nil for a file that grows in larger steps.
+  private var exactByteCount: UInt64?
+  /// What provides the file's storage fixes its length, as with block devices.
+  private var hasFixedLength = false
   private(set) var isLatched = false
   /// What only ``writeTable(_:at:of:)`` may write over.
   let places: MetadataPlaces
   /// What lies from here on was made by growing the file and never written: it reads as zeroes.
   private var pristineStart: UInt64
-  // Where blocks are read, changed and written back, nobody else may write to them.
   private let blocks = RangeLock()
   private let growth = RangeLock()
 
-  /// - Parameter growsExactly: the file is made no longer than is asked for.
+  /// - Parameter exactByteCount: for a data file, the length of the disk.
   init(
     _ device: any BlockDevice, clusterByteCount: UInt64, pool: BufferPool, dataFile: HostFile? = nil,
-    growsExactly: Bool = false
+    exactByteCount: UInt64? = nil
   ) {
     self.device = device
     self.dataFile = dataFile
-    self.growsExactly = growsExactly
+    self.exactByteCount = exactByteCount
     self.pool = pool
     self.clusterByteCount = clusterByteCount
     places = MetadataPlaces(clusterBits: UInt64(clusterByteCount.trailingZeroBitCount))
@@ -40,6 +50,16 @@ final class HostFile: @unchecked Sendable {
   }
 
   var byteCount: UInt64 { device.byteCount }
+
+  /// The largest block of a file system that lengths are multiples of. What prefers more is no local file system.
+  private static let maximumLengthUnit = 64 << 10
+
+  /// Lengths are multiples of this: a page, or the block of a file system whose blocks are larger.
+  private var lengthUnit: UInt64 {
+    let preferred = device.limits.preferredByteCount
+    let isBlock = preferred.nonzeroBitCount == 1 && preferred <= Self.maximumLengthUnit
+    return UInt64(max(device.limits.requestAlignment, pageByteCount, isBlock ? preferred : 0))
+  }
 
   func checkLatch(_ operation: BlockError.Operation) throws(BlockError) {
     if isLatched { throw BlockError(.latchedFailed, operation) }
@@ -160,6 +180,8 @@ final class HostFile: @unchecked Sendable {
     pristineStart = max(pristineStart, range.end)
     let alignment = UInt64(device.limits.requestAlignment)
     if range.aligned(to: alignment) == range, range.end <= byteCount {
+      let hold = alignment > 1 ? await blocks.acquire(range, .shared) : nil
+      defer { if let hold { blocks.release(hold) } }
       return try await device.writeZeroes(range, options: options)
     }
     var zeroes = pool.take(Int(min(range.length, clusterByteCount)))
@@ -181,45 +203,68 @@ final class HostFile: @unchecked Sendable {
     guard !isLatched, places.overlap(range) == nil, range.end <= byteCount, range.aligned(to: alignment) == range else {
       return
     }
+    let hold = alignment > 1 ? await blocks.acquire(range, .shared) : nil
+    defer { if let hold { blocks.release(hold) } }
     try? await device.discard(range)
   }
 
-  /// Makes the file at least `end` bytes long, in larger steps than asked for.
+  /// True if the file has to have another length before the bytes up to `end` are written.
+  private func needsGrowth(toHold end: UInt64) -> Bool {
+    if end > byteCount { return true }
+    if hasFixedLength { return false }
+    if let exactByteCount { return byteCount < exactByteCount }
+    let unit = lengthUnit
+    return byteCount % unit != 0 && end > byteCount / unit * unit
+  }
+
+  /// Makes the file at least `end` bytes long, in larger steps than asked for, before anything is written up to there.
   nonisolated(nonsending)
     func grow(toHold end: UInt64) async throws(BlockError)
   {
-    if end <= byteCount { return }
+    guard needsGrowth(toHold: end) else { return }
     let hold = await growth.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { growth.release(hold) }
-    guard end > byteCount else { return }
+    guard needsGrowth(toHold: end) else { return }
     try checkLatch(.resize)
-    let bounds = Self.growthStepByteCounts
-    let step = min(max(byteCount / 8, bounds.lowerBound), bounds.upperBound)
-    let unit = max(UInt64(device.limits.requestAlignment), clusterByteCount)
-    let size =
-      growsExactly
-      ? ByteRange(offset: 0, length: end).aligned(to: UInt64(device.limits.requestAlignment)).length
-      : ByteRange(offset: 0, length: max(end, byteCount + step)).aligned(to: unit).length
     do {
-      try await device.resize(to: size)
+      try await device.resize(to: grownByteCount(toHold: end))
     } catch  where error.kind == .notSupported {
+      hasFixedLength = true
+      if end <= byteCount { return }
       throw BlockError(.noSpace, .write, cause: "the device under the image has a fixed size")
     }
   }
 
-  /// Makes a data file as long as the guest's disk, for those that take it for a raw image.
+  private func grownByteCount(toHold end: UInt64) -> UInt64 {
+    if let exactByteCount {
+      let alignment = UInt64(device.limits.requestAlignment)
+      return ByteRange(offset: 0, length: max(end, exactByteCount, byteCount)).aligned(to: alignment).length
+    }
+    let unit = max(lengthUnit, clusterByteCount)
+    // Only the last block is made whole.
+    if end <= byteCount { return ByteRange(offset: 0, length: byteCount).aligned(to: lengthUnit).length }
+    let bounds = Self.growthStepByteCounts
+    let step = min(max(byteCount / 8, bounds.lowerBound), bounds.upperBound)
+    return ByteRange(offset: 0, length: max(end, byteCount + step)).aligned(to: unit).length
+  }
+
+  /// Makes a data file as long as the guest's disk, for those that take it for a raw image. Nothing is being written.
   nonisolated(nonsending)
     func growExactly(to end: UInt64) async throws(BlockError)
   {
-    if growsExactly { try await grow(toHold: end) }
+    guard exactByteCount != nil else { return }
+    exactByteCount = end
+    try await grow(toHold: end)
   }
 
-  /// Cuts off what growing made and nobody uses.
+  /// Cuts off what growing made and nobody uses. Nothing is being written.
   nonisolated(nonsending)
     func trim(to end: UInt64) async throws(BlockError)
   {
-    let alignment = UInt64(device.limits.requestAlignment)
-    let size = ByteRange(offset: 0, length: end).aligned(to: alignment).length
+    let isExact = exactByteCount != nil
+    if isExact { exactByteCount = end }
+    let unit = isExact ? UInt64(device.limits.requestAlignment) : lengthUnit
+    let size = ByteRange(offset: 0, length: end).aligned(to: unit).length
     guard size < byteCount, !isLatched else { return }
     do {
       try await device.resize(to: size)

@@ -151,7 +151,8 @@ extension Qcow2Image {
       if case .resolve = source { try? await device.close() }
       throw .notWritable("its external data file \"\(name)\" is open read-only")
     }
-    return HostFile(device, clusterByteCount: header.clusterByteCount, pool: pool, growsExactly: true)
+    return HostFile(
+      device, clusterByteCount: header.clusterByteCount, pool: pool, exactByteCount: header.virtualByteCount)
   }
 
   nonisolated(nonsending)

@@ -1,0 +1,164 @@
+import BlockCore
+import BlockTesting
+import Buffers
+import Testing
+
+@testable import Qcow2
+
+/// What becomes of a file's length.
+@Suite struct GrowthTests {
+  /// A device over memory that judges each resize: the kernel changes the page at the old end through the page cache,
+  /// so no write to that page may be in flight, and the length itself is whole pages.
+  private final class PageJudge: BlockDevice, @unchecked Sendable {
+    // Safe to hand over: confined to the test's loop.
+    private let memory: MemoryDevice
+    /// A length that needn't be whole pages: that of a disk.
+    private let exactByteCount: UInt64?
+    private var writes: [UInt64: ByteRange] = [:]
+    private var writeCount: UInt64 = 0
+    private(set) var resizes: [UInt64] = []
+
+    init(_ memory: MemoryDevice, exactByteCount: UInt64? = nil) {
+      self.memory = memory
+      self.exactByteCount = exactByteCount
+    }
+
+    var byteCount: UInt64 { memory.byteCount }
+    var limits: BlockLimits { memory.limits }
+    var isReadOnly: Bool { false }
+
+    func tryRead(into buffer: inout MutableRawSpan, at offset: UInt64) throws(BlockError) -> Bool {
+      try memory.tryRead(into: &buffer, at: offset)
+    }
+
+    nonisolated(nonsending)
+      func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
+    {
+      try await memory.read(into: &buffer, at: offset)
+    }
+
+    nonisolated(nonsending)
+      func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
+    {
+      writeCount += 1
+      let number = writeCount
+      writes[number] = ByteRange(offset: offset, length: UInt64(bytes.byteCount))
+      defer { writes[number] = nil }
+      for _ in 0..<3 { await Task.yield() }
+      try await memory.write(bytes, at: offset, options: options)
+    }
+
+    nonisolated(nonsending)
+      func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
+    {
+      try await memory.writeZeroes(range, options: options)
+    }
+
+    nonisolated(nonsending)
+      func discard(_ range: ByteRange) async throws(BlockError)
+    {
+      try await memory.discard(range)
+    }
+
+    nonisolated(nonsending)
+      func flush() async throws(BlockError)
+    {
+      try await memory.flush()
+    }
+
+    nonisolated(nonsending)
+      func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
+    {
+      try await memory.blockStatus(range, limit: limit)
+    }
+
+    nonisolated(nonsending)
+      func resize(to byteCount: UInt64) async throws(BlockError)
+    {
+      let page = UInt64(pageByteCount)
+      if byteCount != exactByteCount { #expect(byteCount % page == 0, "the file is made \(byteCount) bytes long") }
+      for end in [self.byteCount, byteCount] where end % page != 0 {
+        let last = ByteRange(offset: end / page * page, length: page)
+        #expect(!writes.values.contains { $0.overlaps(last) }, "a write to the page at \(end) is in flight")
+      }
+      resizes.append(byteCount)
+      try await memory.resize(to: byteCount)
+    }
+
+    nonisolated(nonsending)
+      func close() async throws(BlockError)
+    {
+      try await memory.close()
+    }
+  }
+
+  private static func options() -> MemoryDevice.Options {
+    var options = MemoryDevice.Options()
+    options.limits.requestAlignment = 512
+    options.interleavingSeed = 4
+    return options
+  }
+
+  /// Writes 2 KiB in each 64 KiB, in 32 requests at a time.
+  private static func writeAbout(_ image: Qcow2Image, on home: LoopActor) async throws {
+    try await withThrowingTaskGroup { group in
+      for lane in 0..<32 {
+        group.addTask {
+          try await home.run { _ in
+            for step in 0..<8 {
+              let bytes = [UInt8](repeating: UInt8(lane + 1), count: 2048)
+              try await image.writeBytes(bytes, at: UInt64(step * 32 + lane) << 16)
+            }
+          }
+        }
+      }
+      try await group.waitForAll()
+    }
+  }
+
+  @Test(arguments: [UInt64(0), 512, 1536])
+  func lengthsAreWholePagesAndNoWriteSharesOneThatGrows(surplus: UInt64) async throws {
+    let home = LoopActor()
+    let (judge, image) = try await home.run { _ in
+      let memory = MemoryDevice(byteCount: 0, blockByteCount: 512, options: Self.options())
+      try await Qcow2Image.create(on: memory, options: .init(virtualByteCount: 24 << 20, clusterByteCount: 512))
+      // As another program may leave it, in the middle of a page.
+      let whole = ByteRange(offset: 0, length: memory.byteCount).aligned(to: UInt64(pageByteCount)).length
+      memory.image.resize(to: whole + surplus)
+      let judge = PageJudge(memory)
+      return (judge, try await openImage(judge, cacheByteCount: 32 << 10))
+    }
+    try await Self.writeAbout(image, on: home)
+    try await home.run { _ in
+      try await image.flush()
+      try await image.discard(ByteRange(offset: 8 << 20, length: 8 << 20))
+      #expect(try await image.check().isClean)
+      try await image.close()
+      #expect(judge.resizes.count > 1)
+    }
+  }
+
+  /// QEMU's tables name all of a raw data file from the start, so that one can't be empty.
+  @Test(arguments: zip([UInt64(0), 1536, 6 << 20], ["off", "off", "on"]))
+  func dataFileGetsItsLengthBeforeItsFirstWrite(from start: UInt64, isRaw: String) async throws {
+    let folder = try TemporaryFolder()
+    let home = LoopActor()
+    let size: UInt64 = (24 << 20) - 512
+    let (path, data) = (folder.file("image"), folder.file("data"))
+    let options = "cluster_size=512,data_file=\(data),data_file_raw=\(isRaw)"
+    try Qemu.image("create", "-q", "-f", "qcow2", "-o", options, path, "\(size)")
+    let (judge, image) = try await home.run { _ in
+      let made = MemoryDevice(byteCount: start, blockByteCount: 512, options: Self.options())
+      let judge = PageJudge(made, exactByteCount: size)
+      let file = MemoryDevice(try SparseImage(contentsOf: path))
+      return (judge, try await openImage(file, dataFile: .device(judge), cacheByteCount: 32 << 10))
+    }
+    try await Self.writeAbout(image, on: home)
+    try await home.run { _ in
+      try await image.flush()
+      #expect(judge.resizes == [size])
+      try await image.close()
+      #expect(judge.byteCount == size)
+    }
+  }
+}
