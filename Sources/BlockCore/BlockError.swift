@@ -1,3 +1,6 @@
+/// Told of the error that latched a device, once, on the device's loop. It must not wait.
+package typealias LatchReport = @Sendable (BlockError) -> Void
+
 /// One I/O failure: what kind, in which operation, on which bytes, and why.
 package struct BlockError: Error, Hashable, Sendable {
   package enum Kind: Hashable, Sendable {

@@ -32,6 +32,7 @@ package final class LocalEngine: BlockEngine {
   /// By repository; at most one each.
   private let untoldRepairs = Lock<[RepositoryID: String]>([:])
   let logger: Logger
+  private let failureHandler = Lock<(@Sendable (ImageFailure) -> Void)?>(nil)
 
   /// Opens the allowed folders and keeps them open; blocks.
   /// - Parameter group: stays its owner's, who shuts it down after ``shutDown()``.
@@ -125,10 +126,18 @@ package final class LocalEngine: BlockEngine {
     }
   }
 
-  func opener(on loop: EventLoop) -> ImageOpener {
-    ImageOpener(
+  package func onImageFailure(_ handler: @escaping @Sendable (ImageFailure) -> Void) {
+    failureHandler.withLock { $0 = handler }
+  }
+
+  /// - Parameter image: the one that is being attached, whose failures are told; see ``onImageFailure(_:)``.
+  func opener(on loop: EventLoop, attaching image: ImageID? = nil) -> ImageOpener {
+    let latches = LatchLog(of: image, logger) { [failureHandler] failure in
+      failureHandler.withLock { $0 }?(failure)
+    }
+    return ImageOpener(
       folders: imageFolders, devices: imageDevices, peers: peers, claims: claims, work: work, pool: pool,
-      loop: loop)
+      loop: loop, latches: latches)
   }
 
   func opener(of repository: DirectoryRepository, on loop: EventLoop) -> RepositoryImageOpener {

@@ -17,6 +17,8 @@ package final class BackupService: Sendable {
   let serving: Serving
   /// What the start leaves to be done beside the first requests.
   let background = BackgroundTasks()
+  /// Events about failures of attached images, which are on their way to the catalog.
+  private let failureReports = BackgroundTasks()
   /// Exports whose change is being committed, as they are to be shown: who renders them then can't ask the catalog.
   let viewsInCommit = Lock<[ExportID: ExportView]>([:])
   let keys = KeysInFlight()
@@ -53,6 +55,10 @@ package final class BackupService: Sendable {
   /// be opened; and what the catalog throws.
   package func start(_ declarations: Declarations = Declarations()) async throws {
     try ledger.feed.start()
+    engine.onImageFailure { [weak self] failure in
+      guard let self else { return }
+      failureReports.begin { [self] in await announce(failure) }
+    }
     do {
       try await StartUp(self, declarations).run()
     } catch {
@@ -71,6 +77,7 @@ package final class BackupService: Sendable {
       await queue.stop(grace: grace)
       await serving.stop(until: deadline)
       await background.wait(until: deadline)
+      await failureReports.wait(until: deadline)
     }
     ledger.close()
   }

@@ -34,6 +34,8 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
   private let lock: ImageLock?
   /// Let go of once the file is closed and its lock released, e.g. what tells others that the file is open.
   package var keptWhileOpen: (any Sendable)?
+  /// Told of what latches the file: a failed flush, or a write that failed otherwise than for want of space.
+  package var onLatch: LatchReport?
 
   private enum Stage { case open, latched, closed }
   private var stage = Stage.open
@@ -85,7 +87,10 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
       return try await body()
     } catch {
       let failure = BlockError(errno: error.code, operation, range, cause: error.detail)
-      if Self.leavesStorageUnknown(operation, failure.kind), stage == .open { stage = .latched }
+      if Self.leavesStorageUnknown(operation, failure.kind), stage == .open {
+        stage = .latched
+        onLatch?(failure)
+      }
       throw failure
     }
   }
@@ -228,15 +233,19 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
         if inFlightCount > 0 { idleWaiters.append(waiter) } else { waiter.resume() }
       }
     }
-    var failure: SystemError?
+    var failure: BlockError?
     if !isReadOnly, !wasLatched {
-      do throws(SystemError) { try await loop.fdatasync(file, in: lane) } catch { failure = error }
+      do throws(SystemError) { try await loop.fdatasync(file, in: lane) } catch {
+        let error = BlockError(errno: error.code, .close, cause: "the last flush failed")
+        failure = error
+        onLatch?(error)
+      }
     }
     await loop.blocking(in: lane) { [file, lock] in
       lock?.release(on: file)
       file.close()
     }
     keptWhileOpen = nil
-    if let failure { throw BlockError(errno: failure.code, .close, cause: "the last flush failed") }
+    if let failure { throw failure }
   }
 }

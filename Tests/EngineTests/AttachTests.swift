@@ -2,12 +2,51 @@ import BlockCore
 import BlockTesting
 import Engine
 import Foundation
+import Locks
 import Model
 import ModelTesting
 import Testing
 
 /// Images that are held open read-write, beside QEMU and its locks.
 struct AttachTests {
+  /// The entry of the first guest cluster names the refcount table, so that a write to it latches the image.
+  @Test func latchOfAnAttachedImageIsToldOnce() async throws {
+    try await withEngine { test in
+      let location = try test.makeQcow2()
+      try Self.pointTheFirstClusterAtTheRefcountTable(location.source.place)
+      let told = Lock<[ImageFailure]>([])
+      test.engine.onImageFailure { failure in told.withLock { $0.append(failure) } }
+      let image = ImageID()
+      try await test.attach(location, as: image)
+      let order = test.order("vm", .attachedImage(image), isReadOnly: false)
+      try await test.engine.export(order)
+      for _ in 0..<2 {
+        try await Tool.runAside("qemu-io", ["-f", "raw", "-c", "write 0 4k", test.uri(order)], expecting: [1])
+      }
+      let failures = told.withLock { $0 }
+      #expect(failures.count == 1)
+      let failure = try #require(failures.first)
+      #expect(failure.image == image && failure.operation == "write" && failure.errno == nil)
+      #expect(failure.offset != nil && failure.detail.contains(location.source.place))
+      try await test.engine.withdraw(order.export, .safe)
+      await #expect(throws: DomainError.self) { try await test.engine.detach(image) }
+    }
+  }
+
+  private static func pointTheFirstClusterAtTheRefcountTable(_ path: String) throws {
+    let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))
+    defer { try? file.close() }
+    func number(at offset: UInt64) throws -> UInt64 {
+      try file.seek(toOffset: offset)
+      return (try file.read(upToCount: 8) ?? Data()).reduce(0) { $0 << 8 | UInt64($1) }
+    }
+    let copied: UInt64 = 1 << 63
+    let table = try number(at: 48)
+    let l2 = try number(at: try number(at: 40)) & ~copied
+    try file.seek(toOffset: l2)
+    try file.write(contentsOf: withUnsafeBytes(of: (copied | table).bigEndian) { Data($0) })
+  }
+
   @Test(.eachToolVersion) func attachedImageIsOursAloneUntilItIsDetached() async throws {
     try await withEngine { test in
       let location = try test.makeQcow2()

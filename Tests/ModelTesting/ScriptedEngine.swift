@@ -106,6 +106,7 @@ package final class ScriptedEngine: BlockEngine {
     var repositories: [String: ScriptedRepository] = [:]
     var attachedImages: [ImageID: AttachOrder] = [:]
     var servedExports: [ExportID: ExportOrder] = [:]
+    var failureHandler: (@Sendable (ImageFailure) -> Void)?
   }
 
   package let ioBackend: String
@@ -156,6 +157,13 @@ package final class ScriptedEngine: BlockEngine {
     }
     return receipt
   }
+
+  package func onImageFailure(_ handler: @escaping @Sendable (ImageFailure) -> Void) {
+    state.withLock { $0.failureHandler = handler }
+  }
+
+  /// Has an attached image fail, as its storage may at any time.
+  package func fail(_ failure: ImageFailure) { state.withLock { $0.failureHandler }?(failure) }
 
   package func detach(_ image: ImageID) async throws {
     let script = note(.detach(image))

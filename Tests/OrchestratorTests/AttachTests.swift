@@ -22,6 +22,24 @@ import Testing
     try bench.expectInLine()
   }
 
+  @Test func failureOfAnAttachedImageIsAnEvent() async throws {
+    let bench = try await ServiceBench()
+    try await bench.image("vm1")
+    try await bench.attach("vm1", cache: .direct)
+    let image = try bench.service.image(.name("vm1"))
+    bench.engine.fail(
+      ImageFailure(image: image.id, operation: "flush", offset: 4096, errno: 5, detail: "Input/output error"))
+    var event: Event?
+    for _ in 0..<1000 where event == nil {
+      event = try bench.events().last { $0.kind == .imageChanged && $0.payload["failure"] != nil }
+      try await Task.sleep(for: .milliseconds(10))
+    }
+    let failure = try #require(event?.payload["failure"])
+    #expect(event?.subject == image.id.ulid && event?.payload["state"] == "attached")
+    #expect(failure["operation"] == "flush" && failure["offset"] == 4096 && failure["errno"] == 5)
+    #expect(failure["detail"] == "Input/output error")
+  }
+
   @Test func detachedImageIsClosed() async throws {
     let bench = try await ServiceBench()
     try await bench.image("vm1")

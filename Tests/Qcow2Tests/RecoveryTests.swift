@@ -1,8 +1,14 @@
 import BlockCore
 import BlockTesting
+import Glibc
 import Testing
 
 @testable import Qcow2
+
+/// What an image's latch told; confined to the test's loop.
+private final class Told: @unchecked Sendable {
+  var errors: [BlockError] = []
+}
 
 /// Whatever call of the device fails, and whenever power goes: what was flushed is there, nothing is corrupt, and
 /// at most clusters are leaked.
@@ -113,6 +119,8 @@ import Testing
         let memory = MemoryDevice(made.image)
         let device = FaultyDevice(memory, fault: Fault(atCall: .max))
         let image = try await openImage(device)
+        let told = Told()
+        image.onLatch = { told.errors.append($0) }
         try await image.writeBytes([UInt8](repeating: 2, count: 9000), at: 200_000)
         device.fault = Fault(atCall: call, of: [.write, .flush])
         do throws(BlockError) {
@@ -139,6 +147,7 @@ import Testing
           }
         }
         try? await image.close()
+        #expect(told.errors.count == 1 && told.errors.first?.kind == .io(errno: EIO), "call \(call): \(told.errors)")
         #expect(
           [memory.calls[.write], memory.calls[.flush], memory.calls[.discard], memory.calls[.writeZeroes]] == before)
         let again = try await openImage(MemoryDevice(memory.image))

@@ -50,7 +50,8 @@ import Testing
       var output = [UInt8](repeating: 0, count: cluster)
       let count = try #require(compress([UInt8](repeating: 7, count: cluster), compressor, &output))
       try await image.writeCompressed(
-        [CompressedCluster(guestOffset: UInt64(start), byteCount: count)], from: output.span.bytes.extracting(0..<count))
+        [CompressedCluster(guestOffset: UInt64(start), byteCount: count)], from: output.span.bytes.extracting(0..<count)
+      )
       try await image.resize(to: size + growth)
       let bytes = try await image.readAll()
       #expect(bytes[start..<Int(size)].allSatisfy { $0 == 7 })

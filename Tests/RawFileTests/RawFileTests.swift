@@ -7,6 +7,11 @@ import Foundation
 import RawFile
 import Testing
 
+/// What a latch told; confined to the test's loop.
+private final class Told: @unchecked Sendable {
+  var errors: [BlockError] = []
+}
+
 @Suite struct RawFileTests {
   @Test(arguments: backends) func holesAreToldAsZero(_ backend: IOBackend) async throws {
     let folder = try TemporaryFolder()
@@ -107,6 +112,8 @@ import Testing
       try await RawFile.make(folder, "disk", 4096, on: home.loop).close()
       let file = try FileDescriptor.open(path: folder.file("disk"), .init(access: .readWrite))
       let device = try await RawFile.open(file, .init(isReadOnly: false), on: home.loop)
+      let told = Told()
+      device.onLatch = { told.errors.append($0) }
       try await device.writeBytes([1], at: 0)
       // Pulled away beneath it: the flush has to fail.
       file.close()
@@ -119,6 +126,7 @@ import Testing
       }
       try await device.close()
       await expectFailure(.closed) { () throws(BlockError) in try await device.flush() }
+      #expect(told.errors == [BlockError(.io(errno: EBADF), .flush)], "told once")
     }
   }
 

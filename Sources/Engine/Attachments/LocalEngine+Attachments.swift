@@ -58,7 +58,7 @@ extension LocalEngine {
     while true {
       try await control.checkpoint()
       do {
-        return try await opener(on: loop).open(
+        return try await opener(on: loop, attaching: order.image).open(
           order.location, isReadOnly: false, direct: order.cache != .writeback, for: use)
       } catch let error as DomainError where error.code == .imageLocked && ContinuousClock.now < deadline {
         if !hasTold { control.log(.info, "waiting for whoever has it open: \(error.detail)") }

@@ -19,6 +19,8 @@ struct ImageOpener: Sendable {
   let work: any BackgroundWork
   let pool: BufferPool
   let loop: EventLoop
+  /// Told of what latches a file that is open to be written.
+  var latches: LatchLog?
 
   /// The files of a chain as they are opened; confined to the loop.
   private final class Chain: @unchecked Sendable {
@@ -69,6 +71,7 @@ struct ImageOpener: Sendable {
         let image = try await Qcow2Image.open(
           export, options: Qcow2Image.OpenOptions(layer: 0, isReadOnly: isReadOnly), backing: .resolve(resolver),
           dataFile: .resolve(dataFileResolver), work: work, pool: pool)
+        image.onLatch = latches?.report(of: uri)
         return OpenImage(device: image, name: uri, files: [], isDirect: false)
       } orCleanUp: {
         try? await export.close()
@@ -138,6 +141,7 @@ struct ImageOpener: Sendable {
         layer.status, path, isReadOnly ? .reader : .writer, for: chain.use, until: chain.deadline, on: loop)
       let raw = try await RawFile.open(file, options, on: loop)
       raw.keptWhileOpen = claim
+      raw.onLatch = latches?.report(of: path)
       if depth == 0, !raw.isDirect { chain.isDirect = false }
       guard format == .qcow2 else { return raw }
       return try await attempt {
@@ -153,9 +157,11 @@ struct ImageOpener: Sendable {
           let file = try await openFile(.file(path: beside), isReadOnly: isReadOnly)
           return try await openLayer(file, beside, .raw, depth: depth, isReadOnly: isReadOnly, chain)
         }
-        return try await Qcow2Image.open(
+        let image = try await Qcow2Image.open(
           raw, options: options, backing: .resolve(resolver), dataFile: .resolve(dataFileResolver), work: work,
           pool: pool)
+        image.onLatch = latches?.report(of: path)
+        return image
       } orCleanUp: {
         try? await raw.close()
       }

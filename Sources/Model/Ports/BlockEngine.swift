@@ -28,6 +28,9 @@ package protocol BlockEngine: Sendable {
   /// Flushes and closes the image. Throws `imageInUse` while it has exports; does nothing if it isn't attached.
   /// After any other error it is closed all the same.
   func detach(_ image: ImageID) async throws
+  /// Has `handler` told, on any thread, of each failure after which an attached image is written no more. It must not
+  /// wait. To be set before the first image is attached.
+  func onImageFailure(_ handler: @escaping @Sendable (ImageFailure) -> Void)
   /// Serves what the order names from the return on. Throws `nameTaken` if its address has the name already,
   /// `addressUnavailable` if it can't listen there, `tlsUnavailable` without the credentials that it needs.
   func export(_ order: ExportOrder) async throws

@@ -54,6 +54,26 @@ package struct AttachOrder: Hashable, Sendable, Codable {
   }
 }
 
+/// Why an attached image is written no more until it is attached anew: what its storage holds isn't known.
+package struct ImageFailure: Hashable, Sendable, Codable {
+  package var image: ImageID
+  /// In the block engine's words, such as "flush".
+  package var operation: String
+  /// Where in the file, in bytes, if it was about a place.
+  package var offset: UInt64?
+  /// The kernel's, where it was the kernel that refused.
+  package var errno: Int32?
+  package var detail: String
+
+  package init(image: ImageID, operation: String, offset: UInt64?, errno: Int32?, detail: String) {
+    self.image = image
+    self.operation = operation
+    self.offset = offset
+    self.errno = errno
+    self.detail = detail
+  }
+}
+
 /// An image that is attached.
 package struct AttachReceipt: Hashable, Sendable, Codable {
   package var virtualSize: UInt64

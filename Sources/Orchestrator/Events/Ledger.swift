@@ -68,6 +68,17 @@ extension CatalogWriting {
     try append(Event(at: now, kind: kind, subject: image.id.ulid, job: job, payload: .object(payload)))
   }
 
+  /// An attached image that is written no more.
+  func announce(_ failure: ImageFailure, of image: Image, at now: Date) throws {
+    var told: [String: JSONValue] = ["operation": .string(failure.operation), "detail": .string(failure.detail)]
+    told["offset"] = failure.offset.map { .integer(Int64(clamping: $0)) }
+    told["errno"] = failure.errno.map { .integer(Int64($0)) }
+    let payload: [String: JSONValue] = [
+      "name": .string(image.name.text), "state": .string(image.state.rawValue), "failure": .object(told),
+    ]
+    try append(Event(at: now, kind: .imageChanged, subject: image.id.ulid, payload: .object(payload)))
+  }
+
   func announce(_ kind: Event.Kind, _ repository: Repository, at now: Date, job: JobID? = nil) throws {
     let payload: [String: JSONValue] = [
       "name": .string(repository.name.text), "state": .string(repository.state.rawValue),

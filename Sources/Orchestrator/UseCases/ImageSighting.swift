@@ -40,6 +40,18 @@ extension BackupService {
     }
   }
 
+  /// Tells listeners that an attached image is written no more. The engine has logged it.
+  func announce(_ failure: ImageFailure) async {
+    do {
+      try await ledger.write { catalog, now in
+        guard let image = try catalog.image(failure.image) else { return }
+        try catalog.announce(failure, of: image, at: now)
+      }
+    } catch {
+      logger.warning("a failure isn't told as an event", metadata: ["image": "\(failure.image)", "error": "\(error)"])
+    }
+  }
+
   /// Writes image.json anew wherever the image has chains. What fails is caught up with by the image's next backup.
   func recordInRepositories(_ image: Image) async {
     do {

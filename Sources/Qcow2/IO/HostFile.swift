@@ -28,6 +28,8 @@ final class HostFile: @unchecked Sendable {
   /// What provides the file's storage fixes its length, as with block devices.
   private var hasFixedLength = false
   private(set) var isLatched = false
+  /// Told once, of what latched the file.
+  var onLatch: LatchReport?
   /// What only ``writeTable(_:at:of:)`` may write over.
   let places: MetadataPlaces
   /// What lies from here on was made by growing the file and never written: it reads as zeroes.
@@ -65,7 +67,12 @@ final class HostFile: @unchecked Sendable {
     if isLatched { throw BlockError(.latchedFailed, operation) }
   }
 
-  func latch() { isLatched = true }
+  /// Nothing is written any more, because of `error`.
+  func latch(_ error: BlockError) {
+    guard !isLatched else { return }
+    isLatched = true
+    onLatch?(error)
+  }
 
   func isPristine(_ offset: UInt64) -> Bool { offset >= pristineStart }
 
@@ -82,10 +89,11 @@ final class HostFile: @unchecked Sendable {
   /// Throws, and latches, if metadata lies where something else is to be stored or given back.
   func checkNotMetadata(_ range: ByteRange, besides kind: MetadataPlaces.Kind? = nil) throws(BlockError) {
     guard let found = places.overlap(range, besides: kind) else { return }
-    latch()
-    throw BlockError(
+    let error = BlockError(
       .corrupt("the image's tables give away the place of other metadata: the \(found)'s, in \(range) of the file"),
       .write, range)
+    latch(error)
+    throw error
   }
 
   /// Writes guest data: a failure concerns nothing else.
@@ -151,7 +159,7 @@ final class HostFile: @unchecked Sendable {
     do {
       try await write(bytes, at: offset, over: kind)
     } catch {
-      latch()
+      latch(error)
       throw error
     }
   }
@@ -165,7 +173,7 @@ final class HostFile: @unchecked Sendable {
       try await dataFile?.device.flush()
       try await device.flush()
     } catch {
-      latch()
+      latch(error)
       throw error
     }
   }

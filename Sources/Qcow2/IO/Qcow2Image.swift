@@ -53,6 +53,14 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   }
 
   package var byteCount: UInt64 { header.value.virtualByteCount }
+  /// Told of what makes the image refuse to be written, when that happens: once for each of its own files.
+  package var onLatch: LatchReport? {
+    get { file.onLatch }
+    set {
+      file.onLatch = newValue
+      data.onLatch = newValue
+    }
+  }
   package var clusterByteCount: Int { Int(file.clusterByteCount) }
   package var compressionType: CompressionType { header.value.compressionType }
 

@@ -66,7 +66,7 @@ extension ClusterMap {
       }
     } catch {
       // Staged entries are lost: the file must not be written to any more.
-      file.latch()
+      file.latch(error)
       throw error
     }
     if !released.isEmpty { try await release(released) }

@@ -133,9 +133,10 @@ final class Refcounts {
   }
 
   private func tooLow(_ cluster: UInt64) -> BlockError {
-    file.latch()
-    return BlockError(
+    let error = BlockError(
       .corrupt("the refcount of the cluster at \(cluster << clusterBits) is lower than its use"), .write)
+    file.latch(error)
+    return error
   }
 
   /// Gives the storage of those clusters back whose last reference this is. Their counts still keep them.
