@@ -69,7 +69,7 @@ let package = Package(
     room("Catalog", ["Model", "Assets", "Descriptors", "Locks", grdb]),
     room("HTTPServer", ["CMicrohttpd", "Descriptors", "Locks", logging]),
     room("RESTAPI", ["Model", "Orchestrator", "HTTPServer", "Assets", "Locks", logging]),
-    room("Configuration", ["Model", yams]),
+    room("Configuration", ["Model", "Descriptors", yams]),
     room("Assets", [], plugins: ["EmbedFiles"]),
     .executableTarget(
       name: "cobweb",

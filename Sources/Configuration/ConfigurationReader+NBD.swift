@@ -32,9 +32,9 @@ extension ConfigurationReader {
     let section = node.section(root.fields(of: "exportTLS"))
     guard section.isWhole else { return nil }
     let files = ServerConfiguration.ExportTLSFiles(
-      certificate: section.optional("certificate").map(path), key: section.optional("key").map(path),
-      clientAuthority: section.optional("clientAuthority").map(path),
-      preSharedKeys: section.optional("preSharedKeys").map(path))
+      certificate: section.optional("certificate").map(tlsFile), key: section.optional("key").map(tlsFile),
+      clientAuthority: section.optional("clientAuthority").map(tlsFile),
+      preSharedKeys: section.optional("preSharedKeys").map(tlsFile))
     if files == ServerConfiguration.ExportTLSFiles() {
       node.fault("is empty: needs certificate, key and clientAuthority, or preSharedKeys")
     }
@@ -63,8 +63,8 @@ extension ConfigurationReader {
     let section = node.section(root.fields(of: "peerTLS"))
     guard section.isWhole else { return nil }
     let files = ServerConfiguration.PeerTLSFiles(
-      authority: section.optional("authority").map(path), certificate: section.optional("certificate").map(path),
-      key: section.optional("key").map(path), preSharedKey: section.optional("preSharedKey").map(path))
+      authority: section.optional("authority").map(tlsFile), certificate: section.optional("certificate").map(tlsFile),
+      key: section.optional("key").map(tlsFile), preSharedKey: section.optional("preSharedKey").map(tlsFile))
     if files == ServerConfiguration.PeerTLSFiles() { node.fault("is empty: needs authority, or preSharedKey") }
     if files.preSharedKey != nil, files != ServerConfiguration.PeerTLSFiles(preSharedKey: files.preSharedKey) {
       section.optional("preSharedKey")?.fault("takes the place of certificates: it can't stand beside them")

@@ -1,15 +1,19 @@
 import Foundation
+import Glibc
 import Model
 
 /// Makes the checked value of the file's top level.
 struct ConfigurationReader {
   let root: ConfigurationSection
   let folder: String
+  /// Whether it is a fault if a folder or file isn't there that the server doesn't make.
+  let requiresFiles: Bool
   private var folders = FolderSet()
 
-  init(_ root: ConfigurationSection, folder: String) {
+  init(_ root: ConfigurationSection, folder: String, requiresFiles: Bool) {
     self.root = root
     self.folder = folder
+    self.requiresFiles = requiresFiles
   }
 
   /// Nil, or a value that must not be used, if there were faults.
@@ -22,8 +26,8 @@ struct ConfigurationReader {
       let connections = root.required("exportConnections"), let logLevel = root.required("logLevel")
     else { return nil }
     let stateFolder = ownFolder(state)
-    let imageFolders = list("imageFolders").map { ownFolder($0) }
-    let repositoryFolders = list("repositoryFolders").map { ownFolder($0) }
+    let imageFolders = list("imageFolders").map { ownFolder($0, isMade: false) }
+    let repositoryFolders = list("repositoryFolders").map { ownFolder($0, isMade: false) }
     return ServerConfiguration(
       listen: addresses(listen), tls: tls(), hosts: list("hosts").compactMap(host),
       socketMode: permissions(mode), tokens: readTokens(tokens),
@@ -51,11 +55,22 @@ struct ConfigurationReader {
 
   func path(_ node: ConfigurationNode) -> String { FolderPath.absolute(node.text, in: folder) }
 
-  private mutating func ownFolder(_ node: ConfigurationNode) -> String {
+  /// - Parameter isMade: whether the server makes the folder if it isn't there.
+  private mutating func ownFolder(_ node: ConfigurationNode, isMade: Bool = true) -> String {
     let text = node.text
     guard !text.isEmpty else { return folder }
     let path = FolderPath.absolute(text, in: folder)
-    folders.add(path, at: node)
+    guard folders.add(path, at: node), requiresFiles, !isMade else { return path }
+    if let why = FolderPath.failureToOpen(path, O_DIRECTORY) {
+      node.fault("the folder \(path) can't be opened: \(why); make it, or mount its storage, first")
+    }
+    return path
+  }
+
+  /// A file for TLS.
+  func tlsFile(_ node: ConfigurationNode) -> String {
+    let path = path(node)
+    if requiresFiles, let why = FolderPath.failureToOpen(path, 0) { node.fault("\(path) can't be read: \(why)") }
     return path
   }
 }
@@ -107,7 +122,7 @@ extension ConfigurationReader {
 
   private func tls() -> ServerConfiguration.TLSFiles? {
     guard let section = root.optional("tls")?.section(root.fields(of: "tls")),
-      let certificate = section.required("certificate").map(path), let key = section.required("key").map(path)
+      let certificate = section.required("certificate").map(tlsFile), let key = section.required("key").map(tlsFile)
     else { return nil }
     return ServerConfiguration.TLSFiles(certificate: certificate, key: key)
   }
@@ -206,14 +221,21 @@ extension ConfigurationReader {
     }
   }
 
-  /// A path that must lie beneath one of the `allowed` folders, by its text: the kernel is asked when it is opened.
+  /// A path that must lie beneath one of the `allowed` folders, as it is written or once links are followed. The kernel
+  /// is asked again whenever it is opened.
   private func place(
     _ node: ConfigurationNode, in allowed: [String], _ key: String, mayBeFolder: Bool
   ) -> String? {
     let text = node.text
     guard !text.isEmpty else { return nil }
     let path = FolderPath.absolute(text, in: folder)
-    guard allowed.contains(where: { FolderPath.contains($0, path) && (mayBeFolder || $0 != path) }) else {
+    let resolved = FolderPath.resolved(path)
+    let isInside = allowed.contains { folder in
+      if FolderPath.contains(folder, path) { return mayBeFolder || folder != path }
+      guard let resolved, let folder = FolderPath.resolved(folder) else { return false }
+      return FolderPath.contains(folder, resolved) && (mayBeFolder || folder != resolved)
+    }
+    guard isInside else {
       node.fault("\(path) lies in none of the \(key)")
       return nil
     }

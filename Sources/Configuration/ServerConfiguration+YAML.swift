@@ -7,25 +7,29 @@ extension ServerConfiguration {
   package static let maximumFileSize = 1 << 20
 
   /// Reads the file at `path`, or, without one, takes the defaults as seen from `workingFolder` (absolute).
+  /// - Parameter requiresFiles: whether it is a fault if a folder or file isn't there that a server must find there.
   package init(
-    file path: String?, workingFolder: String = FileManager.default.currentDirectoryPath
+    file path: String?, workingFolder: String = FileManager.default.currentDirectoryPath, requiresFiles: Bool = false
   ) throws(ConfigurationError) {
     guard let path else {
-      try self.init(yaml: "", folder: workingFolder, source: "the default configuration")
+      try self.init(
+        yaml: "", folder: workingFolder, source: "the default configuration", requiresFiles: requiresFiles)
       return
     }
     let place = FolderPath.absolute(path, in: workingFolder)
     let yaml = try Self.text(of: place)
-    let folder = FolderPath.absolute("..", in: place)
-    try self.init(yaml: yaml, folder: folder, source: path)
+    try self.init(yaml: yaml, folder: FolderPath.folder(of: place), source: path, requiresFiles: requiresFiles)
   }
 
   /// Reads `yaml`, whose relative paths start at `folder` (absolute). `source` names it in the faults.
-  package init(yaml: String, folder: String, source: String) throws(ConfigurationError) {
+  package init(
+    yaml: String, folder: String, source: String, requiresFiles: Bool = false
+  ) throws(ConfigurationError) {
     let faults = FaultList()
     let root = try Self.document(yaml, source: source)
     var reader = ConfigurationReader(
-      ConfigurationNode(root, keyPath: "", faults: faults).section(ConfigurationKey.all), folder: folder)
+      ConfigurationNode(root, keyPath: "", faults: faults).section(ConfigurationKey.all), folder: folder,
+      requiresFiles: requiresFiles)
     let configuration = reader.read()
     guard faults.faults.isEmpty, let configuration else {
       throw ConfigurationError(source: source, faults: faults.sorted)

@@ -9,8 +9,8 @@ import NBD
 /// The block engine in this process: images and repositories on this machine's storage.
 ///
 /// Each piece of work runs on one event loop from its beginning to its end, with every device that it opens; what
-/// blocks runs on the group's threads. Between pieces of work only the allowed folders stay open, attached images, and
-/// what is exported.
+/// blocks runs on the group's threads. Between pieces of work only attached images stay open, and what is exported:
+/// folders are opened anew for each piece, so that it finds what is mounted there by then.
 package final class LocalEngine: BlockEngine {
   let configuration: EngineConfiguration
   let clock: any WallClock
@@ -34,7 +34,7 @@ package final class LocalEngine: BlockEngine {
   let logger: Logger
   private let failureHandler = Lock<(@Sendable (ImageFailure) -> Void)?>(nil)
 
-  /// Opens the allowed folders and keeps them open; blocks.
+  /// Refuses allowed folders that aren't there; blocks.
   /// - Parameter group: stays its owner's, who shuts it down after ``shutDown()``.
   /// - Throws: `DomainError` for a folder that can't be opened, a file for TLS that can't be loaded, a group or a
   ///   compression level that doesn't exist.
@@ -148,23 +148,23 @@ package final class LocalEngine: BlockEngine {
 
   /// The folder of a repository; made, with those above it up to the allowed one, if `isMaking`. Blocks.
   private func files(ofRepositoryAt path: String, isMaking: Bool) throws -> any FolderFiles {
-    let place = try repositoryFolders.resolve(path)
-    do throws(SystemError) {
-      if isMaking, place.relative != "." {
-        let outer = configuration.openFiles(place.folder)
-        var made = ""
-        for name in place.relative.split(separator: "/") {
-          let above = made.isEmpty ? "." : made
-          made += made.isEmpty ? String(name) : "/\(name)"
-          if try outer.ensureFolder(made) { try outer.synchronizeFolder(above) }
-        }
+    do {
+      let place = try isMaking ? repositoryFolders.resolveToMake(path) : repositoryFolders.resolve(path)
+      let outer = configuration.openFiles(place.folder)
+      if isMaking { try DirectoryRepository.refuseWithin(outer, place.relative, path) }
+      var made = place.missing.reduce(place.relative) { path, _ in RepositoryPath.folder(of: path) }
+      for name in place.missing {
+        let above = made
+        made = above == "." ? name : "\(above)/\(name)"
+        if try outer.ensureFolder(made) { try outer.synchronizeFolder(above) }
       }
-      return configuration.openFiles(try place.folder.openFolder(place.relative))
+      let folder = try place.folder.openFolder(place.relative, followsLinks: false)
+      return configuration.openFiles(folder)
     } catch {
-      let failure = DomainError(error, of: path)
+      let failure = DomainError(any: error, of: path)
       guard failure.code == .sourceNotFound || failure.code == .sourceNotAFile else { throw failure }
       throw DomainError(
-        .repositoryUnavailable, "the repository's folder \(path) can't be opened: \(error)",
+        .repositoryUnavailable, "the repository's folder \(path) can't be opened: \(failure.detail)",
         remedy: "mount the repository's storage, or check the path")
     }
   }
@@ -183,9 +183,10 @@ package final class LocalEngine: BlockEngine {
   package func openRepository(at path: String, id: RepositoryID) async throws -> RepositoryID {
     try await onLoop(in: .folder(path)) { [self] loop in
       try await loop.blocking(about: path) { [self] in
+        let files = try files(ofRepositoryAt: path, isMaking: true)
         let made = try DirectoryRepository.establish(
-          in: try files(ofRepositoryAt: path, isMaking: true), at: path, id: id, writer: configuration.writer,
-          now: clock.now())
+          in: files, at: path, id: id, writer: configuration.writer, now: clock.now())
+        try files.requireInPlace(at: path)
         note(made.repair, of: RepositoryLocation(id: made.id, path: path))
         return made.id
       }

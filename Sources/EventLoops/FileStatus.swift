@@ -36,6 +36,8 @@ package struct FileStatus: Hashable, Sendable {
   /// Which file it is: the same pair is the same file, whatever its name.
   package let device: UInt64
   package let inode: UInt64
+  /// Of a device node: which device it stands for, whatever the node.
+  package let deviceNumber: UInt64
 }
 
 extension FileDescriptor {
@@ -45,6 +47,7 @@ extension FileDescriptor {
     return FileStatus(
       kind: FileStatus.Kind(mode: status.st_mode), byteCount: UInt64(status.st_size),
       allocatedByteCount: UInt64(status.st_blocks) * 512, preferredByteCount: Int(status.st_blksize),
-      device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
+      device: UInt64(status.st_dev), inode: UInt64(status.st_ino),
+      deviceNumber: UInt64(status.st_rdev))
   }
 }

@@ -19,11 +19,12 @@ package struct FolderEntry: Hashable, Sendable {
 // it. All of it may block: loops do it through `blocking`.
 extension Folder {
   /// The folder at `path`; "." is this one.
-  /// - Throws: EXDEV for a path that leads out, ENOTDIR for what isn't a folder, and what the kernel says.
-  package func openFolder(_ path: String) throws(SystemError) -> Folder {
+  /// - Throws: EXDEV for a path that leads out, ENOTDIR for what isn't a folder, ELOOP for a link that isn't to be
+  ///   followed, and what the kernel says.
+  package func openFolder(_ path: String, followsLinks: Bool = true) throws(SystemError) -> Folder {
     var how = open_how()
     how.flags = UInt64(UInt32(bitPattern: O_RDONLY | O_CLOEXEC | O_DIRECTORY))
-    how.resolve = UInt64(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    how.resolve = Self.resolution(followsLinks: followsLinks)
     return Folder(adopting: FileDescriptor(adopting: try openRetrying(path, &how)), calls: calls)
   }
 
@@ -31,7 +32,7 @@ extension Folder {
   package func status(of path: String) throws(SystemError) -> FileStatus? {
     var how = open_how()
     how.flags = UInt64(UInt32(bitPattern: Int32(shim_o_path) | O_CLOEXEC))
-    how.resolve = UInt64(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    how.resolve = Self.resolution(followsLinks: true)
     do throws(SystemError) {
       return try FileDescriptor(adopting: try openRetrying(path, &how)).status()
     } catch {

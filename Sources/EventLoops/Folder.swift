@@ -37,31 +37,40 @@ package final class Folder: Sendable {
     package var createMode: UInt32?
     /// Whether a block device is acceptable.
     package var allowsBlockDevice = false
+    /// Whether links on the way are followed, the last name included.
+    package var followsLinks = true
 
     package init(
-      access: Access = .readOnly, direct: Bool = false, createMode: UInt32? = nil, allowsBlockDevice: Bool = false
+      access: Access = .readOnly, direct: Bool = false, createMode: UInt32? = nil, allowsBlockDevice: Bool = false,
+      followsLinks: Bool = true
     ) {
       self.access = access
       self.direct = direct
       self.createMode = createMode
       self.allowsBlockDevice = allowsBlockDevice
+      self.followsLinks = followsLinks
     }
   }
 
-  /// Opens the file at `path`, relative to the folder. Links are followed as long as they stay beneath it; `..` that
-  /// climbs out, absolute paths and links, and /proc's magic links are refused. Opening never waits for a FIFO's other
-  /// end. May block on the disk: loops do it through `blocking`.
-  /// - Throws: EXDEV for a path that leaves the folder, EISDIR or ENXIO for what isn't a regular file, and what the
-  ///   kernel says; the detail names the path.
+  /// Opens the file at `path`, relative to the folder. Links are followed as long as they stay beneath it, unless the
+  /// options say otherwise; `..` that climbs out, absolute paths and links, and /proc's magic links are refused. Opening
+  /// never waits for a FIFO's other end. May block on the disk: loops do it through `blocking`.
+  /// - Throws: EXDEV for a path that leaves the folder, ELOOP for a link that isn't to be followed, EISDIR or ENXIO for
+  ///   what isn't a regular file, and what the kernel says; the detail names the path.
   package func openFile(_ path: String, _ options: FileOptions = FileOptions()) throws(SystemError) -> FileDescriptor {
     var how = open_how()
     how.flags = UInt64(UInt32(bitPattern: options.openFlags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY))
     how.mode = UInt64(options.createMode ?? 0)
-    how.resolve = UInt64(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    how.resolve = Self.resolution(followsLinks: options.followsLinks)
     let number = try openRetrying(path, &how)
     let file = FileDescriptor(adopting: number)
     try file.check(options, path)
     return file
+  }
+
+  /// The kernel's rules for every look-up beneath a folder.
+  static func resolution(followsLinks: Bool) -> UInt64 {
+    UInt64(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | (followsLinks ? 0 : RESOLVE_NO_SYMLINKS))
   }
 
   func openRetrying(_ path: String, _ how: inout open_how) throws(SystemError) -> Int32 {

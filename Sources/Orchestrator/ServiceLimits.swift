@@ -16,6 +16,8 @@ package struct ServiceLimits: Sendable {
   package var labelsPerImage = 64
   /// Bytes of one label's key or value.
   package var labelLength = 256
+  /// How often a source is compared anew with the registered ones, as others were registered meanwhile.
+  package var registrationAttempts = 32
   /// Lines that are kept of one job's log.
   package var logLinesPerJob = 1000
   /// Bytes that are kept of one such line.

@@ -35,7 +35,7 @@ struct Serve: ParsableCommand {
     let signals = StopSignals()
     let events = Mailbox<Event>()
     do {
-      let configuration = try ServerConfiguration(file: config)
+      let configuration = try ServerConfiguration(file: config, requiresFiles: true)
       Self.startLogging(configuration.logLevel)
       signals.listen { events.post(.signal($0)) }
       if let server = try Self.start(configuration, events) { try Self.stop(server, events) }

@@ -59,6 +59,37 @@ struct FolderOverlapTests {
     expectOneFault("", "socketFolder:- ", "is the same folder as stateFolder", in: folder.path)
   }
 
+  @Test func dotDotAfterALinkIsTheFolderAboveItsTarget() throws {
+    try folder.makeFolder("pool/v2")
+    try link("current", to: "pool/v2")
+    let read = try ServerConfiguration.read(
+      "imageFolders: [current/../images]\nimages: [{name: a, source: {kind: file, path: pool/images/a}, format: raw}]",
+      in: folder.path)
+    #expect(read.imageFolders == [folder.path("pool/images")])
+    try link("nowhere", to: "none")
+    expectOneFault("stateFolder: nowhere/../state", "stateFolder:1 ", "leads nowhere", in: folder.path)
+  }
+
+  @Test func anImageMayBeNamedByWhereItsFolderReallyIs() throws {
+    try folder.makeFolder("disks")
+    try link("images", to: "disks")
+    let yaml = "images: [{name: a, source: {kind: file, path: disks/a}, format: raw}]"
+    #expect(try ServerConfiguration.read(yaml, in: folder.path).images.count == 1)
+  }
+
+  @Test func whatTheServerDoesntMakeMustBeThere() throws {
+    for name in ["backup", "etc"] { try folder.makeFolder(name) }
+    try folder.write(
+      "imageFolders: [backup, none]\nrepositoryFolders: [etc]\ntls: {certificate: no.pem, key: etc}\n", to: "c")
+    let error = #expect(throws: ConfigurationError.self) {
+      try ServerConfiguration(file: folder.path("c"), requiresFiles: true)
+    }
+    let faults = error?.faults.map { "\($0.keyPath):\($0.line ?? 0)" }
+    #expect(faults == ["imageFolders[1]:1", "tls.certificate:3", "tls.key:3"])
+    #expect(error?.faults.first?.detail.contains("No such file") == true)
+    _ = try ServerConfiguration(file: folder.path("c"))
+  }
+
   @Test func aLinkElsewhereIsFineAndThePathStaysAsWritten() throws {
     try folder.makeFolder("disks")
     try link("images", to: "disks")

@@ -1,6 +1,7 @@
 import Engine
 import EventLoops
 import Foundation
+import Glibc
 import Model
 import ModelTesting
 import Testing
@@ -35,6 +36,101 @@ struct PathTests {
       #expect(await inspect(test, test.images + "/pipe", .raw) == .sourceNotAFile)
       let device = ImageLocation(source: .device(path: "/dev/null"), format: .raw)
       #expect(await code { _ = try await test.engine.inspect(device) } == .sourceNotAFile)
+    }
+  }
+
+  /// `site/current` leads to `pool/v2`, so `site/current/..` is `pool`.
+  @Test func dotDotIsTheFolderAboveTheOneThatALinkLeadsTo() async throws {
+    try await withEngine { test in
+      for folder in ["pool/v2", "site"] { try Tool.run("mkdir", "-p", test.images + "/" + folder) }
+      try Tool.run("ln", "-s", "../pool/v2", test.images + "/site/current")
+      try SampleImage.raw(at: test.images + "/pool/base.raw", byteCount: 1 << 20, seed: 1)
+      try SampleImage.raw(at: test.images + "/site/base.raw", byteCount: 1 << 20, seed: 2)
+      try Tool.run(
+        "qemu-img", "create", "-q", "-f", "qcow2", "-b", "../base.raw", "-F", "raw", test.images + "/pool/v2/vm.qcow2")
+      let record = test.record("vm", test.images + "/site/current/vm.qcow2", .qcow2)
+      let made = try await test.backUp(record)
+      let target = test.images + "/site/current/../back.raw"
+      #expect(try await test.engine.resolveTarget(target) == test.images + "/pool/back.raw")
+      try await test.restore(made.place, to: target, .raw)
+      #expect(!FileManager.default.fileExists(atPath: test.images + "/site/back.raw"))
+      #expect(
+        try SampleImage.bytes(test.images + "/pool/back.raw") == SampleImage.bytes(test.images + "/pool/base.raw"))
+      try Tool.run("rm", test.images + "/pool/base.raw")
+      #expect(await inspect(test, record.source.place, .qcow2) == .sourceNotFound)
+    }
+  }
+
+  @Test func linksThatStayInsideAreFollowedAbsoluteOnesToo() async throws {
+    try await withEngine { test in
+      for folder in ["datastores/1", "datastores/0/79"] { try Tool.run("mkdir", "-p", test.images + "/" + folder) }
+      let file = test.images + "/datastores/1/abc"
+      try SampleImage.raw(at: file, byteCount: 65536, seed: 1)
+      let link = test.images + "/datastores/0/79/disk.0"
+      try Tool.run("ln", "-s", file, link)
+      #expect(await inspect(test, link, .raw) == nil)
+      // Through a path to the folder that isn't the configured one.
+      try Tool.run("ln", "-s", test.images, test.root + "/elsewhere")
+      #expect(await inspect(test, test.root + "/elsewhere/datastores/1/abc", .raw) == nil)
+      let sources = [file, link, test.root].map { ImageSource.file(path: $0) } + [.nbd(uri: "nbd://x")]
+      let identities = try await test.engine.identities(of: sources)
+      #expect(identities[0] != nil && identities[0] == identities[1] && identities[0] != identities[2])
+      #expect(identities[3] == nil)
+      try Tool.run("ln", "-s", "loop", test.images + "/loop")
+      #expect(await inspect(test, test.images + "/loop", .raw) == .sourceNotFound)
+    }
+  }
+
+  @Test func targetsThatCantBeAreRefusedBeforeAnythingIsWritten() async throws {
+    try await withEngine { test in
+      try SampleImage.raw(at: test.images + "/vm.raw", byteCount: 65536, seed: 1)
+      try Tool.run("ln", "-s", "nowhere", test.images + "/dangling")
+      let long = String(repeating: "n", count: 256)
+      let cases: [(String, ProblemCode?)] = [
+        ("none/back.raw", .sourceNotFound), ("dangling", .targetExists), ("dangling/back.raw", .sourceNotFound),
+        ("vm.raw", .targetExists), ("vm.raw/back.raw", .sourceNotFound), (long, .invalidField),
+        (long + "/back.raw", .invalidField), ("deep/", .invalidField), ("..", .invalidField),
+        ("../back.raw", .pathOutsideFolders), ("back.raw", nil),
+      ]
+      for (name, expected) in cases {
+        let found = await code { _ = try await test.engine.resolveTarget(test.images + "/" + name) }
+        #expect(found == expected, "\(name)")
+      }
+      #expect(await inspect(test, test.images + "/" + long, .raw) == .invalidField)
+      for code in [EACCES, EPERM] {
+        let refusal = DomainError(SystemError(code), of: "vm.raw")
+        #expect(refusal.code == .permissionDenied && refusal.remedy != nil)
+      }
+    }
+  }
+
+  @Test func dataAndBackingFilesMayBeListedDevices() async throws {
+    guard geteuid() == 0 else {
+      return print("dataAndBackingFilesMayBeListedDevices: NOT TESTED, needs root for a loop device")
+    }
+    let root = NSTemporaryDirectory() + "cobweb-engine-\(ULID())"
+    defer { try? FileManager.default.removeItem(atPath: root) }
+    try Tool.run("mkdir", "-p", root + "/images", root + "/backup")
+    try SampleImage.raw(at: root + "/disk", byteCount: 1 << 20, seed: 1)
+    guard let device = try? Tool.run("losetup", "--find", "--show", root + "/disk").split(separator: "\n").first else {
+      return print("dataAndBackingFilesMayBeListedDevices: NOT TESTED, no loop device to be had")
+    }
+    defer { _ = try? Tool.run("losetup", "--detach", String(device)) }
+    let image = root + "/images/vm.qcow2"
+    try Tool.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=\(device),data_file_raw=on", image, "1M")
+    try Tool.run("ln", "-s", String(device), root + "/images/link.raw")
+    let over = root + "/images/over.qcow2"
+    try Tool.run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", "link.raw", "-F", "raw", over, "1M")
+    let unlisted = try await TestEngine(root: root)
+    for path in [image, over] { #expect(await inspect(unlisted, path, .qcow2) == .pathOutsideFolders, "\(path)") }
+    await unlisted.engine.shutDown()
+    try await withEngine(root: root, devices: [String(device)]) { test in
+      for path in [image, over] {
+        #expect(await inspect(test, path, .qcow2) == nil, "\(path)")
+        let made = try await test.backUp(test.record("vm", path, .qcow2))
+        #expect(try await test.verify(made.place).findings == [])
+        #expect(made.receipt.dirtyBytes > 0)
+      }
     }
   }
 

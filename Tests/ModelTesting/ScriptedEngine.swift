@@ -9,6 +9,8 @@ package final class ScriptedEngine: BlockEngine {
   package enum Order: Hashable, Sendable {
     case suggestFormat(ImageSource)
     case inspect(ImageLocation)
+    case resolveTarget(String)
+    case identities([ImageSource])
     case extents(ImageLocation, offset: UInt64, length: UInt64?, limit: Int)
     case attach(AttachOrder, job: JobID)
     case detach(ImageID)
@@ -41,6 +43,8 @@ package final class ScriptedEngine: BlockEngine {
       let item = ExtentPage.Item(offset: offset, length: end - offset, data: true, zero: false)
       return ExtentPage(items: [item], nextOffset: nil, generation: "1")
     }
+    package var resolveTarget: @Sendable (String) throws -> String = { $0 }
+    package var identity: @Sendable (ImageSource) -> FileIdentity? = { _ in nil }
     package var attach: @Sendable (AttachOrder) throws -> AttachReceipt = { order in
       AttachReceipt(virtualSize: 1 << 20, cache: order.cache ?? .direct)
     }
@@ -137,6 +141,15 @@ package final class ScriptedEngine: BlockEngine {
 
   package func inspect(_ image: ImageLocation) async throws -> ImageInspection {
     try await arrive(.inspect(image)).inspect(image)
+  }
+
+  package func resolveTarget(_ path: String) async throws -> String {
+    try note(.resolveTarget(path)).resolveTarget(path)
+  }
+
+  package func identities(of sources: [ImageSource]) async throws -> [FileIdentity?] {
+    let script = note(.identities(sources))
+    return sources.map { script.identity($0) }
   }
 
   package func extents(

@@ -10,10 +10,7 @@ import Testing
     let bench = try await ServiceBench()
     let backup = try await bench.completeBackup()
     let gate = Gate()
-    bench.engine.script { script in
-      script.hold(at: gate)
-      script.suggestFormat = { _ in throw DomainError(.sourceNotFound, "nothing there") }
-    }
+    bench.engine.script { $0.hold(at: gate) }
     let job = try await bench.backUp("vm1")
     try await gate.reached()
     try await Task.sleep(for: .milliseconds(30))
@@ -78,7 +75,7 @@ import Testing
   /// Orders that change nothing in the world.
   private static func isRead(_ order: ScriptedEngine.Order) -> Bool {
     switch order {
-    case .suggestFormat, .inspect, .extents, .scan: true
+    case .suggestFormat, .inspect, .extents, .scan, .resolveTarget, .identities: true
     default: false
     }
   }

@@ -5,14 +5,9 @@ import Orchestrator
 import Testing
 
 @Suite struct RestoreTests {
-  private func absent(_ bench: ServiceBench) {
-    bench.engine.script { $0.suggestFormat = { _ in throw DomainError(.sourceNotFound, "nothing is there") } }
-  }
-
   @Test func restoreToANewFileTellsWhatWasWritten() async throws {
     let bench = try await ServiceBench()
     let backup = try await bench.completeBackup()
-    absent(bench)
     let job = try await bench.end(
       of: bench.service.restoreBackup(backup.id, to: .newFile(path: "/images/back.raw", format: .raw)).done())
     #expect(job.state == .succeeded)
@@ -33,18 +28,40 @@ import Testing
     let bench = try await ServiceBench()
     let backup = try await bench.completeBackup()
     let target = RestoreDraft.newFile(path: "/images/back.raw", format: .raw)
-    await expectRefusal(.targetExists) { try await bench.service.restoreBackup(backup.id, to: target) }
-    bench.engine.script { $0.suggestFormat = { _ in throw DomainError(.sourceNotAFile, "a folder") } }
-    await expectRefusal(.targetExists) { try await bench.service.restoreBackup(backup.id, to: target) }
-    bench.engine.script { $0.suggestFormat = { _ in throw DomainError(.pathOutsideFolders, "outside") } }
-    await expectRefusal(.pathOutsideFolders) { try await bench.service.restoreBackup(backup.id, to: target) }
+    for code in [ProblemCode.targetExists, .sourceNotFound, .pathOutsideFolders, .permissionDenied] {
+      bench.engine.script { $0.resolveTarget = { _ in throw DomainError(code, "so it is") } }
+      await expectRefusal(code) { try await bench.service.restoreBackup(backup.id, to: target) }
+    }
     #expect(try bench.service.jobs(JobFilter(kind: .restore), PageRequest()).items.isEmpty)
+  }
+
+  /// The claim is on the file, however its path is written: no two jobs fill it at the same time.
+  @Test func twoPathsToOneNewFileAreOneClaim() async throws {
+    let bench = try await ServiceBench()
+    let backup = try await bench.completeBackup()
+    let gate = Gate()
+    bench.engine.script { script in
+      script.hold(at: gate)
+      script.resolveTarget = { $0.replacing("/images/current/../", with: "/images/pool/") }
+    }
+    let first = try await bench.service.restoreBackup(
+      backup.id, to: .newFile(path: "/images/pool/back.raw", format: .raw)
+    ).done()
+    try await gate.reached()
+    let second = try await bench.service.restoreBackup(
+      backup.id, to: .newFile(path: "/images/current/../back.raw", format: .raw)
+    ).done()
+    let waiting = try await bench.job(second.id) { $0.waitingFor != nil }
+    #expect(
+      waiting.waitingFor == "the restore job \(first.id), which has the file /images/pool/back.raw to itself")
+    gate.open()
+    let job = try await bench.job(second.id) { $0.state.isEnded }
+    #expect(job.result?["target"]?["path"] == "/images/pool/back.raw")
   }
 
   @Test func targetThatAppearsMeanwhileFailsTheJob() async throws {
     let bench = try await ServiceBench()
     let backup = try await bench.completeBackup()
-    absent(bench)
     bench.engine.script { $0.restore = { _ in throw DomainError(.targetExists, "it is there by now") } }
     let job = try await bench.end(
       of: bench.service.restoreBackup(backup.id, to: .newFile(path: "/images/back.raw", format: .raw)).done())

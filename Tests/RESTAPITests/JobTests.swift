@@ -37,7 +37,6 @@ import Testing
           verified.json.at("result", "level")?.text == (body?.contains("metadata") == true ? "metadata" : "checksum"))
         #expect(verified.json.at("result", "sound") == true)
       }
-      world.engine.script { $0.suggestFormat = { _ in throw DomainError(.sourceNotFound, "nothing is there") } }
       let restored = try await world.end(
         of: world.post(
           "\(backups)/\(planned)/restore", #"{"target":{"kind":"file","path":"/images/back.raw","format":"raw"}}"#
@@ -104,6 +103,7 @@ import Testing
   func aRestoreThatCantBeIsRefused(body: String, status: Int, code: ProblemCode) async throws {
     let stock = Stock()
     try await withWorld(seed: stock.store) { world in
+      world.engine.script { $0.resolveTarget = { throw DomainError(.targetExists, "\($0) is there") } }
       try await world.post("\(backups)/\(stock.complete.id)/restore", body).expect(status, code)
     }
   }

@@ -16,8 +16,8 @@ final class ExportListeners: Sendable {
   private let sockets: ExportSockets
   private let credentials: ExportCredentials
   private let entries = Lock<[ExportAddress: Entry]>([:])
-  /// Listening and giving up an address take time, in which nobody else may look for it.
   private let apiAddresses: APIAddresses
+  /// Listening and giving up an address take time, in which nobody else may look for it.
   private let turnstile = Turnstile()
 
   init(
@@ -35,12 +35,17 @@ final class ExportListeners: Sendable {
   func check(_ order: ExportOrder) throws(DomainError) { _ = try credentials.security(order.tls) }
 
   /// Lets clients see the export at the address, which is listened at from then on.
-  func publish(_ export: NBDExport, at address: ExportAddress, tls: ExportTLS?) async throws {
-    let address = Self.canonical(address)
+  /// Returns the address as ``withdraw(_:at:)`` knows it: one value for all ways of writing it.
+  func publish(_ export: NBDExport, at address: ExportAddress, tls: ExportTLS?) async throws -> ExportAddress {
     try await turnstile.pass {
-      if let entry = entries.withLock({ $0[address] }) { return try Self.add(export, to: entry, at: address, tls) }
-      let listener = try await listen(at: address, try credentials.security(tls), publishing: export)
-      entries.withLock { $0[address] = Entry(listener: listener, tls: tls) }
+      let address = try await canonical(address)
+      if let entry = entries.withLock({ $0[address] }) {
+        try Self.add(export, to: entry, at: address, tls)
+      } else {
+        let listener = try await listen(at: address, try credentials.security(tls), publishing: export)
+        entries.withLock { $0[address] = Entry(listener: listener, tls: tls) }
+      }
+      return address
     }
   }
 
@@ -61,8 +66,8 @@ final class ExportListeners: Sendable {
   }
 
   /// Hides an export that nobody uses any more, and gives the address up if it was the last there.
+  /// - Parameter address: as ``publish(_:at:tls:)`` returned it.
   func withdraw(_ export: NBDExport, at address: ExportAddress) async {
-    let address = Self.canonical(address)
     await turnstile.pass {
       guard let listener = entries.withLock({ $0[address]?.listener }) else { return }
       listener.withdraw(export)
@@ -75,24 +80,16 @@ final class ExportListeners: Sendable {
   func shutDown() async { await server.shutdown() }
 
   /// Listens with the export in place: a client that was waiting for it mustn't hear that it is unknown.
+  /// - Parameter address: canonical.
   private func listen(
     at address: ExportAddress, _ security: ListenerSecurity, publishing export: NBDExport
   ) async throws -> NBDListener {
     do {
       switch address {
       case .unix(let path):
-        let loop = loops.next()
-        let real = try await loop.run { [sockets, apiAddresses] in
-          try await loop.blocking(about: path) {
-            let real = try sockets.prepare(path)
-            try apiAddresses.refuse(.unix(path: real))
-            return real
-          }
-        }
         return try await server.listen(
-          at: .unix(path: real), security: security, file: sockets.access, publishing: [export])
+          at: .unix(path: path), security: security, file: sockets.access, publishing: [export])
       case .tcp(let host, let port):
-        try apiAddresses.refuse(address)
         return try await server.listen(at: .ip(host: host, port: port), security: security, publishing: [export])
       }
     } catch let error as SystemError {
@@ -103,12 +100,26 @@ final class ExportListeners: Sendable {
   }
 
   /// One value for all ways of writing the same address.
-  private static func canonical(_ address: ExportAddress) -> ExportAddress {
+  /// - Throws: what is wrong with a socket's path; `addressUnavailable` for one of the API's.
+  private func canonical(_ address: ExportAddress) async throws -> ExportAddress {
     switch address {
     case .unix(let path):
-      .unix(path: AllowedFolders.components(path).map { "/" + $0.joined(separator: "/") } ?? path)
-    case .tcp("localhost", let port): .tcp(host: "127.0.0.1", port: port)
-    case .tcp: address
+      let loop = loops.next()
+      do {
+        return try await loop.run { [sockets, apiAddresses] in
+          try await loop.blocking(about: path) {
+            let address = ExportAddress.unix(path: try sockets.prepare(path))
+            try apiAddresses.refuse(address)
+            return address
+          }
+        }
+      } catch let error as SystemError {
+        throw DomainError(error, of: path)
+      }
+    case .tcp(let host, let port):
+      let address = ExportAddress.tcp(host: host == "localhost" ? "127.0.0.1" : host, port: port)
+      try apiAddresses.refuse(address)
+      return address
     }
   }
 

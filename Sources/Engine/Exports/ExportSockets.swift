@@ -41,39 +41,33 @@ struct ExportSockets: Sendable {
   }
 
   /// The path to listen at for a socket at `path`: one without links. Blocks.
-  /// - Throws: `pathOutsideFolders`; `addressUnavailable` where something else has the name.
-  func prepare(_ path: String) throws -> String {
-    let place = try folders.resolve(path)
-    let name = RepositoryPath.name(of: place.relative)
-    guard name != "." else { throw DomainError(.addressUnavailable, "\(path) is a folder", remedy: "add a name") }
-    do throws(SystemError) {
-      let folder = try place.folder.openFolder(RepositoryPath.folder(of: place.relative))
-      let real = try Self.path(of: folder)
-      var status = stat()
-      // What is there and is no socket would be taken for an abandoned one.
-      if fstatat(folder.descriptor.rawValue, name, &status, AT_SYMLINK_NOFOLLOW) == 0,
-        status.st_mode & S_IFMT != S_IFSOCK
-      {
-        throw SystemError(EEXIST)
-      }
-      return "\(real)/\(name)"
-    } catch {
-      switch error.code {
-      case EXDEV, ELOOP: throw DomainError(error, of: path)
-      case EEXIST:
+  /// - Throws: `pathOutsideFolders`; `addressUnavailable` where something else has the name, or its folder is missing.
+  func prepare(_ path: String) throws(DomainError) -> String {
+    if let there = try? folders.resolve(path), there.status.kind == .folder {
+      throw DomainError(.addressUnavailable, "\(path) is a folder", remedy: "add a name")
+    }
+    do throws(DomainError) {
+      let (place, name) = try folders.resolveName(path)
+      do throws(SystemError) {
+        let folder = try place.folder.openFolder(place.relative, followsLinks: false)
+        var status = stat()
+        // What is there and is no socket would be taken for an abandoned one.
+        if fstatat(folder.descriptor.rawValue, name, &status, AT_SYMLINK_NOFOLLOW) == 0,
+          status.st_mode & S_IFMT != S_IFSOCK
+        {
+          throw SystemError(EEXIST)
+        }
+        return "\(try folder.descriptor.currentPath())/\(name)"
+      } catch {
+        guard error.code == EEXIST else { throw DomainError(error, of: path) }
         throw DomainError(
           .addressUnavailable, "\(path) exists and is no socket", remedy: "remove it, or choose another path")
-      default:
-        throw DomainError(
-          .addressUnavailable, "the folder of \(path) can't be used: \(error)",
-          remedy: "make the folder, or choose another path")
       }
+    } catch {
+      guard [.sourceNotFound, .permissionDenied].contains(error.code) else { throw error }
+      throw DomainError(
+        .addressUnavailable, "the folder of \(path) can't be used: \(error.detail)",
+        remedy: "make the folder, or choose another path")
     }
-  }
-
-  private static func path(of folder: Folder) throws(SystemError) -> String {
-    guard let real = realpath("/proc/self/fd/\(folder.descriptor.rawValue)", nil) else { throw SystemError(errno) }
-    defer { free(real) }
-    return String(cString: real)
   }
 }

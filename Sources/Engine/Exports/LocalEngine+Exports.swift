@@ -23,9 +23,8 @@ extension LocalEngine {
         let export = NBDExport(
           name: order.name.description, device: source.device, blocks: source.blocks, loop: source.loop,
           options: Self.options(order))
-        try await listeners.publish(export, at: order.listen, tls: order.tls)
-        servedExports.put(
-          ServedExport(export: export, address: order.listen, source: source), as: order.export)
+        let address = try await listeners.publish(export, at: order.listen, tls: order.tls)
+        servedExports.put(ServedExport(export: export, address: address, source: source), as: order.export)
       } catch {
         await close(source, of: order.export)
         throw error

@@ -7,6 +7,7 @@ import NBD
 /// An export that clients can use.
 struct ServedExport: Sendable {
   let export: NBDExport
+  /// As the listeners know it.
   let address: ExportAddress
   let source: OpenExportSource
 }

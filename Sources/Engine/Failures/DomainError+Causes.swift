@@ -46,9 +46,18 @@ extension DomainError {
   package init(_ error: SystemError, of file: String) {
     let text = String(cString: strerror(error.code))
     switch error.code {
-    case ENOENT, ENOTDIR:
-      self.init(.sourceNotFound, "\(file) doesn't exist", remedy: "check the path")
-    case EXDEV, ELOOP:
+    case ENOENT:
+      self.init(
+        .sourceNotFound, "\(file) doesn't exist", remedy: "check the path, and the links and folders on the way")
+    case ENOTDIR:
+      self.init(
+        .sourceNotFound, "\(file) can't exist: a name on the way to it is no folder", remedy: "check the path")
+    case ELOOP:
+      self.init(
+        .sourceNotFound, "\(file) leads nowhere: there are too many links on the way", remedy: "check the links")
+    case ENAMETOOLONG:
+      self.init(.invalidField, "\(file): a name in the path is too long", remedy: "use shorter names")
+    case EXDEV:
       self.init(
         .pathOutsideFolders, "\(file) leads out of the allowed folders",
         remedy: "move it beneath an allowed folder, or allow its folder in the configuration")
@@ -69,7 +78,9 @@ extension DomainError {
     case ESHUTDOWN:
       self.init(.stopping, "the server is stopping")
     case EACCES, EPERM:
-      self.init(.ioError, "\(file): \(text)", remedy: "give the server's user access to it")
+      self.init(
+        .permissionDenied, "\(file): \(text)",
+        remedy: "give the server's user access to it, and to the folders above it")
     default:
       self.init(.ioError, "\(file): \(error)", remedy: "look into the kernel's log for errors of the storage below it")
     }

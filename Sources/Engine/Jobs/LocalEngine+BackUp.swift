@@ -163,7 +163,10 @@ extension LocalEngine {
   nonisolated(nonsending)
     private func checkUnchanged(_ image: OpenImage, _ loop: EventLoop) async throws
   {
-    let now = try await loop.blocking(about: image.name) { try image.currentGeneration() }
+    let now = try await loop.blocking(about: image.name) {
+      try image.requireInPlace()
+      return try image.currentGeneration()
+    }
     guard now == image.generation else {
       throw DomainError(
         .imageInUse, "\(image.name) was changed while it was backed up: the backup would be of no one point in time",

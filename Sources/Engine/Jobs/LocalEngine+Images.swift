@@ -74,7 +74,7 @@ extension LocalEngine {
       let opener = opener(on: loop)
       let path = image.source.place
       let first = try await look(at: try await openUnclaimed(image.source, loop), path, image.format, loop)
-      var seen = [first.file]
+      var seen = [first.file].compactMap { $0 }
       var chain: [ImageInspection.Layer] = []
       var last = (path: path, layer: first)
       while let reference = last.layer.description?.backing {
@@ -86,12 +86,14 @@ extension LocalEngine {
         guard last.layer.file != nil else { throw BackingName.overNBD(reference.name, "backing file", in: path) }
         let name = try BackingName(reference.name, format: reference.format, in: last.path)
         let below = name.joined(to: last.path)
-        let file = try await openUnclaimed(try await opener.openBacking(below), below, loop)
+        let file = try await openUnclaimed(try await opener.openNamed(below, isReadOnly: true), below, loop)
         let layer = try await look(at: file, below, name.format, loop)
-        guard !seen.contains(where: { $0?.device == layer.file?.device && $0?.inode == layer.file?.inode }) else {
-          throw DomainError(.backingRefused, "\(path) leads back to \(below): its backing files form a loop")
+        if let file = layer.file {
+          guard !seen.contains(where: { $0.isSameFile(as: file) }) else {
+            throw DomainError(.backingRefused, "\(path) leads back to \(below): its backing files form a loop")
+          }
+          seen.append(file)
         }
-        seen.append(layer.file)
         chain.append(ImageInspection.Layer(path: below, format: name.format, virtualSize: layer.virtualSize))
         last = (below, layer)
       }
@@ -131,7 +133,7 @@ extension LocalEngine {
     guard let name = description.externalDataFile else { return }
     guard isFile else { throw BackingName.overNBD(name, "data file", in: path) }
     let beside = try BackingName(dataFile: name, in: path).joined(to: path)
-    try await opener(on: loop).openFile(.file(path: beside), isReadOnly: true).close()
+    try await opener(on: loop).openNamed(beside, isReadOnly: true).close()
   }
 
   private static func encrypted(_ path: String, _ method: String) -> DomainError {

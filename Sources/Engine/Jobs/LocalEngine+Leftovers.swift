@@ -10,14 +10,11 @@ extension LocalEngine {
   /// Returns their paths within the image folders.
   package func removeRestoreLeftovers(liveJobs: Set<JobID>) async throws -> [String] {
     try await onLoop(in: .folder("leftovers of restores")) { [self] loop in
-      var removed: [String] = []
-      for folder in imageFolders.folders {
-        let files = configuration.openFiles(folder)
-        removed += try await loop.blocking(about: "an image folder") { [self] in
-          try removeLeftovers(files) { liveJobs.contains($0) || calls.isLive($0) }
+      try await loop.blocking(about: "the image folders") { [self] in
+        try imageFolders.openAll().flatMap { _, folder in
+          try removeLeftovers(configuration.openFiles(folder)) { liveJobs.contains($0) || calls.isLive($0) }
         }
       }
-      return removed
     }
   }
 

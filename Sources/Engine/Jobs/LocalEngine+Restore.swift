@@ -65,32 +65,29 @@ extension LocalEngine {
     ) async throws -> UInt64
   {
     let (loop, control) = (reading.loop, reading.control)
-    let place = try imageFolders.resolve(path)
-    let files = configuration.openFiles(place.folder)
-    let folder = RepositoryPath.folder(of: place.relative)
     let workName = PartFileName(target: Self.restoreWorkName, writer: configuration.writer, job: control.job).text
-    let workPath = folder == "." ? workName : "\(folder)/\(workName)"
-    try await loop.blocking(about: path) {
-      if try files.status(of: place.relative) != nil { throw Self.targetExists(path) }
+    let (place, folder) = try await loop.blocking(about: path, in: .folder(of: path)) { [imageFolders] in
+      try imageFolders.openTarget(path)
     }
+    let files = configuration.openFiles(folder)
     return try await attempt {
       let file = try await loop.blocking(about: path) {
-        let file = try files.createFile(workPath)
+        let file = try files.createFile(workName)
         // A file system that can't make it durable refuses here, before the copying.
         try files.synchronize(file)
         return file
       }
       let written = try await fill(file, through: files, reading, path, format)
       try await control.checkpoint()
-      try await loop.blocking(about: path) { try Self.publish(workPath, as: place.relative, path, files) }
+      try await loop.blocking(about: path) { try Self.publish(workName, to: place, path, files) }
       control.log(.info, "restored to \(path)")
       return written
     } orCleanUp: {
       await loop.blocking {
         do throws(SystemError) {
-          _ = try files.removeIfPresent(workPath)
+          _ = try files.removeIfPresent(workName)
         } catch {
-          control.log(.warning, "the work file \(workPath) beside \(path) couldn't be removed: \(error)")
+          control.log(.warning, "the work file \(workName) beside \(path) couldn't be removed: \(error)")
         }
       }
     }
@@ -129,31 +126,28 @@ extension LocalEngine {
 
   /// Blocks.
   private static func publish(
-    _ workPath: String, as target: String, _ path: String, _ files: any FolderFiles
+    _ workName: String, to target: RestorePlace, _ path: String, _ files: any FolderFiles
   ) throws {
-    let file = try files.openFile(workPath, isReadOnly: false)
+    let file = try files.openFile(workName, isReadOnly: false)
     defer { file.close() }
     try files.synchronize(file)
+    try target.requireInPlace()
     do throws(SystemError) {
-      try files.rename(workPath, to: target, isReplacing: false)
+      try files.rename(workName, to: target.name, isReplacing: false)
     } catch {
-      if error.code == EEXIST { throw targetExists(path) }
+      if error.code == EEXIST { throw RestorePlace.isTaken(path) }
       // It may have happened all the same.
-      if try files.status(of: target)?.inode == file.status().inode { try files.removeFile(target) }
+      if try files.status(of: target.name)?.inode == file.status().inode { try files.removeFile(target.name) }
       throw error
     }
-    do throws(SystemError) {
-      try files.synchronizeFolder(RepositoryPath.folder(of: target))
+    do {
+      try files.synchronizeFolder(".")
+      try target.requireInPlace()
     } catch {
-      // Not known to last: it must not look finished.
-      try? files.removeFile(target)
+      // Not known to last, or not to be found: it must not look finished.
+      try? files.removeFile(target.name)
       throw error
     }
-  }
-
-  private static func targetExists(_ path: String) -> DomainError {
-    DomainError(
-      .targetExists, "\(path) exists already", remedy: "give another path, or remove the file if nobody needs it")
   }
 
   // MARK: Over what is there
@@ -170,7 +164,9 @@ extension LocalEngine {
       try Self.checkSize(
         image.device, image.name, location.format == .qcow2 ? Self.qcow2ByteCount(byteCount) : byteCount,
         remedy: "restore to a new file, or resize the image with qemu-img resize")
-      return try await overwrite(image.device, image.name, reading, targetIsZero: false)
+      let written = try await overwrite(image.device, image.name, reading, targetIsZero: false)
+      try await reading.loop.blocking(about: image.name) { try image.requireInPlace() }
+      return written
     }
   }
 

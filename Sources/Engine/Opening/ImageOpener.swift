@@ -9,7 +9,7 @@ import RawFile
 
 /// Opens images with all the files that they name, on one loop.
 ///
-/// Every file is opened beneath an allowed folder, or is a listed device. Formats are what was stated, never guessed.
+/// Every file, backing and data files included, is opened beneath an allowed folder, or is a listed device. Formats are what was stated, never guessed.
 /// Backing files are opened read-only, with the name and format that the image above states; see ``BackingName``.
 struct ImageOpener: Sendable {
   let folders: AllowedFolders
@@ -86,10 +86,9 @@ struct ImageOpener: Sendable {
     try await telling(about: source.place) {
       switch source {
       case .file(let path):
-        let place = try folders.resolve(path)
         let options = Folder.FileOptions(access: isReadOnly ? .readOnly : .readWrite)
-        return try await loop.blocking(in: .folder(of: path)) { () throws(SystemError) in
-          try place.folder.openFile(place.relative, options)
+        return try await loop.blocking(about: path, in: .folder(of: path)) { [folders] in
+          try folders.openFile(path, options)
         }
       case .device(let path):
         return try await loop.blocking(about: path, in: .folder(path)) { [devices] in
@@ -100,18 +99,24 @@ struct ImageOpener: Sendable {
     }
   }
 
-  /// The backing file that an image names: beneath the allowed folders, or a listed device.
+  /// A file that an image names, for its backing or its data: beneath the allowed folders, or a listed device.
   nonisolated(nonsending)
-    func openBacking(_ path: String) async throws -> FileDescriptor
+    func openNamed(_ path: String, isReadOnly: Bool) async throws -> FileDescriptor
   {
     let refusal: DomainError
     do {
-      return try await openFile(.file(path: path), isReadOnly: true)
-    } catch let error as DomainError where error.code == .pathOutsideFolders {
+      return try await openFile(.file(path: path), isReadOnly: isReadOnly)
+    } catch let error as DomainError where [.pathOutsideFolders, .sourceNotAFile].contains(error.code) {
       refusal = error
     }
-    guard let file = try? await openFile(.device(path: path), isReadOnly: true) else { throw refusal }
-    return file
+    do {
+      return try await openFile(.device(path: path), isReadOnly: isReadOnly)
+    } catch let error as DomainError
+      where [.pathOutsideFolders, .sourceNotAFile, .sourceNotFound].contains(error.code)
+    {
+      // It is no listed device either.
+      throw refusal
+    }
   }
 
   nonisolated(nonsending)
@@ -124,8 +129,7 @@ struct ImageOpener: Sendable {
         path: path, format: format, descriptor: file, status: try file.status(),
         generation: try FileGeneration(of: file))
     }
-    if chain.files.contains(where: { $0.status.device == layer.status.device && $0.status.inode == layer.status.inode })
-    {
+    if chain.files.contains(where: { $0.status.isSameFile(as: layer.status) }) {
       throw DomainError(
         .backingRefused, "\(chain.files[0].path) leads back to \(path): the files that it names form a loop",
         remedy: "give it another backing file with qemu-img rebase")
@@ -149,12 +153,12 @@ struct ImageOpener: Sendable {
         let resolver: BackingResolver = { [self] reference in
           let name = try BackingName(reference.name, format: reference.format, in: path)
           let below = name.joined(to: path)
-          let file = try await openBacking(below)
+          let file = try await openNamed(below, isReadOnly: true)
           return try await openLayer(file, below, name.format, depth: reference.depth, isReadOnly: true, chain)
         }
         let dataFileResolver: DataFileResolver = { [self] name in
           let beside = try BackingName(dataFile: name, in: path).joined(to: path)
-          let file = try await openFile(.file(path: beside), isReadOnly: isReadOnly)
+          let file = try await openNamed(beside, isReadOnly: isReadOnly)
           return try await openLayer(file, beside, .raw, depth: depth, isReadOnly: isReadOnly, chain)
         }
         let image = try await Qcow2Image.open(

@@ -33,6 +33,17 @@ struct OpenImage: Sendable {
     for file in files { now.append(try FileGeneration(of: file.descriptor)) }
     return FileGeneration(now)
   }
+
+  /// Refuses an image one of whose paths doesn't lead to the file any more that is open for it. Blocks.
+  func requireInPlace() throws(DomainError) {
+    for file in files where !file.status.isFound(at: file.path) {
+      throw DomainError(
+        .imageInUse,
+        "\(file.path) was moved or replaced during the work on it, which was done on the file that was "
+          + "there before",
+        remedy: "start the work again when the file, and the folders above it, stay where they are")
+    }
+  }
 }
 
 /// One file of a chain.

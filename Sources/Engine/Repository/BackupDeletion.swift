@@ -27,6 +27,7 @@ struct BackupDeletion: Sendable {
     let (repository, tombstones) = (repository, tombstones)
     let wasThere = try await loop.blocking(about: place.fullPath(.manifest)) {
       try lease.confirm()
+      try repository.requireInPlace()
       return try Self.bury(place, repository, tombstones)
     }
     if !wasThere { control.log(.info, "\(place.fullPath(.manifest)) was gone already") }

@@ -7,10 +7,13 @@ import Model
 ///
 /// The order that makes a manifest's existence mean "complete":
 ///
-/// 1. Data and hashes are written under names of work files, and made durable.
+/// 1. The repository's path still leads to the open folder. Data and hashes were written under names of work files, and
+///    are made durable.
 /// 2. They get their names; the chain's, the image's and the outer folders are made durable, up to the root.
 /// 3. The manifest is written as a work file and made durable.
-/// 4. The lease is confirmed, the manifest renamed without replacing anything, and its folder made durable.
+/// 4. The lease is confirmed, and that the repository's path leads to the open folder. The manifest is renamed without
+///    replacing anything, and its folder made durable.
+/// 5. The path is looked at once more: a repository that was moved away by then has no complete backup.
 package struct BackupStage: Sendable {
   package let repository: DirectoryRepository
   package let place: StoredBackupLocation
@@ -66,6 +69,7 @@ package struct BackupStage: Sendable {
   /// Makes it all durable and visible, the manifest last.
   /// - Parameter manifest: made when all else is in place.
   package func publish(_ manifest: Manifest, lease: Lease) throws {
+    try repository.requireInPlace()
     for part in [BackupFileName.Part.data, .hashes] { try makeDurable(workPath(part)) }
     try repository.record(image, job: job)
     try lease.confirm()
@@ -80,8 +84,10 @@ package struct BackupStage: Sendable {
     try files.write(try CheckedDocumentCodec.encode(manifest), to: file)
     try files.synchronize(file)
     try lease.confirm()
+    try repository.requireInPlace()
     try files.rename(workPath(.manifest), to: place.path(.manifest), isReplacing: false)
     try files.synchronizeFolder(place.folder)
+    try repository.requireInPlace()
   }
 
   private func makeDurable(_ path: String) throws(SystemError) {

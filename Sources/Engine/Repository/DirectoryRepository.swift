@@ -45,7 +45,10 @@ package struct DirectoryRepository: Sendable {
   package static func establish(
     in files: any FolderFiles, at path: String, id: RepositoryID, writer: ULID, now: Date
   ) throws -> (id: RepositoryID, repair: String?) {
-    if let document = try document(in: files, at: path) { return (document.id, nil) }
+    if let document = try document(in: files, at: path) {
+      try refuseHolding(files, path)
+      return (document.id, nil)
+    }
     let loss = LostDocument(files: files, path: path, writer: writer)
     if let found = try loss.idInManifests() {
       return (found, try loss.restoreDocument(found))
@@ -112,6 +115,43 @@ package struct DirectoryRepository: Sendable {
       }
     }
   }
+
+  // MARK: Nesting
+
+  /// Refuses a folder that lies in a repository: what is written in there isn't that repository's. Blocks.
+  /// - Parameters:
+  ///   - outer: the files of an allowed folder, and `relative` the repository's path beneath it.
+  package static func refuseWithin(_ outer: any FolderFiles, _ relative: String, _ path: String) throws {
+    var above = relative
+    while above != "." {
+      above = RepositoryPath.folder(of: above)
+      let document = above == "." ? RepositoryPath.document : "\(above)/\(RepositoryPath.document)"
+      do throws(SystemError) {
+        guard try outer.status(of: document) != nil else { continue }
+      } catch {
+        // Nothing is known of a folder that can't be read.
+        guard [EACCES, EPERM].contains(error.code) else { throw error }
+        continue
+      }
+      throw DomainError(
+        .repositoryMismatch, "\(path) lies within another repository, the one whose \(document) is there",
+        remedy: "choose a folder outside of it")
+    }
+  }
+
+  private static func refuseHolding(_ files: any FolderFiles, _ path: String) throws {
+    let own = [RepositoryPath.images, RepositoryPath.leases, RepositoryPath.quarantine]
+    for entry in try files.entries(of: ".", limit: maximumEntryCount)
+    where entry.kind == .folder && !own.contains(entry.name) {
+      guard (try? files.status(of: "\(entry.name)/\(RepositoryPath.document)")) ?? nil != nil else { continue }
+      throw DomainError(
+        .repositoryMismatch, "\(path) holds another repository, \(entry.name)", remedy: "move one out of the other")
+    }
+  }
+
+  /// Refuses a repository whose path doesn't lead to the open folder any more: what is written there won't be found.
+  /// Blocks.
+  package func requireInPlace() throws { try files.requireInPlace(at: location.path) }
 
   // MARK: Documents
 

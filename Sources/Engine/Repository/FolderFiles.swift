@@ -2,6 +2,7 @@ import BlockCore
 import Descriptors
 import EventLoops
 import Glibc
+import Model
 
 /// The files beneath one folder, as repositories and restores need them: everything that can fail is here, so that
 /// tests can fail it.
@@ -74,6 +75,15 @@ extension FolderFiles {
       throw error
     }
     try synchronizeFolder(RepositoryPath.folder(of: path))
+  }
+
+  /// Refuses a folder that `path` doesn't lead to any more, as it was moved, replaced or mounted over.
+  package func requireInPlace(at path: String) throws {
+    guard let status = try status(of: "."), status.isFound(at: path) else {
+      throw DomainError(
+        .repositoryUnavailable, "\(path) was moved, replaced or mounted over while it was written to",
+        remedy: "mount the repository's storage, or move its folder back, then try again")
+    }
   }
 
   /// Removes the file if it is there; true if it was.

@@ -19,6 +19,13 @@ package protocol BlockEngine: Sendable {
     of image: ImageLocation, offset: UInt64, length: UInt64?, limit: Int
   ) async throws -> ExtentPage
 
+  /// The path at which a new file would be made, with the links on the way resolved: two paths for one file are the same
+  /// by then. Throws `targetExists` if anything has the name, if only a link that leads nowhere, and `sourceNotFound`
+  /// without a folder to make it in.
+  func resolveTarget(_ path: String) async throws -> String
+  /// Which file or device each source is, whatever its path; nil where that can't be told, as for NBD exports.
+  func identities(of sources: [ImageSource]) async throws -> [FileIdentity?]
+
   // MARK: Attached images and exports
 
   /// Opens the image as `AttachOrder` says; from then on ``extents(of:offset:length:limit:)`` of it are the live ones.

@@ -27,6 +27,7 @@ package enum ProblemCode: String, Sendable, Codable, CaseIterable {
   case pathOutsideFolders = "path-outside-folders"
   case sourceNotFound = "source-not-found"
   case sourceNotAFile = "source-not-a-file"
+  case permissionDenied = "permission-denied"
   case backingRefused = "backing-refused"
   case imageLocked = "image-locked"
   case imageCorrupt = "image-corrupt"

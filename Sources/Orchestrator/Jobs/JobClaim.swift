@@ -39,6 +39,7 @@ struct JobClaim: Hashable, Sendable {
       switch target {
       case .newFile(let path, _):
         try of(backup, isAlone: false, in: catalog)
+          // Its links were resolved when it was asked for.
           + [JobClaim(subject: .path(comparablePath(path)), isAlone: true, words: "the file \(path)")]
       case .image(let id):
         try of(backup, isAlone: false, in: catalog) + [image(id, isAlone: true, in: catalog)]
@@ -88,4 +89,9 @@ struct ClaimHold: Sendable {
 /// depends on links.
 func comparablePath(_ path: String) -> String {
   "/" + path.split(separator: "/").filter { $0 != "." }.joined(separator: "/")
+}
+
+/// Whether `path` lies within `folder`, as far as the spelling tells.
+func lies(_ path: String, within folder: String) -> Bool {
+  comparablePath(path).hasPrefix(comparablePath(folder) + "/")
 }

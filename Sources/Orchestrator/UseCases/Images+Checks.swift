@@ -42,6 +42,30 @@ extension BackupService {
     }
   }
 
+  /// Refuses a source that is the file or device of a registered image under another path. Returns the sources that it
+  /// was compared with.
+  func requireNoOtherPath(to source: ImageSource) async throws -> Set<ImageSource> {
+    let images = try ledger.read { catalog in try allPages { try catalog.images($0) } }
+    let identities = try await engine.identities(of: [source] + images.map(\.source))
+    if let own = identities.first ?? nil,
+      let (other, _) = zip(images, identities.dropFirst()).first(where: { $0.source != source && $1 == own })
+    {
+      throw DomainError(
+        .sourceTaken,
+        "\(source.place) is the file at \(other.source.place), which is registered as image "
+          + "'\(other.name)'",
+        remedy: "use that image")
+    }
+    return Set(images.map(\.source))
+  }
+
+  /// Throws ``RegisteredMeanwhile`` if there is an image by now that the source wasn't compared with.
+  static func requireNone(beside sources: Set<ImageSource>, in catalog: any CatalogReading) throws {
+    guard try allPages({ try catalog.images($0) }).allSatisfy({ sources.contains($0.source) }) else {
+      throw RegisteredMeanwhile()
+    }
+  }
+
   static func requireFree(_ name: ResourceName, in catalog: any CatalogReading) throws {
     guard let other = try catalog.image(named: name) else { return }
     throw DomainError(.nameTaken, "image \(other.id) has the name '\(name)' already", remedy: "choose another name")
@@ -83,6 +107,9 @@ extension BackupService {
     ])
   }
 }
+
+/// Another image was registered while a source was compared with those that there were: it is compared anew.
+struct RegisteredMeanwhile: Error {}
 
 /// Throws `managedByConfig` for what the config file declares.
 func requireManagedHere(_ managedBy: ManagedBy, _ what: String) throws(DomainError) {

@@ -61,21 +61,37 @@ extension BackupService {
       try checkLabels(draft.labels)
       let location = try await statedLocation(of: draft)
       let inspection = try await openable(location)
-      let check: @Sendable (any CatalogReading) throws -> Void = { catalog in
-        try Self.requireFree(draft.name, draft.source, in: catalog)
+      for _ in 0..<limits.registrationAttempts {
+        do {
+          return try await registerImage(draft, location, inspection, terms)
+        } catch is RegisteredMeanwhile {
+          continue
+        }
       }
-      return try await change(terms) { catalog in
-        try check(catalog)
-        return Self.plan(draft, location, inspection)
-      } apply: { catalog, now in
-        try check(catalog)
-        let image = Image(
-          id: ImageID(ULID(at: now)), name: draft.name, source: draft.source, format: location.format,
-          virtualSize: inspection.virtualSize, labels: draft.labels, createdAt: now)
-        try catalog.insert(image)
-        try catalog.announce(.imageCreated, image, at: now)
-        return image
-      }
+      throw DomainError(
+        .sourceTaken, "other images were registered at the same moment, again and again", remedy: "ask again")
+    }
+  }
+
+  private func registerImage(
+    _ draft: ImageDraft, _ location: ImageLocation, _ inspection: ImageInspection, _ terms: Terms<Image>
+  ) async throws -> Answer<Image> {
+    let others = try await requireNoOtherPath(to: draft.source)
+    let check: @Sendable (any CatalogReading) throws -> Void = { catalog in
+      try Self.requireFree(draft.name, draft.source, in: catalog)
+      try Self.requireNone(beside: others, in: catalog)
+    }
+    return try await change(terms) { catalog in
+      try check(catalog)
+      return Self.plan(draft, location, inspection)
+    } apply: { catalog, now in
+      try check(catalog)
+      let image = Image(
+        id: ImageID(ULID(at: now)), name: draft.name, source: draft.source, format: location.format,
+        virtualSize: inspection.virtualSize, labels: draft.labels, createdAt: now)
+      try catalog.insert(image)
+      try catalog.announce(.imageCreated, image, at: now)
+      return image
     }
   }
 

@@ -154,5 +154,11 @@ extension BackupService {
         .nameTaken, "\(draft.path) is registered already, as repository '\(other.name)'",
         remedy: "use that repository")
     }
+    // As their spelling tells; what links hide, the engine finds.
+    if let other = all.first(where: { lies($0.path, within: draft.path) || lies(draft.path, within: $0.path) }) {
+      throw DomainError(
+        .repositoryMismatch, "\(draft.path) and repository '\(other.name)', \(other.path), lie one within the other",
+        remedy: "choose a folder outside of it")
+    }
   }
 }

@@ -20,7 +20,7 @@ extension BackupService {
     try await answering(terms) {
       // What the rows tell first, then what the engine tells, then the rows again with the job.
       _ = try ledger.read { try Self.resolve(id, target, terms, in: $0) }
-      try await look(at: target, for: id)
+      let target = try await look(at: target, for: id)
       return try await submitNew(terms) { catalog, _ in
         let (backup, resolved) = try Self.resolve(id, target, terms, in: catalog)
         var links = Self.links(to: backup)
@@ -55,17 +55,11 @@ extension BackupService {
   }
 
   /// What only the storage knows: whether there is a file already, whether the target can be opened, and its size.
-  private func look(at target: RestoreDraft, for id: BackupID) async throws {
+  /// Returns the target with the links on its path resolved: the job's claim is on the file, however it was written.
+  private func look(at target: RestoreDraft, for id: BackupID) async throws -> RestoreDraft {
     switch target {
-    case .newFile(let path, _):
-      do {
-        _ = try await engine.suggestFormat(of: .file(path: path))
-      } catch let error as DomainError where error.code == .sourceNotFound {
-        return
-      } catch let error as DomainError where error.code == .sourceNotAFile {
-        throw Self.exists(path)
-      }
-      throw Self.exists(path)
+    case .newFile(let path, let format):
+      return .newFile(path: try await engine.resolveTarget(path), format: format)
     case .image(let reference, _):
       _ = try await inspectImage(reference)
     case .nbd(let uri, _):
@@ -77,12 +71,7 @@ extension BackupService {
           remedy: "restore to an export of the same size, or to a new file")
       }
     }
-  }
-
-  private static func exists(_ path: String) -> DomainError {
-    DomainError(
-      .targetExists, "there is something at \(path) already",
-      remedy: "choose another path, or register it as an image and restore over that")
+    return target
   }
 
   private static func plan(

@@ -150,6 +150,11 @@ extension ProblemType {
         code, 422, "The source isn't a regular file or an allowed device",
         "A folder, a socket, a pipe, or a device that isn't listed in the configuration.",
         remedy: "name a regular file, or list the device in the configuration")
+    case .permissionDenied:
+      ProblemType(
+        code, 422, "The server's user has no access",
+        "The operating system refuses the server's user the file, or a folder above it.",
+        remedy: "give that user the right to read it, and to write it where it is to be written")
     case .backingRefused:
       ProblemType(
         code, 422, "A file that the image names is refused",
