@@ -193,6 +193,27 @@ package final class LocalEngine: BlockEngine {
     }
   }
 
+  /// As ``open(_:on:)``, for work that writes. Throws `repositoryReadOnly` before anything is done.
+  nonisolated(nonsending)
+    func openToWrite(_ location: RepositoryLocation, on loop: EventLoop) async throws -> DirectoryRepository
+  {
+    let repository = try await open(location, on: loop)
+    let access = try await loop.blocking(about: location.path) { try repository.access() }
+    guard access == .readWrite else {
+      throw DomainError(
+        .repositoryReadOnly, "the storage of the repository \(location.path) takes no writes",
+        remedy: "mount it to be written, and give the server's user access to it")
+    }
+    return repository
+  }
+
+  package func access(to location: RepositoryLocation) async throws -> RepositoryAccess {
+    try await onLoop(in: .folder(location.path)) { [self] loop in
+      let repository = try await open(location, on: loop)
+      return try await loop.blocking(about: location.path) { try repository.access() }
+    }
+  }
+
   package func scan(_ location: RepositoryLocation) async throws -> RepositoryScan {
     try await onLoop(in: .folder(location.path)) { [self] loop in
       let repository = try await open(location, on: loop)
@@ -212,8 +233,11 @@ package final class LocalEngine: BlockEngine {
 
   package func recover(_ location: RepositoryLocation, liveJobs: Set<JobID>) async throws -> RecoveryReport {
     try await onLoop(in: .folder(location.path)) { [self] loop in
+      let repository = try await open(location, on: loop)
+      let access = try await loop.blocking(about: location.path) { try repository.access() }
+      guard access == .readWrite else { return RecoveryReport(removed: [], quarantined: [], access: access) }
       let recovery = RepositoryRecovery(
-        repository: try await open(location, on: loop), leases: leases, tombstones: tombstones
+        repository: repository, leases: leases, tombstones: tombstones
       ) { [calls] in liveJobs.contains($0) || calls.isLive($0) }
       let report = try await recovery.run(on: loop)
       for path in report.removed { logger.debug("removed a leftover", metadata: ["path": "\(path)"]) }
@@ -225,7 +249,7 @@ package final class LocalEngine: BlockEngine {
   package func record(_ image: ImageRecord, in location: RepositoryLocation) async throws {
     let job = JobID()
     try await onLoop(for: job, in: .folder(location.path)) { [self] loop in
-      let repository = try await open(location, on: loop)
+      let repository = try await openToWrite(location, on: loop)
       try await loop.blocking(about: location.path) {
         guard try repository.files.status(of: RepositoryPath.image(image.id)) != nil else { return }
         try repository.record(image, job: job)
@@ -235,7 +259,7 @@ package final class LocalEngine: BlockEngine {
 
   package func delete(_ backup: StoredBackupLocation, control: any JobControl) async throws {
     try await onLoop(in: .folder(backup.repository.path)) { [self] loop in
-      let repository = try await open(backup.repository, on: loop)
+      let repository = try await openToWrite(backup.repository, on: loop)
       guard try await loop.blocking(about: backup.folder, { try repository.files.status(of: backup.folder) != nil })
       else { return control.log(.info, "\(backup.fullPath(.manifest)) was gone already") }
       try await leases.withLease(on: backup.image, of: repository, loop: loop, control: control) { lease in

@@ -12,13 +12,16 @@ package struct FolderCalls: Sendable {
   package var link: NamePair
   /// `fsync` of a folder. Some network and FUSE file systems answer EINVAL or ENOTSUP.
   package var synchronize: @Sendable (_ folder: Int32) -> Int32
+  /// Whether a file can be made in the folder.
+  package var checkWritable: @Sendable (_ folder: Int32) -> Int32
 
   package static let kernel = FolderCalls(
     renameExclusively: { from, old, to, new in
       result(of: shim_renameat2(from, old, to, new, UInt32(shim_rename_noreplace)))
     },
     link: { from, old, to, new in result(of: linkat(from, old, to, new, 0)) },
-    synchronize: { result(of: fsync($0)) })
+    synchronize: { result(of: fsync($0)) },
+    checkWritable: { result(of: faccessat($0, ".", W_OK, 0)) })
 
   private static func result(of call: Int32) -> Int32 { call == 0 ? 0 : errno }
 }
@@ -62,6 +65,14 @@ extension Folder {
   package func synchronize() throws(SystemError) -> Bool {
     let code = calls.synchronize(descriptor.rawValue)
     if Self.isUnsupported(code) { return false }
+    guard code == 0 else { throw SystemError(code) }
+    return true
+  }
+
+  /// False where the file system is mounted to be read only, or takes nothing of this user's.
+  package func isWritable() throws(SystemError) -> Bool {
+    let code = calls.checkWritable(descriptor.rawValue)
+    if [EROFS, EACCES, EPERM].contains(code) { return false }
     guard code == 0 else { throw SystemError(code) }
     return true
   }

@@ -111,6 +111,10 @@ struct FaultyFiles: FolderFiles {
   private func full(_ path: String) -> String { path == "." ? root : "\(root)/\(path)" }
   private func folder(_ path: String) -> String { (full(path) as NSString).deletingLastPathComponent }
 
+  func isWritable() throws(SystemError) -> Bool {
+    try plan.step(false) { () throws(SystemError) in try next.isWritable() }
+  }
+
   func makeFolder(_ path: String) throws(SystemError) {
     try plan.step(true) { () throws(SystemError) in
       try next.makeFolder(path)

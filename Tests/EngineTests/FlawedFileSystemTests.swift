@@ -54,4 +54,29 @@ struct FlawedFileSystemTests {
     #expect(refused.code == .ioError && refused.detail.contains("doesn't support"))
     #expect(DomainError(SystemError(ENXIO), of: "disk.raw").code == .sourceNotAFile)
   }
+
+  @Test(arguments: [EROFS, EACCES])
+  func storageThatTakesNoWritesServesReaders(_ refusal: Int32) async throws {
+    try await withEngine { test in
+      let source = test.images + "/vm.raw"
+      try SampleImage.raw(at: source, byteCount: 1 << 20, seed: 52)
+      let made = try await test.backUp(test.record("vm", source, .raw))
+      #expect(try await test.engine.access(to: test.repository) == .readWrite)
+      var calls = FolderCalls.kernel
+      calls.checkWritable = { _ in refusal }
+      let flawed = calls
+      let reader = try await TestEngine(root: test.root, writer: test.writer, repository: test.repository) {
+        LocalFolderFiles($0.making(flawed))
+      }
+      #expect(try await reader.engine.access(to: test.repository) == .readOnly)
+      #expect(try await reader.engine.recover(test.repository, liveJobs: []).access == .readOnly)
+      #expect(await code { _ = try await reader.backUp(made.order.image) } == .repositoryReadOnly)
+      #expect(
+        await code { try await reader.engine.delete(made.place, control: RecordingJobControl()) }
+          == .repositoryReadOnly)
+      #expect(try await reader.verify(made.place).findings == [])
+      #expect(try await reader.engine.scan(test.repository).backups.count == 1)
+      await reader.engine.shutDown()
+    }
+  }
 }

@@ -17,6 +17,7 @@ package final class ScriptedEngine: BlockEngine {
     case export(ExportOrder)
     case withdraw(ExportID, ExportRemoval)
     case openRepository(path: String, id: RepositoryID)
+    case access(RepositoryLocation)
     case scan(RepositoryLocation)
     case recover(RepositoryLocation, liveJobs: Set<JobID>)
     case removeRestoreLeftovers(liveJobs: Set<JobID>)
@@ -57,6 +58,7 @@ package final class ScriptedEngine: BlockEngine {
     package var activity: @Sendable (ExportID) -> ExportActivity = { _ in ExportActivity() }
     /// The id that a folder's repository.json has; by default the one that it was opened with first.
     package var repositoryID: @Sendable (_ path: String) throws -> RepositoryID? = { _ in nil }
+    package var access: @Sendable (RepositoryLocation) throws -> RepositoryAccess = { _ in .readWrite }
     package var recover: @Sendable (RepositoryLocation) throws -> RecoveryReport = { _ in
       RecoveryReport(removed: [], quarantined: [])
     }
@@ -229,6 +231,10 @@ package final class ScriptedEngine: BlockEngine {
       state.repositories[path] = repository
       return repository.id
     }
+  }
+
+  package func access(to repository: RepositoryLocation) async throws -> RepositoryAccess {
+    try await arrive(.access(repository)).access(repository)
   }
 
   package func scan(_ repository: RepositoryLocation) async throws -> RepositoryScan {

@@ -71,7 +71,10 @@ import Testing
     let stored = InMemoryCatalog()
     try await stored.write { try $0.insert(Repository.sample()) }
     let engine = ScriptedEngine()
-    engine.script { $0.recover = { _ in throw DomainError(.repositoryUnavailable, "not mounted") } }
+    engine.script { script in
+      script.recover = { _ in throw DomainError(.repositoryUnavailable, "not mounted") }
+      script.access = { _ in throw DomainError(.repositoryUnavailable, "not mounted") }
+    }
     let bench = try await ServiceBench(catalog: stored, engine: engine)
     try await bench.image("vm1")
     await expectRefusal(.repositoryUnavailable) { try await bench.backUp("vm1") }

@@ -9,7 +9,7 @@ extension LocalEngine {
     let location = ImageLocation(source: order.image.source, format: order.image.format)
     try attachedImages.checkDetached(location)
     return try await onLoop(for: control.job, in: .folder(order.repository.path)) { [self] loop in
-      let repository = try await open(order.repository, on: loop)
+      let repository = try await openToWrite(order.repository, on: loop)
       let image = try await opener(on: loop).open(
         location, isReadOnly: true, for: ImageUse("the backup job \(control.job)"))
       if case .nbd(let uri) = location.source {

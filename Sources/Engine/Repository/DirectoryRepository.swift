@@ -153,6 +153,9 @@ package struct DirectoryRepository: Sendable {
   /// Blocks.
   package func requireInPlace() throws { try files.requireInPlace(at: location.path) }
 
+  /// Blocks.
+  package func access() throws(SystemError) -> RepositoryAccess { try files.isWritable() ? .readWrite : .readOnly }
+
   // MARK: Documents
 
   package func manifestBytes(_ backup: StoredBackupLocation) throws(SystemError) -> [UInt8] {

@@ -11,6 +11,8 @@ import Model
 /// descriptor and never lead out of it. All calls block but ``device(over:isReadOnly:direct:on:)``: they are made
 /// through `EventLoop.blocking`.
 package protocol FolderFiles: Sendable {
+  /// Whether anything can be written here at all.
+  func isWritable() throws(SystemError) -> Bool
   /// - Throws: EEXIST if the name is taken.
   func makeFolder(_ path: String) throws(SystemError)
   /// In order of name.

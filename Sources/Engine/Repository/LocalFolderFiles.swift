@@ -14,6 +14,8 @@ package struct LocalFolderFiles: FolderFiles {
   private static let fileMode: UInt32 = 0o640
   private static let folderMode: UInt32 = 0o750
 
+  package func isWritable() throws(SystemError) -> Bool { try folder.isWritable() }
+
   package func makeFolder(_ path: String) throws(SystemError) {
     try folder.makeFolder(path, mode: Self.folderMode)
   }

@@ -16,19 +16,22 @@ package struct Repository: Hashable, Sendable, Codable {
   /// The absolute path of its folder.
   package var path: String
   package var state: State
+  /// Whether its storage took no writes the last time: its backups can be verified, restored and exported.
+  package var isReadOnly: Bool
   package var managedBy: ManagedBy
   package var createdAt: Date
   package var revision: Int
 
   package init(
     id: RepositoryID = RepositoryID(), name: ResourceName, kind: Kind = .directory, path: String,
-    state: State = .ready, managedBy: ManagedBy = .api, createdAt: Date, revision: Int = 1
+    state: State = .ready, isReadOnly: Bool = false, managedBy: ManagedBy = .api, createdAt: Date, revision: Int = 1
   ) {
     self.id = id
     self.name = name
     self.kind = kind
     self.path = path
     self.state = state
+    self.isReadOnly = isReadOnly
     self.managedBy = managedBy
     self.createdAt = createdAt
     self.revision = revision

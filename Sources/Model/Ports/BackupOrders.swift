@@ -175,14 +175,24 @@ package struct RepositoryScan: Hashable, Sendable, Codable {
   }
 }
 
+/// How a repository was found that could be opened.
+package enum RepositoryAccess: String, Hashable, Sendable, Codable {
+  case readWrite
+  /// Its storage takes no writes.
+  case readOnly
+}
+
 package struct RecoveryReport: Hashable, Sendable, Codable {
   /// Paths within the repository of the work files that were removed.
   package var removed: [String]
   /// Finished files without a manifest, moved aside.
   package var quarantined: [String]
+  /// Where it is read-only, nothing was put right.
+  package var access: RepositoryAccess
 
-  package init(removed: [String], quarantined: [String]) {
+  package init(removed: [String], quarantined: [String], access: RepositoryAccess = .readWrite) {
     self.removed = removed
     self.quarantined = quarantined
+    self.access = access
   }
 }

@@ -52,6 +52,8 @@ package protocol BlockEngine: Sendable {
   /// Makes the folder a repository, or takes over the one that it already is; any other content is refused.
   /// Returns the id that stands in its repository.json, `id` if it was made.
   func openRepository(at path: String, id: RepositoryID) async throws -> RepositoryID
+  /// Opens the repository and tells what can be done with it now. Throws `repositoryUnavailable`, `repositoryMismatch`.
+  func access(to repository: RepositoryLocation) async throws -> RepositoryAccess
   /// Reads every manifest: what a catalog needs to know all of it again.
   func scan(_ repository: RepositoryLocation) async throws -> RepositoryScan
   /// Removes work files of this server whose job isn't in `liveJobs`, and reports what is finished but nobody's.

@@ -42,6 +42,7 @@ package enum ProblemCode: String, Sendable, Codable, CaseIterable {
   case extentsChanged = "extents-changed"
   case repositoryUnavailable = "repository-unavailable"
   case repositoryMismatch = "repository-mismatch"
+  case repositoryReadOnly = "repository-read-only"
   case repositoryInUse = "repository-in-use"
   case repositoryLeased = "repository-leased"
   case backupNotComplete = "backup-not-complete"

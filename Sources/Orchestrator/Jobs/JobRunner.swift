@@ -181,6 +181,11 @@ struct JobRunner: Sendable {
 
   private func commit(_ end: JobEnd, of id: JobID, progress: JobProgress?, lines: [JobLogEntry]) async throws {
     try await ledger.write { catalog, now in
+      if let request = try catalog.job(id)?.request, let finding = RepositoryFinding(end.verdict, of: request),
+        let repository = try request.repository(in: catalog)
+      {
+        try catalog.note(finding, of: repository, job: id, at: now)
+      }
       try end.changes(catalog, now)
       guard var job = try catalog.job(id), !job.state.isEnded else { return }
       (job.state, job.error) = Self.final(job.state, end.verdict, try Aftermath(of: job, in: catalog))

@@ -32,8 +32,9 @@ struct RescanRun: Sendable {
       }
       for finding in merge.tally.findings { live.log(.warning, finding) }
       let tally = merge.tally
+      let (job, access) = (job.id, try await runner.engine.access(to: repository.location))
       return JobEnd(.succeeded, result: result(tally, of: repository)) { catalog, now in
-        try Self.noteReachable(repository.id, job: job.id, in: catalog, at: now)
+        try catalog.note(RepositoryFinding(access), of: repository.id, job: job, at: now)
       }
     } catch {
       return JobEnd(error, of: live)
@@ -64,13 +65,5 @@ struct RescanRun: Sendable {
       "findings": .array(tally.findings.prefix(runner.limits.findingsPerResult).map { .string($0) }),
       "findingCount": .integer(Int64(tally.findings.count)),
     ])
-  }
-
-  private static func noteReachable(
-    _ id: RepositoryID, job: JobID, in catalog: any CatalogWriting, at now: Date
-  ) throws {
-    guard var repository = try catalog.repository(id), repository.state != .ready else { return }
-    repository.state = .ready
-    try catalog.announce(.repositoryChanged, catalog.update(repository), at: now, job: job)
   }
 }

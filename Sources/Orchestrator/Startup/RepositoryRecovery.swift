@@ -36,12 +36,12 @@ struct RepositoryRecovery: Sendable {
       tell(report, of: repository)
       // Reading every manifest is only worth while if something is to be found out.
       if !open.isEmpty { try await settle(open, by: HeldBackups(service.engine.scan(repository.location))) }
-      try await note(.ready, of: repository)
+      try await note(RepositoryFinding(report.access), of: repository)
     } catch let error as DomainError {
       service.logger.warning(
         "a repository can't be opened", metadata: ["repository": "\(repository.name)", "error": "\(error)"])
       try await giveUp(open, of: repository)
-      try await note(.unavailable, of: repository)
+      try await note(.unreachable, of: repository)
     }
   }
 
@@ -98,13 +98,9 @@ struct RepositoryRecovery: Sendable {
     }
   }
 
-  private func note(_ state: Repository.State, of known: Repository) async throws {
-    guard known.state != state else { return }
-    try await ledger.write { catalog, now in
-      guard var repository = try catalog.repository(known.id) else { return }
-      repository.state = state
-      try catalog.announce(.repositoryChanged, catalog.update(repository), at: now)
-    }
+  private func note(_ finding: RepositoryFinding, of known: Repository) async throws {
+    guard finding.changed(known) != nil else { return }
+    try await ledger.write { catalog, now in try catalog.note(finding, of: known.id, at: now) }
   }
 
   private func tell(_ report: RecoveryReport, of repository: Repository) {

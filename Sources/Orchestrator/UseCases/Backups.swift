@@ -81,18 +81,15 @@ extension BackupService {
     }
   }
 
-  /// A job that backs up each of the images. Throws `notFound`, `invalidField`, `repositoryUnavailable`, and
-  /// `imageInUse` for an attached one.
+  /// A job that backs up each of the images. Throws `notFound`, `invalidField`, `repositoryUnavailable`,
+  /// `repositoryReadOnly`, and `imageInUse` for an attached one.
   package func createBackup(_ draft: BackupDraft, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
     let limits = limits
+    if let repository = try? ledger.read({ try find(draft.repository, in: $0) }) { try await lookAgain(at: repository) }
     return try await submit(terms) { catalog, now in
       let images = try Self.images(of: draft, limits, in: catalog)
       let repository = try find(draft.repository, in: catalog)
-      guard repository.state == .ready else {
-        throw DomainError(
-          .repositoryUnavailable, "repository '\(repository.name)' couldn't be opened at \(repository.path)",
-          remedy: "see that its folder is there, and rescan it")
-      }
+      try requireWritable(repository)
       return Self.jobDraft(draft, images, repository, at: now)
     }
   }
@@ -115,9 +112,11 @@ extension BackupService {
   }
 
   /// A job that deletes the backup's files, then forgets it. Throws `backupHasDependents`, `exportInUse`, and
-  /// `backupNotComplete` while it is being made.
+  /// `backupNotComplete` while it is being made, `repositoryReadOnly`.
   package func deleteBackup(_ id: BackupID, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
-    try await submit(terms) { catalog, _ in
+    let home = try? ledger.read { try find(find(id, in: $0).repository, in: $0) }
+    if let home, home.isReadOnly { try await lookAgain(at: home) }
+    return try await submit(terms) { catalog, _ in
       let backup = try find(id, in: catalog)
       try requireRevision(of: backup, terms)
       guard backup.state != .running else {
@@ -126,6 +125,8 @@ extension BackupService {
       }
       try requireNotExported(id, in: catalog)
       try requireNoDependents(of: id, in: catalog)
+      let repository = try find(backup.repository, in: catalog)
+      if repository.isReadOnly { try requireWritable(repository) }
       return JobDraft(
         request: .deleteBackup(backup: id), links: Self.links(to: backup),
         plan: Plan(

@@ -15,6 +15,7 @@ struct RepositoryDocument: JSONWritable, Sendable {
       json.member("kind", repository.kind)
       json.member("path", repository.path)
       json.member("state", repository.state)
+      json.member("readOnly", repository.isReadOnly)
       json.member("managedBy", repository.managedBy)
       json.member("createdAt", repository.createdAt)
     }

@@ -249,6 +249,14 @@ extension ProblemType {
         content.
         """,
         remedy: "check what is mounted there, or choose an empty folder")
+    case .repositoryReadOnly:
+      ProblemType(
+        code, 409, "The repository's storage can only be read",
+        """
+        Backups in it can be verified, restored and exported; nothing can be written there, so none can be made or \
+        deleted.
+        """,
+        remedy: "mount its storage to be written; the repository is looked at again at the next request")
     case .repositoryInUse:
       ProblemType(
         code, 409, "The repository is in use",

@@ -1,0 +1,90 @@
+import Foundation
+import Model
+
+/// What a job, a start or a request found of a repository's storage. The catalog keeps the last one.
+///
+///     reached      ready
+///     written      ready, not read-only
+///     readOnly     ready, read-only
+///     unreachable  unavailable
+enum RepositoryFinding: Sendable {
+  case reached, written, readOnly, unreachable
+
+  init(_ access: RepositoryAccess) { self = access == .readOnly ? .readOnly : .written }
+
+  /// Nil if the error says nothing about the repository.
+  init?(_ code: ProblemCode) {
+    switch code {
+    case .repositoryUnavailable, .repositoryMismatch: self = .unreachable
+    case .repositoryReadOnly: self = .readOnly
+    default: return nil
+    }
+  }
+
+  /// What the end of a job tells; nil if nothing.
+  init?(_ end: JobEnd.Verdict, of request: JobRequest) {
+    switch end {
+    case .failed(let problem):
+      guard let finding = RepositoryFinding(problem.code) else { return nil }
+      self = finding
+    case .stopped: return nil
+    case .succeeded:
+      switch request {
+      case .backup: self = .written
+      // A backup without files is deleted without a write.
+      case .verify, .restore, .rescan, .deleteBackup: self = .reached
+      case .check, .attach, .detach: return nil
+      }
+    }
+  }
+
+  /// Nil if it is known already.
+  func changed(_ repository: Repository) -> Repository? {
+    var found = repository
+    found.state = self == .unreachable ? .unavailable : .ready
+    switch self {
+    case .written: found.isReadOnly = false
+    case .readOnly: found.isReadOnly = true
+    case .reached, .unreachable: break
+    }
+    return found == repository ? nil : found
+  }
+}
+
+extension CatalogWriting {
+  func note(_ finding: RepositoryFinding, of id: RepositoryID, job: JobID? = nil, at now: Date) throws {
+    guard let repository = try repository(id), let found = finding.changed(repository) else { return }
+    try announce(.repositoryChanged, update(found), at: now, job: job)
+  }
+}
+
+extension BackupService {
+  /// Looks at a repository again that couldn't be used the last time, so that what came back, or is mounted to be
+  /// written again, needs no rescan.
+  func lookAgain(at repository: Repository) async throws {
+    guard repository.state != .ready || repository.isReadOnly else { return }
+    let finding: RepositoryFinding
+    do {
+      finding = RepositoryFinding(try await engine.access(to: repository.location))
+    } catch let error as DomainError {
+      guard let told = RepositoryFinding(error.code) else { return }
+      finding = told
+    }
+    guard finding.changed(repository) != nil else { return }
+    try await ledger.write { catalog, now in try catalog.note(finding, of: repository.id, at: now) }
+  }
+}
+
+/// The repository must be there, and to be written.
+func requireWritable(_ repository: Repository) throws(DomainError) {
+  guard repository.state == .ready else {
+    throw DomainError(
+      .repositoryUnavailable, "repository '\(repository.name)' can't be opened at \(repository.path)",
+      remedy: "see that its storage is mounted and its folder is there, then ask again")
+  }
+  guard !repository.isReadOnly else {
+    throw DomainError(
+      .repositoryReadOnly, "the storage of repository '\(repository.name)' at \(repository.path) takes no writes",
+      remedy: "mount it to be written, and give the server's user access to it, then ask again")
+  }
+}
