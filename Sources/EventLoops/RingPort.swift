@@ -10,10 +10,10 @@ final class RingPort: LoopPort {
   /// Entries of the submission queue; the completion queue has four times as many, and the kernel keeps the overflow.
   private static let queueDepth: UInt32 = 512
 
-  /// File operations under way for each completion that a waking should bring.
-  private static let operationsPerWaking = 4
-  /// The longest that completions wait for company.
-  private static let gatheringNanoseconds: UInt64 = 20_000
+  /// Entries that go to the kernel together, and completions that the loop takes before it answers. Where a window of
+  /// requests moved as one, the device, the loop and the client would work one after another, each idle meanwhile;
+  /// single ones would cost a system call each.
+  private static let batchCount = 8
 
   // The low three bits of user_data.
   private enum Tag: UInt64 {
@@ -136,6 +136,7 @@ final class RingPort: LoopPort {
           entry, file, Int64(offset), pipe, -1, UInt32(min(count, limit)), UInt32(shim_splice_flags))
       }
     }
+    if io_uring_sq_ready(ring) >= Self.batchCount { io_uring_submit(ring) }
   }
 
   func start(_ operation: SocketOperation, _ wait: WaitToken) {
@@ -219,28 +220,17 @@ final class RingPort: LoopPort {
     guard io_uring_cq_ready(ring) == 0 else { return flush() }
     switch wait {
     case .none: return flush()
-    case .forever:
-      let result = gather()
-      return result == -ETIME ? io_uring_submit_and_wait(ring, 1) : result
-    case .until(let deadline): return self.wait(count: 1, nanoseconds: deadline.nanoseconds(since: .now))
+    case .forever: return io_uring_submit_and_wait(ring, 1)
+    case .until(let deadline): return self.wait(nanoseconds: deadline.nanoseconds(since: .now))
     }
   }
 
-  /// Where many file operations are under way, waits for several of them, though not for long: each waking costs as
-  /// much as one of them. −ETIME if nothing came, or there is nothing to gather.
-  private func gather() -> Int32 {
-    let count = loop.fileOperationCount / Self.operationsPerWaking
-    if count < 2 { return -ETIME }
-    let result = self.wait(count: UInt32(count), nanoseconds: Self.gatheringNanoseconds)
-    return result == -ETIME && io_uring_cq_ready(ring) > 0 ? 0 : result
-  }
-
-  /// Submits, and waits for so many completions or so long.
-  private func wait(count: UInt32, nanoseconds: UInt64) -> Int32 {
+  /// Submits, and waits for a completion, or so long.
+  private func wait(nanoseconds: UInt64) -> Int32 {
     var time = __kernel_timespec(
       tv_sec: Int64(nanoseconds / 1_000_000_000), tv_nsec: Int64(nanoseconds % 1_000_000_000))
     var first: UnsafeMutablePointer<io_uring_cqe>?
-    return io_uring_submit_and_wait_timeout(ring, &first, count, &time, nil)
+    return io_uring_submit_and_wait_timeout(ring, &first, 1, &time, nil)
   }
 
   /// Submits and fetches completions that the kernel holds back, without waiting; no system call if there is neither.
@@ -251,8 +241,9 @@ final class RingPort: LoopPort {
     return io_uring_sq_ready(ring) > 0 ? io_uring_submit_and_get_events(ring) : 0
   }
 
+  /// What is left shows in `hasNews`, and the next turn takes it without a system call.
   private func reap() {
-    while true {
+    for _ in 0..<Self.batchCount {
       var entry: UnsafeMutablePointer<io_uring_cqe>?
       guard __io_uring_peek_cqe(ring, &entry, nil) == 0, let entry else { return }
       let userData = entry.pointee.user_data
