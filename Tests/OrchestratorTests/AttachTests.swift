@@ -179,6 +179,7 @@ import Testing
     let job = try await bench.end(of: bench.service.checkImage(.name("vm1"), repairsLeaks: false).done())
     #expect(job.state == .succeeded && job.result?["sound"] == true && job.result?["imageName"] == "vm1")
     #expect(job.result?["checkedBytes"] == .integer(1 << 16) && job.result?["findings"] == .array([]))
+    #expect(job.result?["truncated"] == false)
     #expect(
       bench.engine.orders.contains {
         $0 == .check(CheckOrder(image: image.location, repairsLeaks: false), job: job.id)
@@ -206,13 +207,14 @@ import Testing
     bench.engine.script { script in
       script.check = { _ in
         CheckReport(
-          findings: ["two clusters overlap", "b"], errorCount: 2, leakCount: 0, repairedLeakCount: 0, checkedBytes: 1)
+          findings: ["two clusters overlap", "b"], truncated: true, errorCount: 3, leakCount: 0, repairedLeakCount: 0,
+          checkedBytes: 1)
       }
     }
     let job = try await bench.end(of: bench.service.checkImage(.name("vm1"), repairsLeaks: false).done())
     #expect(job.state == .failed && job.error?.code == .imageCorrupt)
     #expect(job.error?.detail.contains("two clusters overlap") == true)
-    #expect(job.result?["errors"] == 2 && job.result?["sound"] == false)
+    #expect(job.result?["errors"] == 3 && job.result?["sound"] == false && job.result?["truncated"] == true)
     #expect(job.result?["findings"] == ["two clusters overlap", "b"])
   }
 

@@ -70,6 +70,17 @@ import Testing
     ("compression without bit", { $0.compressionType = .zstd }, "compression type"),
     ("bit without compression", { $0.incompatible.insert(.compressionType) }, "compression type"),
     ("snapshots", { $0.snapshotCount = 65537 }, "snapshots"),
+    (
+      "backing format", { $0.extensions[0].contents = Array(repeating: 1, count: 16) },
+      "backing file format is 16 bytes"
+    ),
+    (
+      "data file name",
+      {
+        $0.extensions.append(
+          HeaderExtension(type: HeaderExtension.Kind.externalDataFile, contents: Array(repeating: 1, count: 4096)))
+      }, "data file name is 4096 bytes"
+    ),
   ]
 
   @Test(arguments: refusals.indices)

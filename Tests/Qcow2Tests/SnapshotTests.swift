@@ -25,8 +25,8 @@ import Testing
   {
     let device = MemoryDevice(file)
     let header = try await Qcow2Header.read(from: device, pool: pool)
-    let snapshots = try await Qcow2Description.readSnapshots(header, device, pool)
-    let snapshot = try #require(snapshots.first)
+    var snapshots = SnapshotTableReader(header, device, pool)
+    let snapshot = try #require(try await snapshots.next())
     var bytes: [UInt8] = []
     bytes.appendBigEndian(UInt32(snapshot.l1EntryCount))
     bytes.appendBigEndian(snapshot.l1Offset)

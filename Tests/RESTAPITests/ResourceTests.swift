@@ -113,7 +113,7 @@ import Testing
             backingChain: [.init(path: "/images/base", format: .raw, virtualSize: 1 << 20)],
             snapshots: [.init(id: "1", name: "before", createdAt: ManualClock.epoch, virtualSize: 1, vmStateSize: 2)],
             bitmaps: [.init(name: "b/0 \"é\"", granularity: 65536, enabled: true, inconsistent: false)],
-            locks: [.init(permission: "write", held: true, unshared: false)])
+            locks: [.init(permission: "write", held: true, unshared: false)], truncated: true)
         }
       }
       let reply = try await world.get("\(images)/vm1/inspect").expect(200)
@@ -121,6 +121,7 @@ import Testing
       #expect(reply.json.at("backingChain", "0", "path") == "/images/base")
       #expect(reply.json.at("bitmaps", "0", "name") == "b/0 \"é\"")
       #expect(reply.json.at("locks", "0", "held") == true)
+      #expect(reply.json["truncated"] == true)
     }
   }
 

@@ -96,7 +96,7 @@ extension Model.CheckReport {
     let leaks = report.findings.filter { $0.kind == .leak }
     self.init(
       findings: errors.map { "\(name): error: \($0.place)" } + leaks.map { "\(name): leak: \($0.place)" },
-      errorCount: report.corruptionCount, leakCount: report.leakCount, repairedLeakCount: report.repairedCount,
-      checkedBytes: checkedBytes)
+      truncated: report.isTruncated, errorCount: report.corruptionCount, leakCount: report.leakCount,
+      repairedLeakCount: report.repairedCount, checkedBytes: checkedBytes)
   }
 }

@@ -162,6 +162,7 @@ extension LocalEngine {
     inspection.clusterSize = Int(header.clusterByteCount)
     inspection.refcountBits = header.refcountBits
     inspection.compressionType = header.compressionType == .zstd ? "zstd" : "zlib"
+    inspection.truncated = description.isTruncated
     inspection.features = description.features.map(\.name)
     inspection.snapshots = description.snapshots.map { snapshot in
       let seconds = Double(snapshot.dateSeconds) + Double(snapshot.dateNanoseconds) / 1e9

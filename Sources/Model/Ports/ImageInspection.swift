@@ -88,11 +88,13 @@ package struct ImageInspection: Hashable, Sendable, Codable {
   package var snapshots: [Snapshot]
   package var bitmaps: [Bitmap]
   package var locks: [Lock]
+  /// There are more snapshots or bitmaps than are listed, or their names are longer.
+  package var truncated: Bool
 
   package init(
     format: DiskFormat, virtualSize: UInt64, storedSize: UInt64, version: Int? = nil, clusterSize: Int? = nil,
     refcountBits: Int? = nil, compressionType: String? = nil, features: [String] = [], backingChain: [Layer] = [],
-    snapshots: [Snapshot] = [], bitmaps: [Bitmap] = [], locks: [Lock] = []
+    snapshots: [Snapshot] = [], bitmaps: [Bitmap] = [], locks: [Lock] = [], truncated: Bool = false
   ) {
     self.format = format
     self.virtualSize = virtualSize
@@ -106,6 +108,7 @@ package struct ImageInspection: Hashable, Sendable, Codable {
     self.snapshots = snapshots
     self.bitmaps = bitmaps
     self.locks = locks
+    self.truncated = truncated
   }
 }
 

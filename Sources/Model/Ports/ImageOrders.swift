@@ -14,6 +14,8 @@ package struct CheckOrder: Hashable, Sendable, Codable {
 package struct CheckReport: Hashable, Sendable, Codable {
   /// Each a sentence that names the place; at most ``maximumFindingCount``, errors before leaks.
   package var findings: [String]
+  /// More was found than is listed, or names in it are longer.
+  package var truncated: Bool
   /// What makes the image unsafe to use.
   package var errorCount: Int
   /// Clusters that are lost to the image, and harm nobody.
@@ -26,9 +28,11 @@ package struct CheckReport: Hashable, Sendable, Codable {
   package static let maximumFindingCount = 100
 
   package init(
-    findings: [String], errorCount: Int, leakCount: Int, repairedLeakCount: Int, checkedBytes: UInt64
+    findings: [String], truncated: Bool = false, errorCount: Int, leakCount: Int, repairedLeakCount: Int,
+    checkedBytes: UInt64
   ) {
     self.findings = findings
+    self.truncated = truncated
     self.errorCount = errorCount
     self.leakCount = leakCount
     self.repairedLeakCount = repairedLeakCount

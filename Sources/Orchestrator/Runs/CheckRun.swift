@@ -38,6 +38,7 @@ struct CheckRun: Sendable {
       "sound": .bool(report.errorCount == 0), "errors": .integer(Int64(report.errorCount)),
       "leaks": .integer(Int64(report.leakCount)), "repairedLeaks": .integer(Int64(report.repairedLeakCount)),
       "findings": .array(report.findings.prefix(runner.limits.findingsPerResult).map { .string($0) }),
+      "truncated": .bool(report.truncated || report.findings.count > runner.limits.findingsPerResult),
       "checkedBytes": .integer(Int64(clamping: report.checkedBytes)),
     ])
     guard report.errorCount > 0 else { return JobEnd(.succeeded, result: result) }

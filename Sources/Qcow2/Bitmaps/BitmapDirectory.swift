@@ -1,5 +1,6 @@
 /// One persistent bitmap as the bitmap directory describes it (qcow2.txt, "Bitmap directory").
 package struct BitmapEntry: Hashable, Sendable {
+  /// As much of it as is kept.
   package var name: String
   /// Guest bytes that one bit stands for.
   package var granularityByteCount: UInt64
@@ -17,10 +18,13 @@ package struct BitmapEntry: Hashable, Sendable {
 }
 
 extension BitmapEntry {
+  var isNameCut: Bool { nameByteCount > Self.maximumNameByteCount }
+
   private static let knownFlags: UInt32 = 3
   private static let dirtyTrackingType: UInt8 = 1
   private static let granularityByteCounts: ClosedRange<UInt64> = 1 << 9...1 << 31
-  private static let maximumNameByteCount = 1023
+  /// QEMU's longest name. Of longer ones, which it refuses, so much is kept.
+  static let maximumNameByteCount = 1023
   /// The bits of one bitmap, as QEMU bounds them.
   private static let maximumBitmapByteCount: UInt64 = 512 << 20
   private static let reservedTableMask: UInt64 = 0xff00_0000_0000_01fe
@@ -78,34 +82,5 @@ struct BitmapDirectory: Hashable, Sendable {
     guard bitmapCount >= 1, bitmapCount <= Self.maximumBitmapCount, byteCount <= UInt64(Self.maximumByteCount) else {
       throw .damaged("bitmaps extension: \(bitmapCount) bitmaps in a directory of \(byteCount) bytes")
     }
-  }
-
-  /// Decodes all entries of the directory's bytes.
-  func entries(_ bytes: RawSpan) throws(Qcow2Error) -> [BitmapEntry] {
-    var entries: [BitmapEntry] = []
-    var position = 0
-    for number in 0..<bitmapCount {
-      guard position + Self.fixedByteCount <= bytes.byteCount else {
-        throw .damaged("bitmap \(number): the directory ends inside it")
-      }
-      let nameCount = Int(bytes.bigEndian(UInt16.self, at: position + 18))
-      let extraCount = Int(bytes.bigEndian(UInt32.self, at: position + 20))
-      let nameStart = position + Self.fixedByteCount + extraCount
-      guard nameStart + nameCount <= bytes.byteCount else {
-        throw .damaged("bitmap \(number): the directory ends inside it")
-      }
-      let flags: UInt32 = bytes.bigEndian(at: position + 12)
-      let granularityBits: UInt8 = bytes.bigEndian(at: position + 17)
-      guard granularityBits < 64 else { throw .damaged("bitmap \(number): granularity_bits is \(granularityBits)") }
-      entries.append(
-        BitmapEntry(
-          name: String(decoding: bytes.array(nameStart..<nameStart + nameCount), as: UTF8.self),
-          granularityByteCount: 1 << UInt64(granularityBits), isInUse: flags & 1 != 0, isAuto: flags & 2 != 0,
-          type: bytes.bigEndian(at: position + 16), tableOffset: bytes.bigEndian(at: position),
-          tableEntryCount: Int(bytes.bigEndian(UInt32.self, at: position + 8)), flags: flags,
-          nameByteCount: nameCount, extraByteCount: extraCount))
-      position = (nameStart + nameCount + 7) / 8 * 8
-    }
-    return entries
   }
 }

@@ -20,6 +20,8 @@ package struct CheckReport: Hashable, Sendable {
 
   /// So many findings are kept, corruption rather than leaks; the counts go on.
   package static let maximumFindings = 100
+  /// So much of a bitmap's or a snapshot's name is in a finding.
+  package static let maximumNameByteCount = 64
 
   package var corruptionCount = 0
   package var leakCount = 0
@@ -27,6 +29,8 @@ package struct CheckReport: Hashable, Sendable {
   package var repairedCount = 0
   /// The first few.
   package var findings: [Finding] = []
+  /// There are more findings, or they have longer names.
+  package var isTruncated = false
 
   package var isClean: Bool { corruptionCount == 0 && leakCount == 0 }
 

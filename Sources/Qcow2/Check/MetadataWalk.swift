@@ -9,7 +9,8 @@ import Buffers
 /// is an error, although QEMU takes the rest for zeroes: what was cut off may have been anything.
 ///
 /// Tables are read from the file, one at a time, beside the caches. Memory: one table, the counts of one window,
-/// and the L1 table at hand. Work: each table once for each L1 table that names it, for each window.
+/// the L1 table at hand, and the snapshots without their names. Work: each table once for each L1 table that names it,
+/// for each window.
 final class MetadataWalk {
   /// The L1 tables of all snapshots together may be this long; more isn't walked.
   static let maximumSnapshotL1ByteCount = 256 << 20
@@ -40,6 +41,8 @@ final class MetadataWalk {
   /// Entries of L1 tables that were gone through, of how many in all windows.
   private var doneEntryCount = 0
   private var allEntryCount = 0
+  /// Some finding has a name that was too long for it.
+  private var hasCutNames = false
 
   init(file: HostFile, header: Qcow2Header, refcountTable: [UInt64], progress: @escaping CheckProgress = { _ in }) {
     self.file = file
@@ -63,7 +66,7 @@ final class MetadataWalk {
     repaired = refcounts
     let snapshots: [Snapshot]
     do {
-      (snapshots, snapshotTableByteCount) = try await Qcow2Description.readSnapshotTable(header, file.device, file.pool)
+      (snapshots, snapshotTableByteCount) = try await SnapshotTableReader.readNameless(header, file.device, file.pool)
     } catch {
       throw error.asBlockError(.read)
     }
@@ -81,7 +84,15 @@ final class MetadataWalk {
       try await compare()
       isFirstPass = false
     }
+    report.isTruncated = hasCutNames || report.findings.count < report.corruptionCount + report.leakCount
     return report
+  }
+
+  /// A name for a finding: anybody may have chosen it.
+  private func short(_ name: String) -> String {
+    guard name.utf8.count > CheckReport.maximumNameByteCount else { return name }
+    hasCutNames = true
+    return String(decoding: name.utf8.prefix(CheckReport.maximumNameByteCount), as: UTF8.self) + "…"
   }
 
   private func add(_ kind: CheckReport.Finding.Kind, _ place: @autoclosure () -> String) {
@@ -105,9 +116,10 @@ final class MetadataWalk {
     reference("snapshot table", header.snapshotsOffset, snapshotTableByteCount)
     for snapshot in snapshots {
       if header.version >= 3, snapshot.extraByteCount < SnapshotTable.minimumExtraByteCount {
-        add(.corruption, "snapshot \(snapshot.id): \(snapshot.extraByteCount) bytes of extra data are too few")
+        add(.corruption, "snapshot \(short(snapshot.id)): \(snapshot.extraByteCount) bytes of extra data are too few")
       }
-      try await walk("snapshot \(snapshot.id)'s L1 table", snapshot.l1Offset, snapshot.l1EntryCount, isActive: false)
+      try await walk(
+        "snapshot \(short(snapshot.id))'s L1 table", snapshot.l1Offset, snapshot.l1EntryCount, isActive: false)
     }
     try await referenceBitmaps()
     checkRefcountBlocks()
@@ -147,19 +159,19 @@ final class MetadataWalk {
     private func referenceBitmaps() async throws(BlockError)
   {
     do {
-      guard let directory = try header.bitmapDirectory() else { return }
-      referenceTable("bitmap directory", directory.offset, directory.byteCount)
-      for bitmap in try await Qcow2Description.readBitmaps(header, file.device, file.pool) {
-        if let how = bitmap.damage(of: header) { add(.corruption, "bitmap \(bitmap.name): \(how)") }
+      guard var bitmaps = try BitmapDirectoryReader(header, file.device, file.pool) else { return }
+      referenceTable("bitmap directory", bitmaps.directory.offset, bitmaps.directory.byteCount)
+      while let bitmap = try await bitmaps.next() {
+        if let how = bitmap.damage(of: header) { add(.corruption, "bitmap \(short(bitmap.name)): \(how)") }
         let byteCount = UInt64(bitmap.tableEntryCount) * 8
-        referenceTable("bitmap \(bitmap.name)'s table", bitmap.tableOffset, byteCount)
+        referenceTable("bitmap \(short(bitmap.name))'s table", bitmap.tableOffset, byteCount)
         guard bitmap.tableOffset <= file.byteCount, byteCount <= file.byteCount - bitmap.tableOffset else { continue }
         try await forEachEntry(at: bitmap.tableOffset, count: bitmap.tableEntryCount) { index, entry in
           let offset = entry & L2Entry.offsetMask
           if !BitmapEntry.isSound(tableEntry: entry, header) {
-            add(.corruption, "bitmap \(bitmap.name)'s entry \(index): \(String(entry, radix: 16))")
+            add(.corruption, "bitmap \(short(bitmap.name))'s entry \(index): \(String(entry, radix: 16))")
           }
-          if offset != 0 { reference("bitmap \(bitmap.name)'s entry \(index)", offset, clusterByteCount) }
+          if offset != 0 { reference("bitmap \(short(bitmap.name))'s entry \(index)", offset, clusterByteCount) }
         }
       }
     } catch let error as Qcow2Error {

@@ -38,6 +38,8 @@ package struct FeatureName: Hashable, Sendable {
 
   /// Bytes per entry in the table.
   static let encodedByteCount = 48
+  /// So many entries of a table are read: one for each bit that there is.
+  static let maximumCount = 3 * 64
 
   /// What this implementation writes into new images.
   static let known = [
@@ -53,7 +55,8 @@ package struct FeatureName: Hashable, Sendable {
 
   /// The entries of a feature-name table; what makes no sense is skipped, as names only serve messages.
   static func table(_ contents: [UInt8]) -> [FeatureName] {
-    stride(from: 0, to: contents.count - contents.count % encodedByteCount, by: encodedByteCount).compactMap { start in
+    let end = min(contents.count / encodedByteCount, maximumCount) * encodedByteCount
+    return stride(from: 0, to: end, by: encodedByteCount).compactMap { start in
       guard let field = Field(rawValue: contents[start]), contents[start + 1] < 64 else { return nil }
       let name = contents[(start + 2)..<(start + encodedByteCount)].prefix { $0 != 0 }
       return FeatureName(field, Int(contents[start + 1]), String(decoding: name, as: UTF8.self))

@@ -11,6 +11,8 @@ package struct Qcow2Description: Hashable, Sendable {
   package var features: [FeatureName]
   package var snapshots: [Snapshot]
   package var bitmaps: [BitmapEntry]
+  /// There are more snapshots or bitmaps than are described, or longer names.
+  package var isTruncated: Bool
 
   /// False if the image was changed by a program that didn't keep its bitmaps up to date.
   package var bitmapsAreTrusted: Bool { header.autoclear.contains(.bitmaps) }
@@ -24,62 +26,44 @@ package struct Qcow2Description: Hashable, Sendable {
     let header = try await Qcow2Header.read(from: file, pool: pool)
     try header.checkLayout(fileByteCount: file.byteCount)
     let dataFile = header.contents(ofExtension: HeaderExtension.Kind.externalDataFile)
+    let snapshots = try await describeSnapshots(header, file, pool)
+    let bitmaps = try await describeBitmaps(header, file, pool)
     return Qcow2Description(
       header: header, backing: try header.backingReference(depth: 1),
       externalDataFile: dataFile.map { String(decoding: $0, as: UTF8.self) },
-      features: header.setFeatures,
-      snapshots: try await readSnapshots(header, file, pool),
-      bitmaps: try await readBitmaps(header, file, pool))
+      features: header.setFeatures, snapshots: snapshots.entries, bitmaps: bitmaps.entries,
+      isTruncated: snapshots.isTruncated || bitmaps.isTruncated)
   }
 
   nonisolated(nonsending)
-    static func readSnapshots(
+    private static func describeSnapshots(
       _ header: Qcow2Header, _ file: any BlockDevice, _ pool: BufferPool
-    ) async throws(Qcow2Error) -> [Snapshot]
+    ) async throws(Qcow2Error) -> DescribedEntries<Snapshot>
   {
-    try await readSnapshotTable(header, file, pool).snapshots
-  }
-
-  /// The snapshots, and how many bytes their table takes.
-  nonisolated(nonsending)
-    static func readSnapshotTable(
-      _ header: Qcow2Header, _ file: any BlockDevice, _ pool: BufferPool
-    ) async throws(Qcow2Error) -> (snapshots: [Snapshot], byteCount: UInt64)
-  {
-    var snapshots: [Snapshot] = []
-    var offset = header.snapshotsOffset
-    for number in 0..<header.snapshotCount {
-      guard offset < file.byteCount, offset - header.snapshotsOffset <= UInt64(SnapshotTable.maximumByteCount) else {
-        throw .damaged("snapshot \(number): the table is too long")
-      }
-      let count = Int(min(UInt64(SnapshotTable.usualEntryByteCount), file.byteCount - offset))
-      var bytes = try await readBytes(count, at: offset, file, pool)
-      if let needed = try SnapshotTable.entryByteCount(bytes.span.bytes, number: number), needed > count {
-        bytes = try await readBytes(Int(min(UInt64(needed), file.byteCount - offset)), at: offset, file, pool)
-      }
-      let (snapshot, byteCount) = try SnapshotTable.decodeEntry(bytes.span.bytes, number: number)
-      snapshots.append(snapshot)
-      offset += UInt64(byteCount)
+    var described = DescribedEntries<Snapshot>()
+    var reader = SnapshotTableReader(header, file, pool)
+    while !described.isFull, let snapshot = try await reader.next() {
+      described.add(
+        snapshot, nameByteCount: snapshot.id.utf8.count + snapshot.name.utf8.count, isNameCut: snapshot.isNameCut)
     }
-    return (snapshots, offset - header.snapshotsOffset)
+    return described
   }
 
   nonisolated(nonsending)
-    static func readBitmaps(
+    private static func describeBitmaps(
       _ header: Qcow2Header, _ file: any BlockDevice, _ pool: BufferPool
-    ) async throws(Qcow2Error) -> [BitmapEntry]
+    ) async throws(Qcow2Error) -> DescribedEntries<BitmapEntry>
   {
-    guard let directory = try header.bitmapDirectory() else { return [] }
-    let (end, overflow) = directory.offset.addingReportingOverflow(directory.byteCount)
-    guard !overflow, end <= file.byteCount else {
-      throw .damaged("bitmaps extension: the directory at \(directory.offset) reaches past the end of the file")
+    var described = DescribedEntries<BitmapEntry>()
+    guard var reader = try BitmapDirectoryReader(header, file, pool) else { return described }
+    while !described.isFull, let bitmap = try await reader.next() {
+      described.add(bitmap, nameByteCount: bitmap.name.utf8.count, isNameCut: bitmap.isNameCut)
     }
-    let bytes = try await readBytes(Int(directory.byteCount), at: directory.offset, file, pool)
-    return try directory.entries(bytes.span.bytes)
+    return described
   }
 
   nonisolated(nonsending)
-    private static func readBytes(
+    static func readBytes(
       _ count: Int, at offset: UInt64, _ file: any BlockDevice, _ pool: BufferPool
     ) async throws(Qcow2Error) -> [UInt8]
   {
@@ -92,6 +76,27 @@ package struct Qcow2Description: Hashable, Sendable {
       throw .device(error)
     }
     return bytes
+  }
+}
+
+/// The first entries of a table whose length, and whose names, anybody may have chosen.
+struct DescribedEntries<Entry> {
+  static var maximumCount: Int { 1000 }
+  /// All names of a list together. In JSON, a byte of them may take six.
+  static var maximumNamesByteCount: Int { 256 << 10 }
+
+  private(set) var entries: [Entry] = []
+  /// Something was left out: entries, or parts of names.
+  private(set) var isTruncated = false
+  /// An entry didn't fit: no further one is taken.
+  private(set) var isFull = false
+  private var namesByteCount = 0
+
+  mutating func add(_ entry: Entry, nameByteCount: Int, isNameCut: Bool) {
+    namesByteCount += nameByteCount
+    isFull = entries.count == Self.maximumCount || namesByteCount > Self.maximumNamesByteCount
+    if isFull || isNameCut { isTruncated = true }
+    if !isFull { entries.append(entry) }
   }
 }
 

@@ -114,8 +114,20 @@ extension Qcow2Header {
       guard length <= end - position else {
         throw .damaged("header: extension 0x\(String(type, radix: 16)) is longer than its area")
       }
+      try Self.checkName(ofExtension: type, byteCount: Int(length))
       extensions.append(HeaderExtension(type: type, contents: bytes.array(position..<position + Int(length))))
       position += (Int(length) + 7) / 8 * 8
+    }
+  }
+
+  /// Names go into answers and errors as they stand.
+  private static func checkName(ofExtension type: UInt32, byteCount: Int) throws(Qcow2Error) {
+    switch type {
+    case HeaderExtension.Kind.backingFormat where byteCount > maximumBackingFormatByteCount:
+      throw .damaged("header: the backing file format is \(byteCount) bytes long")
+    case HeaderExtension.Kind.externalDataFile where byteCount > maximumDataFileNameByteCount:
+      throw .damaged("header: the data file name is \(byteCount) bytes long")
+    default: break
     }
   }
 }

@@ -24,6 +24,10 @@ package struct Qcow2Header: Hashable, Sendable {
   package static let maximumRefcountTableByteCount = 8 << 20
   package static let maximumBackingNameByteCount = 1023
   package static let maximumSnapshotCount = 65536
+  /// The longest name of a backing file's format that QEMU reads.
+  static let maximumBackingFormatByteCount = 15
+  /// The longest path that the kernel takes.
+  static let maximumDataFileNameByteCount = 4095
 
   /// Byte counts of the two fixed forms: version 2, and version 3 without additional fields.
   static let version2ByteCount = 72

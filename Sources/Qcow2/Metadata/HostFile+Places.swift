@@ -15,7 +15,7 @@ extension HostFile {
       (.l1Table, ByteRange(offset: header.l1Offset, length: UInt64(header.l1EntryCount) * 8)),
       (.refcountTable, ByteRange(offset: header.refcountTableOffset, length: UInt64(blocks.count) * 8)),
     ]
-    let (snapshots, byteCount) = try await Qcow2Description.readSnapshotTable(header, device, pool)
+    let (snapshots, byteCount) = try await SnapshotTableReader.readNameless(header, device, pool)
     if byteCount > 0 { tables.append((.snapshotTable, ByteRange(offset: header.snapshotsOffset, length: byteCount))) }
     var snapshotL1Tables: [ByteRange] = []
     for snapshot in snapshots where snapshot.l1EntryCount > 0 {

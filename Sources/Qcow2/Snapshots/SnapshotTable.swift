@@ -1,5 +1,6 @@
 /// One internal snapshot as the snapshot table describes it (qcow2.txt, "Snapshots").
 package struct Snapshot: Hashable, Sendable {
+  /// As much of it as is kept.
   package var id: String
   package var name: String
   /// When it was taken: seconds since 1970, and nanoseconds.
@@ -14,6 +15,8 @@ package struct Snapshot: Hashable, Sendable {
   var l1EntryCount: Int
   /// Length of the entry's extra data.
   var extraByteCount: Int
+  /// The table states a longer id or name.
+  var isNameCut: Bool
 }
 
 /// The snapshot table: entries of variable length, each a multiple of 8 bytes (qcow2.txt, "Snapshots").
@@ -26,6 +29,9 @@ enum SnapshotTable {
   static let maximumExtraByteCount = 1024
   /// Version 3 wants this much: the long length of the VM's state, and the virtual size.
   static let minimumExtraByteCount = 16
+  /// So much of an id, and of a name, is kept: more than QEMU shows of them.
+  static let maximumIdentifierByteCount = 128
+  static let maximumNameByteCount = 1023
   /// Most entries are no longer than this.
   static let usualEntryByteCount = 512
   /// All entries together, as QEMU bounds them.
@@ -54,15 +60,17 @@ enum SnapshotTable {
       throw .damaged("snapshot \(number): the table ends inside it")
     }
     let shortStateCount = UInt64(bytes.bigEndian(UInt32.self, at: 32))
+    let (keptID, keptName) = (min(idCount, maximumIdentifierByteCount), min(nameCount, maximumNameByteCount))
+    let nameStart = idStart + idCount
     let snapshot = Snapshot(
-      id: String(decoding: bytes.array(idStart..<idStart + idCount), as: UTF8.self),
-      name: String(decoding: bytes.array(idStart + idCount..<end), as: UTF8.self),
+      id: String(decoding: bytes.array(idStart..<idStart + keptID), as: UTF8.self),
+      name: String(decoding: bytes.array(nameStart..<nameStart + keptName), as: UTF8.self),
       dateSeconds: bytes.bigEndian(at: 16), dateNanoseconds: bytes.bigEndian(at: 20),
       guestClockNanoseconds: bytes.bigEndian(at: 24),
       vmStateByteCount: extraCount >= 8 ? bytes.bigEndian(at: 40) : shortStateCount,
       virtualByteCount: extraCount >= 16 ? bytes.bigEndian(at: 48) : nil,
       l1Offset: bytes.bigEndian(at: 0), l1EntryCount: Int(bytes.bigEndian(UInt32.self, at: 8)),
-      extraByteCount: extraCount)
+      extraByteCount: extraCount, isNameCut: keptID < idCount || keptName < nameCount)
     guard snapshot.l1EntryCount * 8 <= Qcow2Header.maximumL1ByteCount else {
       throw .damaged("snapshot \(number): its L1 table has \(snapshot.l1EntryCount) entries")
     }

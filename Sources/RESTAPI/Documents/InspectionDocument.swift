@@ -18,6 +18,7 @@ struct InspectionDocument: JSONWritable {
       json.member("snapshots", inspection.snapshots)
       json.member("bitmaps", inspection.bitmaps)
       json.member("locks", inspection.locks)
+      json.member("truncated", inspection.truncated)
     }
   }
 }

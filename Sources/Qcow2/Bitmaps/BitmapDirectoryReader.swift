@@ -1,0 +1,77 @@
+import BlockCore
+import Buffers
+
+/// Reads a bitmap directory entry by entry, in pieces: all its names together may take 64 MiB.
+struct BitmapDirectoryReader {
+  /// So much of the directory is kept in memory.
+  private static let pieceByteCount = 256 << 10
+
+  let directory: BitmapDirectory
+  private let file: any BlockDevice
+  private let pool: BufferPool
+  private var number = 0
+  /// Where the next entry begins in the directory.
+  private var position: UInt64 = 0
+  private var piece: [UInt8] = []
+  private var pieceStart: UInt64 = 0
+
+  /// Nil for an image without bitmaps.
+  init?(_ header: Qcow2Header, _ file: any BlockDevice, _ pool: BufferPool) throws(Qcow2Error) {
+    guard let directory = try header.bitmapDirectory() else { return nil }
+    let (end, overflow) = directory.offset.addingReportingOverflow(directory.byteCount)
+    guard !overflow, end <= file.byteCount else {
+      throw .damaged("bitmaps extension: the directory at \(directory.offset) reaches past the end of the file")
+    }
+    self.directory = directory
+    self.file = file
+    self.pool = pool
+  }
+
+  /// The next entry, or nil after the last one.
+  nonisolated(nonsending)
+    mutating func next() async throws(Qcow2Error) -> BitmapEntry?
+  {
+    guard number < directory.bitmapCount else { return nil }
+    let start = try await load(BitmapDirectory.fixedByteCount, at: position)
+    var entry = try decodeFixedPart(at: start)
+    let nameStart = position + UInt64(BitmapDirectory.fixedByteCount + entry.extraByteCount)
+    let end = nameStart + UInt64(entry.nameByteCount)
+    guard end <= directory.byteCount else { throw endsInside }
+    let nameCount = min(entry.nameByteCount, BitmapEntry.maximumNameByteCount)
+    let name = try await load(nameCount, at: nameStart)
+    entry.name = String(decoding: piece[name..<name + nameCount], as: UTF8.self)
+    position = (end + 7) / 8 * 8
+    number += 1
+    return entry
+  }
+
+  /// The entry at this place of the piece, but for its name.
+  private func decodeFixedPart(at start: Int) throws(Qcow2Error) -> BitmapEntry {
+    let bytes = piece.span.bytes
+    let flags: UInt32 = bytes.bigEndian(at: start + 12)
+    let granularityBits: UInt8 = bytes.bigEndian(at: start + 17)
+    guard granularityBits < 64 else { throw .damaged("bitmap \(number): granularity_bits is \(granularityBits)") }
+    return BitmapEntry(
+      name: "", granularityByteCount: 1 << UInt64(granularityBits), isInUse: flags & 1 != 0, isAuto: flags & 2 != 0,
+      type: bytes.bigEndian(at: start + 16), tableOffset: bytes.bigEndian(at: start),
+      tableEntryCount: Int(bytes.bigEndian(UInt32.self, at: start + 8)), flags: flags,
+      nameByteCount: Int(bytes.bigEndian(UInt16.self, at: start + 18)),
+      extraByteCount: Int(bytes.bigEndian(UInt32.self, at: start + 20)))
+  }
+
+  private var endsInside: Qcow2Error { .damaged("bitmap \(number): the directory ends inside it") }
+
+  /// Brings bytes of the directory into the piece.
+  /// - Returns: where in the piece they begin.
+  nonisolated(nonsending)
+    private mutating func load(_ count: Int, at start: UInt64) async throws(Qcow2Error) -> Int
+  {
+    guard start <= directory.byteCount, UInt64(count) <= directory.byteCount - start else { throw endsInside }
+    if start < pieceStart || start + UInt64(count) > pieceStart + UInt64(piece.count) {
+      let length = Int(min(UInt64(Self.pieceByteCount), directory.byteCount - start))
+      piece = try await Qcow2Description.readBytes(length, at: directory.offset + start, file, pool)
+      pieceStart = start
+    }
+    return Int(start - pieceStart)
+  }
+}

@@ -1,0 +1,67 @@
+"""Images made to take memory, or to fill answers: what they get is bounded, and says so."""
+import struct
+
+MIB = 1 << 20
+CLUSTER = 65536
+
+
+def header_extension(kind, contents):
+    return struct.pack(">II", kind, len(contents)) + contents + bytes(-len(contents) % 8)
+
+
+def empty_image(path, size=64 * MIB, cluster=CLUSTER, l1_entries=1, extensions=b"", autoclear=0, backing=None,
+                byte_count=0):
+    """A sound image without data (qcow2.txt, "Header"): refcount table, refcount block and L1 table from cluster 1 on."""
+    header = bytearray(struct.pack(
+        ">4sIQIIQIIQQIIQQQQII8x", b"QFI\xfb", 3, 0, 0, cluster.bit_length() - 1, size, 0, l1_entries, 3 * cluster,
+        cluster, 1, 0, 0, 0, 0, autoclear, 4, 112))
+    if backing:
+        extensions += header_extension(0xe2792aca, b"qcow2")
+    header += extensions + bytes(8)
+    if backing:
+        struct.pack_into(">QI", header, 8, len(header), len(backing))
+        header += backing
+    used = 3 - -l1_entries * 8 // cluster
+    with open(path, "wb") as file:
+        file.write(header)
+        file.seek(cluster)
+        file.write(struct.pack(">Q", 2 * cluster))
+        file.seek(2 * cluster)
+        file.write(b"\0\1" * used)
+        file.truncate(max(used * cluster, byte_count))
+    return path
+
+
+def peak_memory(server):
+    """The most that the server's process had in memory since `forget_peak`, in MiB."""
+    with open(f"/proc/{server.process.pid}/status") as status:
+        line, = [line for line in status if line.startswith("VmHWM")]
+    return int(line.split()[1]) // 1024
+
+
+def forget_peak(server):
+    with open(f"/proc/{server.process.pid}/clear_refs", "w") as file:
+        file.write("5")
+    return peak_memory(server)
+
+
+def test_an_image_with_many_long_bitmap_names_is_inspected(server, workspace):
+    count = 65535
+    entry = struct.pack(">QIIBBHI", 0, 0, 0, 1, 16, 1000, 0) + b"\1" * 1000
+    place = struct.pack(">IIQQ", count, 0, count * len(entry), 8 * CLUSTER)
+    path = empty_image(workspace / "images/vm1.qcow2", extensions=header_extension(0x23852875, place), autoclear=1)
+    with open(path, "r+b") as file:
+        file.seek(8 * CLUSTER)
+        for _ in range(count // 257):
+            file.write(entry * 257)
+        file.truncate(8 * CLUSTER + -(-count * len(entry) // CLUSTER) * CLUSTER)
+    before = forget_peak(server)
+    server.register(path, "qcow2")
+    answer = server.expect(200, "GET", "/images/vm1/inspect")
+    assert answer.json()["truncated"] is True
+    assert 0 < len(answer.json()["bitmaps"]) <= 1000 and len(answer.content) < 2 * MIB
+    job = server.finished(server.expect(202, "POST", "/images/vm1/check").json())
+    assert job["result"]["truncated"] is True and len(job["result"]["findings"]) == 100
+    assert job["result"]["errors"] >= count
+    assert len(str(job)) < 256 << 10
+    assert peak_memory(server) < before + 64
