@@ -49,26 +49,27 @@ let package = Package(
 
     // The block engine: knows nothing of the domain.
     room("Locks", []),
+    room("Bytes", ["CGnuTLS"]),
     room("Descriptors", []),
     room("Buffers", ["Locks"]),
     room("BlockCore", []),
     room("EventLoops", ["CLiburing", "Descriptors", "Locks"]),
     room("RawFile", ["Buffers", "BlockCore", "Descriptors", "EventLoops"]),
-    room("Qcow2", ["Locks", "Buffers", "BlockCore", "CZstd", "CZlib"]),
-    room("NBD", ["Buffers", "BlockCore", "EventLoops", "Locks", "CGnuTLS", logging]),
+    room("Qcow2", ["Bytes", "Locks", "Buffers", "BlockCore", "CZstd", "CZlib"]),
+    room("NBD", ["Bytes", "Buffers", "BlockCore", "EventLoops", "Locks", "CGnuTLS", logging]),
 
     // The domain and what serves it.
-    room("Model", []),
+    room("Model", ["Bytes"]),
     room(
       "Engine",
       [
-        "Model", "Locks", "Buffers", "BlockCore", "Descriptors", "EventLoops", "RawFile", "Qcow2", "NBD", "CGnuTLS",
+        "Model", "Bytes", "Locks", "Buffers", "BlockCore", "Descriptors", "EventLoops", "RawFile", "Qcow2", "NBD",
         logging,
       ]),
     room("Orchestrator", ["Model", "Locks", logging]),
-    room("Catalog", ["Model", "Assets", "Descriptors", "Locks", grdb]),
-    room("HTTPServer", ["CMicrohttpd", "Descriptors", "Locks", logging]),
-    room("RESTAPI", ["Model", "Orchestrator", "HTTPServer", "Assets", "Locks", logging]),
+    room("Catalog", ["Model", "Bytes", "Assets", "Descriptors", "Locks", grdb]),
+    room("HTTPServer", ["Bytes", "CMicrohttpd", "Descriptors", "Locks", logging]),
+    room("RESTAPI", ["Model", "Bytes", "Orchestrator", "HTTPServer", "Assets", "Locks", logging]),
     room("Configuration", ["Model", "Descriptors", yams]),
     room("Assets", [], plugins: ["EmbedFiles"]),
     .executableTarget(
@@ -86,6 +87,7 @@ let package = Package(
     // Tests, and the parts that only they use.
     testParts("BlockTesting", ["Buffers", "BlockCore"]),
     testParts("ModelTesting", ["Model", "Locks"]),
+    tests("BytesTests", ["Bytes"]),
     tests("BuffersTests", ["Buffers", "Locks"]),
     tests("BlockCoreTests", ["BlockCore", "Buffers", "BlockTesting"]),
     tests("DescriptorsTests", ["Descriptors"]),
@@ -99,7 +101,8 @@ let package = Package(
     tests(
       "EngineTests",
       [
-        "Engine", "Model", "ModelTesting", "Locks", "BlockCore", "Buffers", "Descriptors", "EventLoops", "RawFile",
+        "Engine", "Model", "ModelTesting", "Bytes", "Locks", "BlockCore", "Buffers", "Descriptors", "EventLoops",
+        "RawFile",
         "Qcow2",
         "NBD", "BlockTesting", logging,
       ]),

@@ -1,3 +1,4 @@
+import Bytes
 import BlockCore
 import BlockTesting
 import Engine
@@ -118,19 +119,6 @@ struct HashTreeTests {
     let tree = HashTree(byteCount: 1 << 40)
     #expect(tree.leafCount == 1 << 24)
     #expect(tree.storedLevels.map(\.nodeCount) == [1 << 24, 1 << 17, 1 << 10, 8])
-  }
-
-  @Test func digestIsSHA256AndReadsItsOwnText() {
-    let abc = Array("abc".utf8)
-    let digest = Digest(of: abc.span.bytes)
-    #expect(digest.description == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
-    #expect(Digest(hexadecimal: digest.description) == digest)
-    for text in [
-      "", "ba78", digest.description.uppercased(), String(digest.description.dropLast()) + "g",
-      digest.description + "0",
-    ] {
-      #expect(Digest(hexadecimal: text) == nil)
-    }
   }
 
   /// A hole where the tree has data is damage, and so is data where the tree has none.

@@ -41,13 +41,6 @@ extension ServerSuites {
       }
     }
 
-    @Test func percentEncodingIsDecodedOnceAndStrictly() {
-      #expect(PercentEncoding.decode("a%2Fb%00%c3%A4%252F") == Array("a/b\0ä%2F".utf8))
-      #expect(PercentEncoding.decode("a+b") == Array("a+b".utf8))
-      #expect(PercentEncoding.decode("a+b", plusIsSpace: true) == Array("a b".utf8))
-      for bad in ["%", "%1", "%g0", "%0g", "a%"] { #expect(PercentEncoding.decode(Substring(bad)) == nil) }
-    }
-
     @Test func headersKeepRepeatsAndCompareWithoutCase() async throws {
       let responder = TestResponder(answers: { request in
         var response = HTTPResponse.text(

@@ -40,7 +40,7 @@ import Testing
 
   static func store(_ value: UInt64, at offset: UInt64, in file: inout SparseImage) {
     var bytes: [UInt8] = []
-    bytes.appendBigEndian(value)
+    bytes.append(bigEndian: value)
     file.write(bytes.span.bytes, at: offset)
   }
 

@@ -70,7 +70,7 @@ struct DamagedImage: Sendable {
 extension SparseImage {
   fileprivate mutating func put<Integer: FixedWidthInteger>(_ value: Integer, at offset: UInt64) {
     var bytes: [UInt8] = []
-    bytes.appendBigEndian(value)
+    bytes.append(bigEndian: value)
     write(bytes.span.bytes, at: offset)
   }
 

@@ -105,10 +105,10 @@ import Testing
       let other = image.tables[random.below(image.tables.count)]
       var bytes: [UInt8] = []
       switch random.below(6) {
-      case 0: bytes.appendBigEndian(other | UInt64(random.below(2)) << 63)
-      case 1: bytes.appendBigEndian(random.next())
-      case 2: bytes.appendBigEndian(UInt64(1) << UInt64(random.below(64)) | UInt64(random.below(3)))
-      case 3: bytes.appendBigEndian((other + random.next() % 65536 / 512 * 512) | UInt64(random.below(4)) << 62)
+      case 0: bytes.append(bigEndian: other | UInt64(random.below(2)) << 63)
+      case 1: bytes.append(bigEndian: random.next())
+      case 2: bytes.append(bigEndian: UInt64(1) << UInt64(random.below(64)) | UInt64(random.below(3)))
+      case 3: bytes.append(bigEndian: (other + random.next() % 65536 / 512 * 512) | UInt64(random.below(4)) << 62)
       case 4: bytes = [UInt8(random.below(256))]
       default: bytes = [random.oneIn(2) ? 0xff : 0]
       }

@@ -28,8 +28,8 @@ import Testing
     var snapshots = SnapshotTableReader(header, device, pool)
     let snapshot = try #require(try await snapshots.next())
     var bytes: [UInt8] = []
-    bytes.appendBigEndian(UInt32(snapshot.l1EntryCount))
-    bytes.appendBigEndian(snapshot.l1Offset)
+    bytes.append(bigEndian: UInt32(snapshot.l1EntryCount))
+    bytes.append(bigEndian: snapshot.l1Offset)
     let fields = bytes
     device.image.write(fields.span.bytes, at: 36)
     return try await openImage(device, isReadOnly: true)

@@ -24,26 +24,6 @@ import Testing
   }
 }
 
-@Suite struct SHA256Tests {
-  @Test func digestsAreThoseOfTheCommandOfThatName() throws {
-    let file = FileManager.default.temporaryDirectory.appending(path: "sha256-\(UUID().uuidString)")
-    defer { try? FileManager.default.removeItem(at: file) }
-    for count in [0, 1, 55, 56, 63, 64, 65, 119, 120, 100_003] {
-      let bytes = (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31) }
-      try Data(bytes).write(to: file)
-      let process = Process()
-      process.executableURL = URL(fileURLWithPath: "/usr/bin/sha256sum")
-      process.arguments = [file.path]
-      let pipe = Pipe()
-      process.standardOutput = pipe
-      try process.run()
-      let output = String(decoding: pipe.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-      process.waitUntilExit()
-      #expect(output.hasPrefix(SHA256.digest(bytes).hexadecimal + " "), "\(count) bytes")
-    }
-  }
-}
-
 @Suite struct EntityTagTests {
   @Test func aTagChangesWithTheRevisionAndWithWhatIsShown() {
     let tag = EntityTag.of([1, 2], revision: 3)

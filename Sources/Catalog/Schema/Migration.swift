@@ -1,4 +1,5 @@
 import Assets
+import Bytes
 import Model
 
 /// One step of the schema: a file `migrations/VNNNN_name.sql`, never edited once it is released.
@@ -9,7 +10,7 @@ package struct Migration: Hashable, Sendable {
   package let name: String
   package let sql: String
 
-  package var sha256: String { SHA256.digest(Array(sql.utf8)).hexadecimal }
+  package var sha256: String { Digest(of: sql).description }
 
   /// nil if the name isn't VNNNN_name.sql.
   package init?(name: String, sql: String) {

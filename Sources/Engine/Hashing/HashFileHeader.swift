@@ -1,3 +1,4 @@
+import Bytes
 import Model
 
 /// The first page of a `.hashes` file. All numbers are little-endian.

@@ -1,3 +1,4 @@
+import Bytes
 import Buffers
 
 /// The shape of the hash tree over a guest's data, and how its nodes are made.

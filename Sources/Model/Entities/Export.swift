@@ -1,3 +1,4 @@
+import Bytes
 import Foundation
 
 /// An NBD export: an image or a stored backup that clients reach under a name at an address.
@@ -48,23 +49,8 @@ package struct Export: Hashable, Sendable, Codable {
   package var uri: String {
     let scheme = tls == nil ? "nbd" : "nbds"
     switch listen {
-    case .unix(let path): return "\(scheme)+unix:///\(name)?socket=\(Self.percentEncoded(path))"
+    case .unix(let path): return "\(scheme)+unix:///\(name)?socket=\(PercentEncoding.encode(path: path))"
     case .tcp(let host, let port): return "\(scheme)://\(host.contains(":") ? "[\(host)]" : host):\(port)/\(name)"
-    }
-  }
-
-  /// RFC 3986, section 2.3: what isn't unreserved is encoded; slashes stay, as in every path.
-  private static func percentEncoded(_ path: String) -> String {
-    path.utf8.reduce(into: "") { text, byte in
-      switch byte {
-      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
-        UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"),
-        UInt8(ascii: "~"), UInt8(ascii: "/"):
-        text.unicodeScalars.append(Unicode.Scalar(byte))
-      default:
-        let digits = String(byte, radix: 16, uppercase: true)
-        text += digits.utf8.count < 2 ? "%0\(digits)" : "%\(digits)"
-      }
     }
   }
 }

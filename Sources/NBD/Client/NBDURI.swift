@@ -1,3 +1,4 @@
+import Bytes
 import EventLoops
 
 /// Where an export is, as people write it (the NBD URI specification, uri.md beside proto.md).
@@ -50,7 +51,7 @@ package struct NBDURI: Hashable, Sendable {
     let slash = parts[0].firstIndex(of: "/")
     let authority = parts[0][..<(slash ?? parts[0].endIndex)]
     let path = slash.map { parts[0][parts[0].index(after: $0)...] } ?? ""
-    guard let name = Self.percentDecoded(path), name.utf8.count <= WireLimits.stringByteCount else {
+    guard let name = PercentEncoding.decodedText(path), name.utf8.count <= WireLimits.stringByteCount else {
       throw refuse("the export's name is not valid")
     }
     exportName = name
@@ -58,7 +59,7 @@ package struct NBDURI: Hashable, Sendable {
     if isUnix {
       guard authority.isEmpty else { throw refuse("“\(scheme)://” is followed by a third “/”, and no host") }
       guard let query, query.hasPrefix("socket="), !query.contains("&"),
-        let path = Self.percentDecoded(query.dropFirst(7)), !path.isEmpty
+        let path = PercentEncoding.decodedText(query.dropFirst(7)), !path.isEmpty
       else { throw refuse("it needs “?socket=PATH”, and nothing else") }
       guard path.hasPrefix("/"), path.utf8.count <= SocketAddress.longestPath else {
         throw refuse("the socket's path must be absolute, with at most \(SocketAddress.longestPath) bytes")
@@ -93,50 +94,16 @@ package struct NBDURI: Hashable, Sendable {
     guard port.allSatisfy({ $0.isASCII && $0.isNumber }), let number = UInt16(port), number > 0 else { return nil }
     return .tcp(host: String(host), port: number)
   }
-
-  /// Nil for a broken escape, a NUL, or what is no UTF-8.
-  private static func percentDecoded(_ text: Substring) -> String? {
-    var bytes: [UInt8] = []
-    var rest = text.utf8[...]
-    while let byte = rest.popFirst() {
-      guard byte == UInt8(ascii: "%") else {
-        bytes.append(byte)
-        continue
-      }
-      guard let high = rest.popFirst().flatMap(hexValue), let low = rest.popFirst().flatMap(hexValue) else {
-        return nil
-      }
-      bytes.append(high << 4 | low)
-    }
-    return bytes.contains(0) ? nil : String(validating: bytes, as: UTF8.self)
-  }
-
-  private static func hexValue(_ byte: UInt8) -> UInt8? {
-    UnicodeScalar(byte).properties.isASCIIHexDigit ? UInt8(String(UnicodeScalar(byte)), radix: 16) : nil
-  }
 }
 
 extension NBDURI: CustomStringConvertible {
   package var description: String {
     let scheme = usesTLS ? "nbds" : "nbd"
-    let name = Self.escaped(exportName)
+    let name = PercentEncoding.encode(path: exportName)
     switch place {
     case .tcp(let host, let port):
       return "\(scheme)://\(host.contains(":") ? "[\(host)]" : host):\(port)/\(name)"
-    case .unix(let path): return "\(scheme)+unix:///\(name)?socket=\(Self.escaped(path))"
+    case .unix(let path): return "\(scheme)+unix:///\(name)?socket=\(PercentEncoding.encode(path: path))"
     }
-  }
-
-  private static func escaped(_ text: String) -> String {
-    var result = ""
-    for byte in text.utf8 {
-      let scalar = UnicodeScalar(byte)
-      if scalar.isASCII, scalar.properties.isAlphabetic || (48...57).contains(byte) || "-._~/".utf8.contains(byte) {
-        result.unicodeScalars.append(scalar)
-      } else {
-        result += "%" + (byte < 16 ? "0" : "") + String(byte, radix: 16, uppercase: true)
-      }
-    }
-    return result
   }
 }

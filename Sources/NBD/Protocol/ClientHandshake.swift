@@ -1,3 +1,5 @@
+import Bytes
+
 /// The client's side of the newstyle handshake, as a value: bytes in, actions out (proto.md, “Newstyle negotiation”).
 ///
 /// In this order, each only if it is wished and what it needs was granted: STARTTLS, EXTENDED_HEADERS,

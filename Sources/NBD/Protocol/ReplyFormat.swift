@@ -1,3 +1,5 @@
+import Bytes
+
 /// How a server's replies are laid out in the negotiated style (proto.md, “Simple reply message”, “Structured reply
 /// chunk message”; extension EXTENDED_HEADERS, “Extended reply chunk message”).
 package struct ReplyFormat: Hashable, Sendable {

@@ -1,3 +1,5 @@
+import Bytes
+
 /// The header of one reply or chunk, as a client reads it.
 package struct ReplyHeader: Hashable, Sendable {
   package enum Body: Hashable, Sendable {

@@ -1,3 +1,5 @@
+import Bytes
+
 /// One request as it stands on the wire (proto.md, “Request message”).
 package struct Request: Hashable, Sendable {
   package var flags: CommandFlags

@@ -1,3 +1,5 @@
+import Bytes
+
 /// The server's side of the fixed newstyle handshake, as a value: bytes in, actions out (proto.md, “Newstyle
 /// negotiation”).
 ///

@@ -49,27 +49,5 @@ struct WireReader {
 }
 
 extension [UInt8] {
-  /// Appends `value`, most significant byte first.
-  mutating func append<Value: FixedWidthInteger>(bigEndian value: Value) {
-    Swift.withUnsafeBytes(of: value.bigEndian) { append(contentsOf: $0) }
-  }
-
   mutating func append(text: String) { append(contentsOf: text.utf8) }
-}
-
-extension RawSpan {
-  /// The integer at `offset`, most significant byte first. Traps past the end.
-  @inline(__always)
-  func bigEndian<Value: FixedWidthInteger & BitwiseCopyable>(_ type: Value.Type, at offset: Int) -> Value {
-    Value(bigEndian: unsafeLoadUnaligned(fromByteOffset: offset, as: type))
-  }
-}
-
-extension MutableRawSpan {
-  /// Stores `value` at `offset`, most significant byte first. Traps past the end.
-  @inline(__always)
-  @_lifetime(self: copy self)
-  mutating func store<Value: FixedWidthInteger & BitwiseCopyable>(bigEndian value: Value, at offset: Int) {
-    storeBytes(of: value.bigEndian, toByteOffset: offset, as: Value.self)
-  }
 }

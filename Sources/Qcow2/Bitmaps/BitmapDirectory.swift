@@ -1,3 +1,5 @@
+import Bytes
+
 /// One persistent bitmap as the bitmap directory describes it (qcow2.txt, "Bitmap directory").
 package struct BitmapEntry: Hashable, Sendable {
   /// As much of it as is kept.

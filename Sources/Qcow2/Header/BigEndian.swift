@@ -1,32 +1,10 @@
 import Buffers
+import Bytes
 
-/// All numbers in qcow2 are big-endian (qcow2.txt, "General").
 extension RawSpan {
-  /// The integer at `offset`. The caller has checked that it lies inside.
-  @inline(__always)
-  func bigEndian<Integer: FixedWidthInteger & BitwiseCopyable>(
-    _ type: Integer.Type = Integer.self, at offset: Int
-  ) -> Integer {
-    Integer(bigEndian: unsafeLoadUnaligned(fromByteOffset: offset, as: Integer.self))
-  }
-
   /// A copy of the bytes in `range`. The caller has checked that it lies inside.
   func array(_ range: Range<Int>) -> [UInt8] {
     extracting(range).withUnsafeBytes { Array($0) }
-  }
-}
-
-extension MutableRawSpan {
-  @inline(__always)
-  @_lifetime(self: copy self)
-  mutating func storeBigEndian<Integer: FixedWidthInteger & BitwiseCopyable>(_ value: Integer, at offset: Int) {
-    storeBytes(of: value.bigEndian, toByteOffset: offset, as: Integer.self)
-  }
-}
-
-extension [UInt8] {
-  mutating func appendBigEndian(_ value: some FixedWidthInteger) {
-    Swift.withUnsafeBytes(of: value.bigEndian) { append(contentsOf: $0) }
   }
 }
 
@@ -39,9 +17,9 @@ extension PageBuffer {
     bytes.bigEndian(at: offset)
   }
 
-  mutating func storeBigEndian<Integer: FixedWidthInteger & BitwiseCopyable>(_ value: Integer, at offset: Int) {
+  mutating func store<Integer: FixedWidthInteger & BitwiseCopyable>(bigEndian value: Integer, at offset: Int) {
     var all = mutableBytes
-    all.storeBigEndian(value, at: offset)
+    all.store(bigEndian: value, at: offset)
   }
 
   func isZero(_ range: Range<Int>) -> Bool { bytes.extracting(range).isZero }

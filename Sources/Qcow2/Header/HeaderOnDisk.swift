@@ -1,3 +1,4 @@
+import Bytes
 import BlockCore
 
 /// The header of an open image, and its changes in place: each is one write of the file's first sector, in which
@@ -48,7 +49,7 @@ final class HeaderOnDisk {
     guard !value.autoclear.isSubset(of: kept) else { return }
     value.autoclear.formIntersection(kept)
     var bytes: [UInt8] = []
-    bytes.appendBigEndian(value.autoclear.rawValue)
+    bytes.append(bigEndian: value.autoclear.rawValue)
     try await store(bytes, at: Qcow2Header.FieldOffset.autoclear)
   }
 
@@ -58,7 +59,7 @@ final class HeaderOnDisk {
   {
     value.incompatible.remove(.dirty)
     var bytes: [UInt8] = []
-    bytes.appendBigEndian(value.incompatible.rawValue)
+    bytes.append(bigEndian: value.incompatible.rawValue)
     try await store(bytes, at: Qcow2Header.FieldOffset.incompatible)
   }
 

@@ -1,3 +1,5 @@
+import Bytes
+
 /// From bytes to the header: what each field may say by itself. How they fit together and to the file is checked in
 /// Qcow2Header+Checks.swift.
 extension Qcow2Header {

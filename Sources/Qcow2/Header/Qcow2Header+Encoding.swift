@@ -1,3 +1,5 @@
+import Bytes
+
 /// From the header to bytes: whole for a new image, single fields for changes in place (qcow2.txt, "Header").
 extension Qcow2Header {
   /// Length of the fixed part as written: version 3 always carries the compression type.
@@ -12,8 +14,8 @@ extension Qcow2Header {
   package func encoded() throws(Qcow2Error) -> [UInt8] {
     var area: [UInt8] = []
     for each in extensions {
-      area.appendBigEndian(each.type)
-      area.appendBigEndian(UInt32(each.contents.count))
+      area.append(bigEndian: each.type)
+      area.append(bigEndian: UInt32(each.contents.count))
       area += each.contents
       area += [UInt8](repeating: 0, count: each.encodedByteCount - 8 - each.contents.count)
     }
@@ -28,25 +30,25 @@ extension Qcow2Header {
 
   private func fixedFields(nameOffset: Int) -> [UInt8] {
     var bytes: [UInt8] = []
-    bytes.appendBigEndian(Self.magic)
-    bytes.appendBigEndian(version)
-    bytes.appendBigEndian(UInt64(nameOffset))
-    bytes.appendBigEndian(UInt32(backingName?.count ?? 0))
-    bytes.appendBigEndian(UInt32(clusterBits))
-    bytes.appendBigEndian(virtualByteCount)
-    bytes.appendBigEndian(encryption.rawValue)
-    bytes.appendBigEndian(UInt32(l1EntryCount))
-    bytes.appendBigEndian(l1Offset)
-    bytes.appendBigEndian(refcountTableOffset)
-    bytes.appendBigEndian(UInt32(refcountTableClusterCount))
-    bytes.appendBigEndian(UInt32(snapshotCount))
-    bytes.appendBigEndian(snapshotsOffset)
+    bytes.append(bigEndian: Self.magic)
+    bytes.append(bigEndian: version)
+    bytes.append(bigEndian: UInt64(nameOffset))
+    bytes.append(bigEndian: UInt32(backingName?.count ?? 0))
+    bytes.append(bigEndian: UInt32(clusterBits))
+    bytes.append(bigEndian: virtualByteCount)
+    bytes.append(bigEndian: encryption.rawValue)
+    bytes.append(bigEndian: UInt32(l1EntryCount))
+    bytes.append(bigEndian: l1Offset)
+    bytes.append(bigEndian: refcountTableOffset)
+    bytes.append(bigEndian: UInt32(refcountTableClusterCount))
+    bytes.append(bigEndian: UInt32(snapshotCount))
+    bytes.append(bigEndian: snapshotsOffset)
     guard version >= 3 else { return bytes }
-    bytes.appendBigEndian(incompatible.rawValue)
-    bytes.appendBigEndian(compatibleBits)
-    bytes.appendBigEndian(autoclear.rawValue)
-    bytes.appendBigEndian(UInt32(refcountOrder))
-    bytes.appendBigEndian(UInt32(fixedByteCount))
+    bytes.append(bigEndian: incompatible.rawValue)
+    bytes.append(bigEndian: compatibleBits)
+    bytes.append(bigEndian: autoclear.rawValue)
+    bytes.append(bigEndian: UInt32(refcountOrder))
+    bytes.append(bigEndian: UInt32(fixedByteCount))
     bytes.append(compressionType.rawValue)
     bytes += additionalFields
     return bytes + [UInt8](repeating: 0, count: fixedByteCount - bytes.count)

@@ -1,3 +1,4 @@
+import Bytes
 import BlockCore
 import Buffers
 
@@ -160,7 +161,7 @@ private struct NewImage {
   /// The refcount table's used entries.
   var table: [UInt8] {
     var bytes: [UInt8] = []
-    for number in 0..<blockCount { bytes.appendBigEndian((firstBlock + number) * header.clusterByteCount) }
+    for number in 0..<blockCount { bytes.append(bigEndian: (firstBlock + number) * header.clusterByteCount) }
     return bytes
   }
 

@@ -1,3 +1,4 @@
+import Bytes
 import BlockCore
 import Buffers
 
@@ -104,7 +105,7 @@ extension ClusterMap {
     var buffer = file.pool.take(byteCount)
     var bytes = buffer.mutableBytes
     bytes.zero(range.count * 8..<byteCount)
-    for (position, entry) in l1[range].enumerated() { bytes.storeBigEndian(entry.raw, at: position * 8) }
+    for (position, entry) in l1[range].enumerated() { bytes.store(bigEndian: entry.raw, at: position * 8) }
     return StagedWrite(.l1Table, offset: l1Offset + UInt64(range.lowerBound) * 8, byteCount: byteCount, buffer: buffer)
   }
 }

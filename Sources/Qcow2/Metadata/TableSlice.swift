@@ -1,3 +1,4 @@
+import Bytes
 import BlockCore
 import Buffers
 
@@ -38,7 +39,7 @@ final class TableSlice {
 
   /// Only for the cache, which counts what is dirty.
   func store<Integer: FixedWidthInteger & BitwiseCopyable>(_ value: Integer, at position: Int) {
-    buffer.storeBigEndian(value, at: position)
+    buffer.store(bigEndian: value, at: position)
     let changed = position..<position + MemoryLayout<Integer>.size
     dirty = dirty.map { min($0.lowerBound, changed.lowerBound)..<max($0.upperBound, changed.upperBound) } ?? changed
   }

@@ -1,3 +1,5 @@
+import Bytes
+
 /// Reads and writes the entries of a refcount block, 1 to 64 bits wide (qcow2.txt, "Host cluster management").
 struct RefcountWidth: Hashable, Sendable {
   /// Width = 2^order bits.
@@ -58,11 +60,11 @@ struct RefcountWidth: Hashable, Sendable {
       let position = index * bits / 8
       let shift = UInt8(index * bits % 8)
       let byte = block.unsafeLoad(fromByteOffset: position, as: UInt8.self)
-      block.storeBigEndian(byte & ~(UInt8(maximum) << shift) | UInt8(value) << shift, at: position)
-    case 3: block.storeBigEndian(UInt8(truncatingIfNeeded: value), at: index)
-    case 4: block.storeBigEndian(UInt16(truncatingIfNeeded: value), at: index * 2)
-    case 5: block.storeBigEndian(UInt32(truncatingIfNeeded: value), at: index * 4)
-    default: block.storeBigEndian(value, at: index * 8)
+      block.store(bigEndian: byte & ~(UInt8(maximum) << shift) | UInt8(value) << shift, at: position)
+    case 3: block.store(bigEndian: UInt8(truncatingIfNeeded: value), at: index)
+    case 4: block.store(bigEndian: UInt16(truncatingIfNeeded: value), at: index * 2)
+    case 5: block.store(bigEndian: UInt32(truncatingIfNeeded: value), at: index * 4)
+    default: block.store(bigEndian: value, at: index * 8)
     }
   }
 }

@@ -1,3 +1,4 @@
+import Bytes
 import BlockCore
 import Buffers
 
@@ -53,7 +54,7 @@ extension Refcounts {
     table[index] = place << clusterBits
     let sector = index / 64 * 64
     var bytes: [UInt8] = []
-    for entry in table[sector..<min(sector + 64, table.count)] { bytes.appendBigEndian(entry) }
+    for entry in table[sector..<min(sector + 64, table.count)] { bytes.append(bigEndian: entry) }
     try await file.writeTable(bytes.span.bytes, at: tableOffset + UInt64(sector) * 8, of: .refcountTable)
     file.places.add(.refcountBlock, at: place << clusterBits)
     usedEnd = max(usedEnd, place + 1)
@@ -119,7 +120,7 @@ extension Refcounts {
     larger += [UInt64](repeating: 0, count: entryCount - larger.count)
     var bytes = file.pool.take(entryCount * 8)
     var all = bytes.mutableBytes
-    for (index, entry) in larger.enumerated() { all.storeBigEndian(entry, at: index * 8) }
+    for (index, entry) in larger.enumerated() { all.store(bigEndian: entry, at: index * 8) }
     try await file.writeTable(
       bytes.bytes.extracting(0..<entryCount * 8), at: tableCluster << clusterBits, of: .refcountTable)
     try await file.flush()

@@ -1,3 +1,5 @@
+import Bytes
+
 /// One internal snapshot as the snapshot table describes it (qcow2.txt, "Snapshots").
 package struct Snapshot: Hashable, Sendable {
   /// As much of it as is kept.

@@ -1,3 +1,4 @@
+import Bytes
 import HTTPServer
 import Model
 import Orchestrator
@@ -16,7 +17,7 @@ extension Call {
     let dryRun = try query.boolean(.dryRun)
     // What is malformed comes before what is merely out of date.
     let idempotency = try idempotencyKey().map { key in
-      IdempotencyGuard(key: key, bodyHash: SHA256.digest(body).hexadecimal, answer: render)
+      IdempotencyGuard(key: key, bodyHash: Digest(of: body.span.bytes).description, answer: render)
     }
     let terms = Terms<Value>(
       dryRun: dryRun, expectedRevision: try expectedRevision(revision), idempotency: idempotency)

@@ -1,3 +1,5 @@
+import Bytes
+import Foundation
 import HTTPServer
 import Model
 
@@ -45,6 +47,6 @@ struct HTMLPage {
     + "td,th{text-align:left;padding:.2rem 1rem .2rem 0;border-bottom:1px solid #dde2e7;vertical-align:top}"
 
   private static let policy =
-    "default-src 'none'; style-src 'sha256-\(SHA256.digest(Array(style.utf8)).base64)'; base-uri 'none'; "
+    "default-src 'none'; style-src 'sha256-\(Data(Digest(of: style).bytes).base64EncodedString())'; base-uri 'none'; "
     + "form-action 'none'; frame-ancestors 'none'"
 }

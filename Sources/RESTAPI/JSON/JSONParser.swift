@@ -1,3 +1,4 @@
+import Bytes
 import Model
 
 /// Why a text isn't a JSON value that this API accepts.
@@ -202,7 +203,7 @@ struct JSONParser {
   private mutating func codeUnit() throws(JSONFault) -> UInt16 {
     var value: UInt16 = 0
     for _ in 0..<4 {
-      guard let byte = peek, let digit = Character(Unicode.Scalar(byte)).hexDigitValue else {
+      guard let byte = peek, let digit = Hexadecimal.value(of: byte) else {
         throw fault("four hexadecimal digits must follow \\u")
       }
       value = value << 4 | UInt16(digit)

@@ -1,3 +1,4 @@
+import Bytes
 import Foundation
 import Model
 
@@ -59,7 +60,7 @@ struct JSONWriter {
       case 0x0A: bytes += [UInt8(ascii: "\\"), UInt8(ascii: "n")]
       case 0x0D: bytes += [UInt8(ascii: "\\"), UInt8(ascii: "r")]
       case 0x09: bytes += [UInt8(ascii: "\\"), UInt8(ascii: "t")]
-      case 0..<0x20: raw("\\u00" + (byte < 0x10 ? "0" : "") + String(byte, radix: 16))
+      case 0..<0x20: raw("\\u00" + Hexadecimal.text(of: byte))
       default: bytes.append(byte)
       }
     }

@@ -1,3 +1,4 @@
+import Bytes
 import HTTPServer
 import Model
 
@@ -17,7 +18,9 @@ struct QueryValues {
     }
     var faults: [DomainError.Fault] = []
     for pair in pairs {
-      guard let name = Self.decoded(pair.name), let value = Self.decoded(pair.value ?? "") else {
+      guard let name = PercentEncoding.decodedText(pair.name, plusIsSpace: true),
+        let value = PercentEncoding.decodedText(pair.value ?? "", plusIsSpace: true)
+      else {
         faults.append(.parameter(String(pair.name), "isn't percent-encoded UTF-8 without NUL"))
         continue
       }
@@ -34,11 +37,6 @@ struct QueryValues {
       }
     }
     if !faults.isEmpty { throw Self.error(faults) }
-  }
-
-  private static func decoded(_ text: Substring) -> String? {
-    guard let bytes = PercentEncoding.decode(text, plusIsSpace: true), !bytes.contains(0) else { return nil }
-    return String(validating: bytes, as: UTF8.self)
   }
 
   private static func error(_ faults: [DomainError.Fault]) -> DomainError {

@@ -1,3 +1,4 @@
+import Bytes
 import HTTPServer
 import Model
 
@@ -45,16 +46,7 @@ struct RawPath {
 
   /// One text for all ways of encoding this path.
   var canonical: String {
-    segments.map { "/" + $0.utf8.map(Self.encoded).joined() }.joined()
-  }
-
-  private static func encoded(_ byte: UInt8) -> String {
-    switch byte {
-    case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
-      UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"):
-      String(Unicode.Scalar(byte))
-    default: "%" + (byte < 0x10 ? "0" : "") + String(byte, radix: 16, uppercase: true)
-    }
+    segments.map { "/" + PercentEncoding.encode(segment: $0) }.joined()
   }
 }
 

@@ -25,6 +25,9 @@ package struct Digest: Hashable, Sendable {
     precondition(result == 0, "SHA-256 isn't available: \(result)")
   }
 
+  /// The SHA-256 of the text's UTF-8.
+  package init(of text: String) { self.init(of: Array(text.utf8).span.bytes) }
+
   /// Reads 32 bytes at `offset`.
   package init(from bytes: RawSpan, at offset: Int) {
     word0 = bytes.unsafeLoadUnaligned(fromByteOffset: offset, as: UInt64.self)
@@ -48,22 +51,13 @@ package struct Digest: Hashable, Sendable {
 extension Digest: CustomStringConvertible {
   /// Lower-case hexadecimal.
   package var description: String {
-    let digits = Array("0123456789abcdef".utf8)
-    return String(decoding: bytes.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }, as: UTF8.self)
+    Hexadecimal.text(of: bytes)
   }
 
   /// Reads the text form; nil if it isn't 64 lower-case hexadecimal digits.
   package init?(hexadecimal text: String) {
-    func value(_ digit: UInt8) -> UInt8? {
-      switch digit {
-      case 0x30...0x39: digit - 0x30
-      case 0x61...0x66: digit - 0x61 + 10
-      default: nil
-      }
-    }
-    let digits = text.utf8.compactMap(value)
-    guard text.utf8.count == 2 * Self.byteCount, digits.count == 2 * Self.byteCount else { return nil }
-    let bytes = (0..<Self.byteCount).map { digits[2 * $0] << 4 | digits[2 * $0 + 1] }
+    guard let bytes = Hexadecimal.bytes(of: text), bytes.count == Self.byteCount else { return nil }
     self.init(from: bytes.span.bytes, at: 0)
+    guard description == text else { return nil }
   }
 }
