@@ -70,7 +70,7 @@ let package = Package(
     room("Catalog", ["Model", "Bytes", "Assets", "Descriptors", "Locks", grdb]),
     room("HTTPServer", ["Bytes", "CMicrohttpd", "Descriptors", "Locks", logging]),
     room("RESTAPI", ["Model", "Bytes", "Orchestrator", "HTTPServer", "Assets", "Locks", logging]),
-    room("Configuration", ["Model", "Descriptors", yams]),
+    room("Configuration", ["Model", "Bytes", "Descriptors", yams]),
     room("Assets", [], plugins: ["EmbedFiles"]),
     .executableTarget(
       name: "cobweb",

@@ -35,20 +35,20 @@ import Testing
   {
     var directory: [UInt8] = []
     for name in names {
-      directory.appendBigEndian(UInt64(0))
-      directory.appendBigEndian(UInt32(1))
-      directory.appendBigEndian(UInt32(2))
+      directory.append(bigEndian: UInt64(0))
+      directory.append(bigEndian: UInt32(1))
+      directory.append(bigEndian: UInt32(2))
       directory += [1, 16]
-      directory.appendBigEndian(UInt16(name.count))
-      directory.appendBigEndian(UInt32(0))
+      directory.append(bigEndian: UInt16(name.count))
+      directory.append(bigEndian: UInt32(0))
       directory += name
       directory += [UInt8](repeating: 0, count: (8 - directory.count % 8) % 8)
     }
     var contents: [UInt8] = []
-    contents.appendBigEndian(UInt32(names.count))
-    contents.appendBigEndian(UInt32(0))
-    contents.appendBigEndian(UInt64(directory.count))
-    contents.appendBigEndian(tablesOffset)
+    contents.append(bigEndian: UInt32(names.count))
+    contents.append(bigEndian: UInt32(0))
+    contents.append(bigEndian: UInt64(directory.count))
+    contents.append(bigEndian: tablesOffset)
     return try await image(tables: directory) { header in
       header.extensions.append(HeaderExtension(type: HeaderExtension.Kind.bitmaps, contents: contents))
       header.autoclear.insert(.bitmaps)
@@ -61,12 +61,12 @@ import Testing
   {
     var table: [UInt8] = []
     for snapshot in snapshots {
-      table.appendBigEndian(UInt64(0))
-      table.appendBigEndian(UInt32(0))
-      table.appendBigEndian(UInt16(snapshot.id.count))
-      table.appendBigEndian(UInt16(snapshot.name.count))
+      table.append(bigEndian: UInt64(0))
+      table.append(bigEndian: UInt32(0))
+      table.append(bigEndian: UInt16(snapshot.id.count))
+      table.append(bigEndian: UInt16(snapshot.name.count))
       table += [UInt8](repeating: 0, count: 20)
-      table.appendBigEndian(UInt32(16))
+      table.append(bigEndian: UInt32(16))
       table += [UInt8](repeating: 0, count: 16)
       table += snapshot.id + snapshot.name
       table += [UInt8](repeating: 0, count: (8 - table.count % 8) % 8)

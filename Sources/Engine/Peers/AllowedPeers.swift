@@ -1,3 +1,4 @@
+import Bytes
 import EventLoops
 import Glibc
 import Model
@@ -8,7 +9,7 @@ import NBD
 /// Hosts are compared by name, or as addresses, however these are written; sockets by their paths with links resolved.
 package struct AllowedPeers: Sendable {
   private enum Pattern: Hashable {
-    case host(String, port: UInt16?)
+    case host(NetworkHost, port: UInt16?)
     case unix(path: String)
   }
 
@@ -18,10 +19,8 @@ package struct AllowedPeers: Sendable {
   package init(_ texts: [String]) {
     patterns = texts.map { text in
       if text.hasPrefix("unix:") { return .unix(path: String(text.dropFirst(5))) }
-      let hostEnd = text.hasPrefix("[") ? text.firstIndex(of: "]") : nil
-      let colon = text[(hostEnd ?? text.startIndex)...].firstIndex(of: ":")
-      let host = Self.canonical(String(text[..<(colon ?? text.endIndex)]))
-      return .host(host, port: colon.flatMap { UInt16(text[text.index(after: $0)...]) })
+      let peer = HostAndPort(text)
+      return .host(peer?.host ?? .name(text), port: peer?.port)
     }
   }
 
@@ -30,7 +29,7 @@ package struct AllowedPeers: Sendable {
   package func resolve(_ uri: NBDURI) throws(DomainError) -> NBDURI {
     switch uri.place {
     case .tcp(let host, let port):
-      let host = Self.canonical(host)
+      let host = NetworkHost(withoutBrackets: host) ?? .name(host)
       if patterns.contains(.host(host, port: nil)) || patterns.contains(.host(host, port: port)) { return uri }
     case .unix(let path):
       let resolved = Self.resolved(path)
@@ -41,18 +40,6 @@ package struct AllowedPeers: Sendable {
     throw DomainError(
       .peerNotAllowed, "\(uri) is on none of the allowed NBD servers",
       remedy: "list its host or socket under nbdPeers in the configuration")
-  }
-
-  /// One text for all ways of writing the same host, without brackets.
-  private static func canonical(_ host: String) -> String {
-    let name = host.hasPrefix("[") && host.hasSuffix("]") ? String(host.dropFirst().dropLast()) : host
-    let family = name.contains(":") ? AF_INET6 : AF_INET
-    var bytes = [UInt8](repeating: 0, count: 16)
-    var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
-    guard inet_pton(family, name, &bytes) == 1, inet_ntop(family, bytes, &text, socklen_t(text.count)) != nil else {
-      return name.lowercased()
-    }
-    return String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
   }
 
   /// The path with all links resolved; of a socket that isn't there, its folder's.

@@ -103,39 +103,11 @@ package enum CheckedDocumentCodec {
     let decoder = JSONDecoder()
     decoder.dateDecodingStrategy = .custom { decoder in
       let container = try decoder.singleValueContainer()
-      guard let date = Timestamp.date(of: try container.decode(String.self)) else {
+      guard let date = Timestamp.date(ofExact: try container.decode(String.self)) else {
         throw DecodingError.dataCorruptedError(in: container, debugDescription: "not a time in UTC to the millisecond")
       }
       return date
     }
     return decoder
-  }
-}
-
-/// Times as documents hold them: `2026-01-31T23:59:59.999Z`, always UTC and to the millisecond.
-enum Timestamp {
-  // The format style's own fractions are cut rather than rounded, so they are made here.
-  private static let wholeSeconds = Date.ISO8601FormatStyle()
-
-  static func text(of date: Date) -> String {
-    // Nothing here is older than 1970.
-    let milliseconds = Int64(max(0, (date.timeIntervalSince1970 * 1000).rounded()))
-    let (seconds, rest) = milliseconds.quotientAndRemainder(dividingBy: 1000)
-    let whole = Date(timeIntervalSince1970: Double(seconds)).formatted(wholeSeconds).dropLast()
-    return "\(whole).\(String(1000 + rest).dropFirst())Z"
-  }
-
-  static func date(of text: String) -> Date? {
-    // Seconds, a point, three digits, "Z".
-    guard text.utf8.count == 24, text.hasSuffix("Z"), let rest = Int(text.dropLast().suffix(3)),
-      let whole = try? Date(String(text.dropLast(5)) + "Z", strategy: wholeSeconds)
-    else { return nil }
-    let date = rounded(whole.addingTimeInterval(Double(rest) / 1000))
-    return Self.text(of: date) == text ? date : nil
-  }
-
-  /// The nearest millisecond, as the one value that stands for it.
-  static func rounded(_ date: Date) -> Date {
-    Date(timeIntervalSince1970: (date.timeIntervalSince1970 * 1000).rounded() / 1000)
   }
 }

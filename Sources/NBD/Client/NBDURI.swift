@@ -73,26 +73,8 @@ package struct NBDURI: Hashable, Sendable {
   }
 
   private static func tcpPlace(_ authority: Substring) -> Place? {
-    var host = authority
-    var port: Substring?
-    if authority.hasPrefix("[") {
-      guard let end = authority.firstIndex(of: "]") else { return nil }
-      host = authority[authority.index(after: authority.startIndex)..<end]
-      let rest = authority[authority.index(after: end)...]
-      guard rest.isEmpty || rest.hasPrefix(":") else { return nil }
-      port = rest.isEmpty ? nil : rest.dropFirst()
-      guard host.contains(":"), host.allSatisfy({ $0.isHexDigit || $0 == ":" || $0 == "." }) else { return nil }
-    } else {
-      let parts = authority.split(separator: ":", omittingEmptySubsequences: false)
-      guard parts.count <= 2 else { return nil }
-      host = parts.first ?? ""
-      port = parts.count == 2 ? parts[1] : nil
-      guard host.allSatisfy({ $0.isASCII && ($0.isLetter || $0.isNumber || "-._".contains($0)) }) else { return nil }
-    }
-    guard !host.isEmpty, host.utf8.count <= 253 else { return nil }
-    guard let port else { return .tcp(host: String(host), port: standardPort) }
-    guard port.allSatisfy({ $0.isASCII && $0.isNumber }), let number = UInt16(port), number > 0 else { return nil }
-    return .tcp(host: String(host), port: number)
+    guard let parsed = HostAndPort(authority), parsed.port != 0 else { return nil }
+    return .tcp(host: parsed.host.text, port: parsed.port ?? standardPort)
   }
 }
 

@@ -1,3 +1,4 @@
+import Bytes
 import CGnuTLS
 import Glibc
 
@@ -81,8 +82,10 @@ final class TLSSession: @unchecked Sendable {
   }
 
   private static func isAddress(_ name: String) -> Bool {
-    var address = in6_addr()
-    return inet_pton(AF_INET, name, &address) == 1 || inet_pton(AF_INET6, name, &address) == 1
+    switch NetworkHost(withoutBrackets: name) {
+    case .ipv4, .ipv6: true
+    case .name, nil: false
+    }
   }
 
   // MARK: Buffers

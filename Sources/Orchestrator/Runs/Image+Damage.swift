@@ -20,7 +20,7 @@ extension Image {
 
   /// What a plan warns of.
   var damageWarnings: [String] {
-    damage.map { ["image '\(name)' is damaged since \($0.since.formatted(.iso8601)): \($0.why)"] } ?? []
+    damage.map { ["image '\(name)' is damaged since \(Timestamp.text(of: $0.since)): \($0.why)"] } ?? []
   }
 }
 

@@ -24,7 +24,7 @@ extension Export {
   }
 
   func order(of stored: StoredBackup) -> ExportOrder {
-    let time = stored.backup.pointInTime.formatted(.iso8601)
+    let time = Timestamp.text(of: stored.backup.pointInTime)
     return order(.backup(stored.location), "image '\(stored.imageName)' at \(time), backup \(stored.backup.id)")
   }
 

@@ -1,3 +1,4 @@
+import Bytes
 import HTTPServer
 import Locks
 import Model
@@ -13,7 +14,7 @@ package final class HostList: Sendable {
 
   /// - Parameter names: more host names than the loopback ones, without ports.
   package init(names: [String] = []) {
-    self.names = Set(names.map { $0.lowercased() })
+    self.names = Set(names.map { NetworkHost($0)?.description ?? $0.lowercased() })
     ports = Lock([])
   }
 
@@ -41,7 +42,8 @@ package final class HostList: Sendable {
   private func accepts(host: String?, _ request: HTTPRequest) -> Bool {
     // Nobody is led to a unix socket by a name.
     if request.peer == .unixSocket { return true }
-    guard let host, let (name, port) = Self.split(host.lowercased()) else { return false }
+    guard let host, let named = HostAndPort(host) else { return false }
+    let (name, port) = (named.host.description, named.port)
     let isOurPort = ports.withLock { $0.contains(port ?? (request.isSecure ? 443 : 80)) }
     if Self.loopbackNames.contains(name) { return isOurPort }
     return names.contains(name) && (isOurPort || port == nil)
@@ -54,19 +56,7 @@ package final class HostList: Sendable {
     }
     guard origin.dropFirst(scheme.count).lowercased() == host.lowercased() else { return false }
     // Behind a proxy the page may have come encrypted though this connection isn't.
-    let isBehindProxy = Self.split(host.lowercased()).map { names.contains($0.name) } ?? false
+    let isBehindProxy = HostAndPort(host).map { names.contains($0.host.description) } ?? false
     return isBehindProxy || (scheme == "https://") == request.isSecure
-  }
-
-  /// A host and its port, if it has one; nil if it is neither `name`, `name:port`, `[address]` nor `[address]:port`.
-  private static func split(_ host: String) -> (name: String, port: UInt16?)? {
-    let end = host.hasPrefix("[") ? host.firstIndex(of: "]").map(host.index(after:)) : host.firstIndex(of: ":")
-    guard let end, end < host.endIndex else {
-      return host.isEmpty || host.hasPrefix("[") && !host.hasSuffix("]") ? nil : (host, nil)
-    }
-    guard host[end] == ":", end > host.startIndex else { return nil }
-    let digits = host[host.index(after: end)...]
-    guard digits.utf8.allSatisfy({ $0 >= 0x30 && $0 <= 0x39 }), let port = UInt16(digits) else { return nil }
-    return (String(host[..<end]), port)
   }
 }

@@ -1,4 +1,4 @@
-import Glibc
+import Bytes
 import Model
 import Orchestrator
 
@@ -75,26 +75,7 @@ extension ExportAddress {
   /// another address tomorrow. An address that can be written in several ways becomes the one that inet_ntop writes,
   /// so that exports at the same address are known to share it.
   init?(tcp text: String) {
-    guard let colon = text.lastIndex(of: ":") else { return nil }
-    let digits = text[text.index(after: colon)...]
-    guard digits.utf8.allSatisfy({ (0x30...0x39).contains($0) }), let port = UInt16(digits), port > 0 else {
-      return nil
-    }
-    let host = text[..<colon]
-    let canonical =
-      if host.hasPrefix("["), host.hasSuffix("]") {
-        Self.numeric(String(host.dropFirst().dropLast()), AF_INET6)
-      } else {
-        host.lowercased() == "localhost" ? "localhost" : Self.numeric(String(host), AF_INET)
-      }
-    guard let canonical else { return nil }
-    self = .tcp(host: canonical, port: port)
-  }
-
-  private static func numeric(_ text: String, _ family: Int32) -> String? {
-    var bytes = [UInt8](repeating: 0, count: 16)
-    guard inet_pton(family, text, &bytes) == 1 else { return nil }
-    var buffer = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
-    return inet_ntop(family, bytes, &buffer, socklen_t(buffer.count)).map { String(cString: $0) }
+    guard let parsed = HostAndPort(text), let port = parsed.port, port > 0, parsed.host.isFixed else { return nil }
+    self = .tcp(host: parsed.host.text, port: port)
   }
 }

@@ -1,9 +1,9 @@
 import Foundation
 
-/// Points in time as this API writes them: RFC 3339, UTC, always with milliseconds.
-enum Timestamp {
+/// Points in time as the API, manifests and reports write them: RFC 3339, UTC, always with milliseconds.
+package enum Timestamp {
   /// E.g. `2026-03-01T08:05:09.120Z`. Years outside 0000–9999 are cut to the nearest that can be written.
-  static func text(of date: Date) -> String {
+  package static func text(of date: Date) -> String {
     let milliseconds = Int64((date.timeIntervalSince1970 * 1000).rounded().clamped(to: earliest...latest))
     let (day, inDay) = milliseconds.flooredQuotientAndRemainder(dividingBy: 86_400_000)
     let (year, month, dayOfMonth) = civil(fromDays: day)
@@ -13,10 +13,26 @@ enum Timestamp {
   }
 
   /// The time that an RFC 3339 text names, with or without fractions of a second; nil if it isn't one.
-  static func date(of text: String) -> Date? {
+  package static func date(of text: String) -> Date? {
     let whole = Date.ISO8601FormatStyle()
+    // Foundation takes 30 February for 1 March, and 25 o'clock for 1 o'clock of the next day.
+    let fields = text.prefix(19)
+    guard let civil = try? Date("\(fields)Z", strategy: whole), Self.text(of: civil).hasPrefix(fields) else {
+      return nil
+    }
     return (try? Date(text, strategy: whole))
       ?? (try? Date(text, strategy: whole.time(includingFractionalSeconds: true)))
+  }
+
+  /// The time that a text of exactly the form of ``text(of:)`` names; nil for every other.
+  package static func date(ofExact text: String) -> Date? {
+    guard let date = date(of: text).map(rounded), Self.text(of: date) == text else { return nil }
+    return date
+  }
+
+  /// The nearest millisecond, as the one value that stands for it.
+  package static func rounded(_ date: Date) -> Date {
+    Date(timeIntervalSince1970: (date.timeIntervalSince1970 * 1000).rounded() / 1000)
   }
 
   /// 0000-01-01 and the last millisecond of 9999, in milliseconds since 1970.
