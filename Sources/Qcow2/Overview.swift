@@ -40,6 +40,7 @@
 //
 // Files come from anywhere. What a table says is checked where it is used, memory is never taken by a size that the
 // file states beyond a named limit, and nothing is written over metadata, whatever the tables say (`MetadataPlaces`).
+// The tables that stay in memory have a limit for all files of a chain together (`maximumChainTableByteCount`).
 // Names and lists that leave this room are cut at a named length, and what holds them says that they were
 // (`Qcow2Description`, `CheckReport`).
 //

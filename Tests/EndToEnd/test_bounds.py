@@ -65,3 +65,38 @@ def test_an_image_with_many_long_bitmap_names_is_inspected(server, workspace):
     assert job["result"]["errors"] >= count
     assert len(str(job)) < 256 << 10
     assert peak_memory(server) < before + 64
+
+
+def chain(folder, count, l1_entries):
+    """The uppermost of `count` images, each of which stands on the one before."""
+    for number in range(count):
+        top = empty_image(folder / f"{number}.qcow2", l1_entries=l1_entries,
+                          backing=f"{number - 1}.qcow2".encode() if number else None)
+    return top
+
+
+def export(server, workspace):
+    return {"name": "vm1", "source": {"kind": "image", "image": "vm1"},
+            "listen": {"unix": str(workspace / "run/vm1.sock")}}
+
+
+def test_the_tables_of_a_long_chain_take_bounded_memory(server, workspace):
+    server.register(chain(workspace / "images", 40, l1_entries=4 << 20), "qcow2")
+    before = forget_peak(server)
+    assert len(server.get("/images/vm1/inspect")["backingChain"]) == 39
+    for method, path, body in [("POST", "/exports", export(server, workspace)), ("GET", "/images/vm1/extents", None)]:
+        problem = server.problem(422, "backing-refused", method, path, body)
+        assert "256 MiB" in problem["detail"] and "qemu-img commit" in problem["remedy"], problem
+    for path, body in [("/images/vm1/check", None),
+                       ("/backups", {"images": ["vm1"], "repository": "local", "kind": "full"})]:
+        answer = server.call("POST", path, body)
+        failure = server.finished(answer.json())["error"] if answer.status_code == 202 else answer.json()
+        assert failure["code"] == "backing-refused", failure
+    assert peak_memory(server) < before + 400
+
+
+def test_a_long_chain_of_ordinary_images_opens(server, workspace):
+    server.register(chain(workspace / "images", 40, l1_entries=2048), "qcow2")
+    assert server.get("/images/vm1/extents")["items"][0]["zero"] is True
+    server.expect(201, "POST", "/exports", export(server, workspace))
+    server.back_up()

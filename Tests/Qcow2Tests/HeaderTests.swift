@@ -195,6 +195,49 @@ import Testing
     }
   }
 
+  /// The room that is left for the chain's L1 tables, in tables.
+  @Test(arguments: [(64, 64), (2, 2), (2, 1), (64, 63), (1, 0)])
+  func tablesOfAChainAreBoundedTogether(count: Int, room: Int) async throws {
+    await LoopActor().run { _ in
+      let chain = Chain(count: count, l1EntryCount: 1024)
+      var options = Qcow2Image.OpenOptions()
+      options.tableByteCountAbove = Qcow2Image.maximumChainTableByteCount - room * 1024 * 8
+      do {
+        let image = try await chain.open(options)
+        #expect(room >= count)
+        #expect(try await image.readBytes(512, at: 0) == [UInt8](repeating: 0, count: 512))
+        try await image.close()
+      } catch {
+        #expect(room < count && "\(error)".contains("take more than 256 MiB together"), "\(error)")
+      }
+    }
+  }
+
+  /// Empty images, each of which stands on the next.
+  private struct Chain {
+    let count: Int
+    let l1EntryCount: Int
+
+    nonisolated(nonsending)
+      func open(_ options: Qcow2Image.OpenOptions) async throws -> Qcow2Image
+    {
+      var header = HeaderTests.header()
+      header.virtualByteCount = 1 << 20
+      header.l1EntryCount = l1EntryCount
+      if options.depth == count - 1 { header.backingName = nil }
+      let bytes = try header.encoded()
+      var file = SparseImage(byteCount: 40 << 20)
+      file.write(bytes.span.bytes, at: 0)
+      let resolver: BackingResolver = { reference in
+        var options = Qcow2Image.OpenOptions(depth: reference.depth)
+        options.tableByteCountAbove = reference.tableByteCountAbove
+        return try await open(options)
+      }
+      return try await Qcow2Image.open(
+        MemoryDevice(file), options: options, backing: .resolve(resolver), work: InlineWork(), pool: pool)
+    }
+  }
+
   /// An image that names itself.
   private final class Loop: @unchecked Sendable {
     // Safe to hand over: confined to the test's loop.

@@ -100,8 +100,10 @@ extension DomainError {
     case .backingFailed(_, let cause as DomainError): self = cause
     case .backingFailed(_, let cause as Qcow2Error): self.init(cause, of: file, damage: damage)
     case .dataFileFailed(_, let cause as DomainError): self = cause
-    case .backingMissing, .backingFailed, .dataFileMissing, .dataFileFailed, .chainTooDeep:
+    case .backingMissing, .backingFailed, .dataFileMissing, .dataFileFailed:
       self.init(.backingRefused, "\(file): \(error)")
+    case .chainTooDeep, .tablesTooLarge:
+      self.init(.backingRefused, "\(file): \(error)", remedy: "merge some of them with qemu-img commit")
     case .notWritable, .invalidOption:
       self.init(.formatUnsupported, "\(file): \(error)")
     }

@@ -121,7 +121,8 @@ struct ImageOpener: Sendable {
 
   nonisolated(nonsending)
     private func openLayer(
-      _ file: FileDescriptor, _ path: String, _ format: DiskFormat, depth: Int, isReadOnly: Bool, _ chain: Chain
+      _ file: FileDescriptor, _ path: String, _ format: DiskFormat, depth: Int, isReadOnly: Bool, _ chain: Chain,
+      tableByteCountAbove: Int = 0
     ) async throws -> any BlockDevice
   {
     let layer = try await loop.blocking(about: path, in: .folder(of: path)) {
@@ -149,12 +150,15 @@ struct ImageOpener: Sendable {
       if depth == 0, !raw.isDirect { chain.isDirect = false }
       guard format == .qcow2 else { return raw }
       return try await attempt {
-        let options = Qcow2Image.OpenOptions(layer: depth, isReadOnly: isReadOnly)
+        let options = Qcow2Image.OpenOptions(
+          layer: depth, isReadOnly: isReadOnly, tableByteCountAbove: tableByteCountAbove)
         let resolver: BackingResolver = { [self] reference in
           let name = try BackingName(reference.name, format: reference.format, in: path)
           let below = name.joined(to: path)
           let file = try await openNamed(below, isReadOnly: true)
-          return try await openLayer(file, below, name.format, depth: reference.depth, isReadOnly: true, chain)
+          return try await openLayer(
+            file, below, name.format, depth: reference.depth, isReadOnly: true, chain,
+            tableByteCountAbove: reference.tableByteCountAbove)
         }
         let dataFileResolver: DataFileResolver = { [self] name in
           let beside = try BackingName(dataFile: name, in: path).joined(to: path)
@@ -188,8 +192,9 @@ extension Qcow2Image.OpenOptions {
   private static let backingRefcountByteCount = 256 << 10
 
   /// Options for one layer of a chain, 0 being the image itself.
-  init(layer depth: Int, isReadOnly: Bool) {
+  init(layer depth: Int, isReadOnly: Bool, tableByteCountAbove: Int = 0) {
     self.init(isReadOnly: isReadOnly, depth: depth)
+    self.tableByteCountAbove = tableByteCountAbove
     guard depth > 0 else { return }
     mappingCacheByteCount = Self.backingMappingByteCount
     refcountCacheByteCount = Self.backingRefcountByteCount

@@ -39,18 +39,22 @@ struct RepositoryImageOpener: Sendable {
   private func full(_ path: String) -> String { "\(repository.location.path)/\(path)" }
 
   nonisolated(nonsending)
-    private func open(_ path: String, depth: Int, above: [String]) async throws -> Qcow2Image
+    private func open(
+      _ path: String, depth: Int, above: [String], tableByteCountAbove: Int = 0
+    ) async throws -> Qcow2Image
   {
     let device = try await openFile(path)
     return try await telling(about: full(path), damage: .backupCorrupt) {
       try await attempt {
-        let options = Qcow2Image.OpenOptions(layer: depth, isReadOnly: true)
+        let options = Qcow2Image.OpenOptions(
+          layer: depth, isReadOnly: true, tableByteCountAbove: tableByteCountAbove)
         let resolver: BackingResolver = { [self] reference in
           let below = try backingPath(reference, of: path)
           guard !(above + [path]).contains(below) else {
             throw DomainError(.backupCorrupt, "\(full(path)) leads back to \(below)", remedy: "use another backup")
           }
-          return try await open(below, depth: reference.depth, above: above + [path])
+          return try await open(
+            below, depth: reference.depth, above: above + [path], tableByteCountAbove: reference.tableByteCountAbove)
         }
         return try await Qcow2Image.open(
           device, options: options, backing: .resolve(resolver), work: work, pool: pool)

@@ -24,6 +24,8 @@ package enum Qcow2Error: Error, Sendable {
   case dataFileFailed(String, any Error)
   /// More files are stacked than ``Qcow2Image/maximumBackingDepth``.
   case chainTooDeep(Int)
+  /// The L1 tables of the stacked files take more than ``Qcow2Image/maximumChainTableByteCount``.
+  case tablesTooLarge(Int)
   /// The device under the image failed.
   case device(BlockError)
 }
@@ -42,6 +44,7 @@ extension Qcow2Error: CustomStringConvertible {
     case .dataFileMissing(let name): "the qcow2 image needs its external data file \"\(name)\""
     case .dataFileFailed(let name, let cause): "the external data file \"\(name)\" can't be opened: \(cause)"
     case .chainTooDeep(let limit): "more than \(limit) files are stacked as backing files"
+    case .tablesTooLarge(let limit): "the L1 tables of the stacked files take more than \(limit >> 20) MiB together"
     case .device(let error): "\(error)"
     }
   }

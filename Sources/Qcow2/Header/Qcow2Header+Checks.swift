@@ -80,6 +80,8 @@ package struct BackingReference: Hashable, Sendable {
   package var format: String?
   /// 1 = the backing file of the image that was opened first, 2 = that one's, …
   package var depth: Int
+  /// What the L1 tables of the images above take in memory: for the options that it is opened with.
+  package var tableByteCountAbove = 0
 
   package init(name: String, format: String?, depth: Int) {
     self.name = name

@@ -82,6 +82,9 @@ package struct Qcow2Header: Hashable, Sendable {
   /// Guest bytes that one L2 table maps.
   package var l2Coverage: UInt64 { clusterByteCount / l2EntryByteCount * clusterByteCount }
 
+  /// Bytes of the active L1 table, in the file and in memory.
+  var l1ByteCount: Int { l1EntryCount * 8 }
+
   func contents(ofExtension type: UInt32) -> [UInt8]? { extensions.first { $0.type == type }?.contents }
 
   /// The backing file's format, where the image states it.

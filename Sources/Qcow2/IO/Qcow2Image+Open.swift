@@ -35,6 +35,8 @@ extension Qcow2Image {
     package var isReadOnly: Bool
     /// Place of this image in its chain: 0 for the one that was asked for, else its ``BackingReference/depth``.
     package var depth: Int
+    /// What the L1 tables of the images above take: its ``BackingReference/tableByteCountAbove``.
+    package var tableByteCountAbove = 0
     /// Memory for L2 tables and for refcount blocks, in bytes.
     package var mappingCacheByteCount: Int
     package var refcountCacheByteCount: Int
@@ -90,9 +92,15 @@ extension Qcow2Image {
   {
     let header: HeaderOnDisk
     do { header = try await HeaderOnDisk(value, file: host) } catch { throw .device(error) }
+    guard options.tableByteCountAbove + value.l1ByteCount <= maximumChainTableByteCount else {
+      throw .tablesTooLarge(maximumChainTableByteCount)
+    }
+    // Writing and checking need the refcounts; a backing file is only read.
+    let isBackingFile = options.isReadOnly && options.depth > 0
     let blocks = try await host.table(
-      at: value.refcountTableOffset, count: (value.refcountTableClusterCount << value.clusterBits) / 8)
-    let l1 = try await host.table(at: value.l1Offset, count: value.l1EntryCount).map { L1Entry(raw: $0) }
+      at: value.refcountTableOffset,
+      count: isBackingFile ? 0 : (value.refcountTableClusterCount << value.clusterBits) / 8)
+    let l1 = try await host.table(at: value.l1Offset, count: value.l1EntryCount, L1Entry.init(raw:))
     if !options.isReadOnly {
       try await host.learnPlaces(of: value, refcountTable: blocks, l1)
       if let conflict = host.places.conflict { throw .damaged(conflict) }
@@ -161,7 +169,8 @@ extension Qcow2Image {
       _ header: Qcow2Header, _ source: BackingSource, _ options: OpenOptions
     ) async throws(Qcow2Error) -> (any BlockDevice)?
   {
-    guard let reference = try header.backingReference(depth: options.depth + 1) else { return nil }
+    guard var reference = try header.backingReference(depth: options.depth + 1) else { return nil }
+    reference.tableByteCountAbove = options.tableByteCountAbove + header.l1ByteCount
     guard reference.depth <= maximumBackingDepth else { throw .chainTooDeep(maximumBackingDepth) }
     switch source {
     case .none: throw .backingMissing(reference)
@@ -205,21 +214,38 @@ extension Qcow2Header {
 }
 
 extension HostFile {
+  /// Tables are read in pieces, so that a long one is in memory once.
+  private static let tablePieceByteCount = 1 << 20
+
   /// Reads a table of 64-bit entries. Its size was checked against the file's and its own limit.
   nonisolated(nonsending)
     func table(at offset: UInt64, count: Int) async throws(Qcow2Error) -> [UInt64]
   {
+    try await table(at: offset, count: count) { $0 }
+  }
+
+  /// The same, of entries that are made of their 64 bits.
+  nonisolated(nonsending)
+    func table<Entry>(
+      at offset: UInt64, count: Int, _ entry: (UInt64) -> Entry
+    ) async throws(Qcow2Error) -> [Entry]
+  {
     if count == 0 { return [] }
-    var buffer = pool.take(count * 8)
-    var all = buffer.mutableBytes
-    var bytes = all.part(0..<count * 8)
-    do {
-      try await read(into: &bytes, at: offset)
-    } catch {
-      throw .device(error)
+    var entries: [Entry] = []
+    entries.reserveCapacity(count)
+    var buffer = pool.take(min(count * 8, Self.tablePieceByteCount))
+    while entries.count < count {
+      let length = min((count - entries.count) * 8, Self.tablePieceByteCount)
+      var all = buffer.mutableBytes
+      var bytes = all.part(0..<length)
+      do {
+        try await read(into: &bytes, at: offset + UInt64(entries.count) * 8)
+      } catch {
+        throw .device(error)
+      }
+      let read = buffer.bytes.extracting(0..<length)
+      for position in stride(from: 0, to: length, by: 8) { entries.append(entry(read.bigEndian(at: position))) }
     }
-    return buffer.bytes.extracting(0..<count * 8).withUnsafeBytes { raw in
-      raw.bindMemory(to: UInt64.self).map { UInt64(bigEndian: $0) }
-    }
+    return entries
   }
 }

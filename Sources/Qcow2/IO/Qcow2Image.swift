@@ -18,6 +18,8 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
 
   /// The most files that may be stacked: bounds what opening an image can open in turn.
   package static let maximumBackingDepth = 64
+  /// So much memory the L1 tables of all files of a chain may take together: eight of the longest that QEMU reads.
+  package static let maximumChainTableByteCount = 256 << 20
   /// The largest request.
   static let maximumTransferByteCount = 32 << 20
 

@@ -57,7 +57,7 @@ extension HostFile {
     var tables: [UInt64] = []
     for place in l1Tables {
       do throws(Qcow2Error) {
-        let entries = try await table(at: place.offset, count: Int(place.length / 8)).map { L1Entry(raw: $0) }
+        let entries = try await table(at: place.offset, count: Int(place.length / 8), L1Entry.init(raw:))
         for (index, entry) in entries.enumerated() where entry.raw != 0 {
           if holdsTable(of: entry) {
             tables.append(entry.tableOffset / clusterByteCount)

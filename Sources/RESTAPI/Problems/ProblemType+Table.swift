@@ -160,9 +160,13 @@ extension ProblemType {
         code, 422, "A file that the image names is refused",
         """
         A backing or external data file is outside the folders, has no stated format, or is named by a \
-        protocol. A guest could have written that name.
+        protocol. A guest could have written that name. Or too much is stacked: more than 64 files, or files whose \
+        L1 tables take more than 256 MiB of memory together.
         """,
-        remedy: "correct the image with `qemu-img rebase -u`, stating the format with -F")
+        remedy: """
+          correct the image with `qemu-img rebase -u`, stating the format with -F; merge files that are stacked with \
+          `qemu-img commit`
+          """)
     case .imageLocked:
       ProblemType(
         code, 409, "The image is locked",
