@@ -1,5 +1,8 @@
 """Images made to take memory, or to fill answers: what they get is bounded, and says so."""
 import struct
+import time
+
+import pytest
 
 MIB = 1 << 20
 CLUSTER = 65536
@@ -21,7 +24,7 @@ def empty_image(path, size=64 * MIB, cluster=CLUSTER, l1_entries=1, extensions=b
     if backing:
         struct.pack_into(">QI", header, 8, len(header), len(backing))
         header += backing
-    used = 3 - -l1_entries * 8 // cluster
+    used = 3 + -(-l1_entries * 8 // cluster)
     with open(path, "wb") as file:
         file.write(header)
         file.seek(cluster)
@@ -45,6 +48,10 @@ def forget_peak(server):
     return peak_memory(server)
 
 
+def check(server):
+    return server.finished(server.expect(202, "POST", "/images/vm1/check").json())
+
+
 def test_an_image_with_many_long_bitmap_names_is_inspected(server, workspace):
     count = 65535
     entry = struct.pack(">QIIBBHI", 0, 0, 0, 1, 16, 1000, 0) + b"\1" * 1000
@@ -60,7 +67,7 @@ def test_an_image_with_many_long_bitmap_names_is_inspected(server, workspace):
     answer = server.expect(200, "GET", "/images/vm1/inspect")
     assert answer.json()["truncated"] is True
     assert 0 < len(answer.json()["bitmaps"]) <= 1000 and len(answer.content) < 2 * MIB
-    job = server.finished(server.expect(202, "POST", "/images/vm1/check").json())
+    job = check(server)
     assert job["result"]["truncated"] is True and len(job["result"]["findings"]) == 100
     assert job["result"]["errors"] >= count
     assert len(str(job)) < 256 << 10
@@ -100,3 +107,42 @@ def test_a_long_chain_of_ordinary_images_opens(server, workspace):
     assert server.get("/images/vm1/extents")["items"][0]["zero"] is True
     server.expect(201, "POST", "/exports", export(server, workspace))
     server.back_up()
+
+
+@pytest.mark.parametrize("size, cluster", [(8 << 40, 512), (15 << 40, 4096), (8 << 40, 65536)])
+def test_the_check_of_a_huge_sparse_file_takes_what_is_stored_in_it(server, workspace, size, cluster):
+    path = workspace / "images/vm1.qcow2"
+    try:
+        empty_image(path, cluster=cluster, l1_entries=64 * MIB * 8 // cluster ** 2 or 1, byte_count=size)
+    except OSError as error:
+        pytest.skip(f"this file system has no files of {size} bytes: {error}")
+    server.register(path, "qcow2")
+    before = forget_peak(server)
+    started = time.monotonic()
+    job = check(server)
+    assert job["state"] == "succeeded" and job["result"]["sound"] is True, job
+    assert job["progress"]["done"] == job["progress"]["total"]
+    assert time.monotonic() - started < 10
+    assert peak_memory(server) < before + 128
+
+
+def test_the_check_of_a_file_counted_from_end_to_end_can_be_cancelled(server, workspace):
+    """Every entry of the longest refcount table names one block, so that 128 GiB of file have refcounts."""
+    path = empty_image(workspace / "images/vm1.qcow2", cluster=512, l1_entries=2048, byte_count=128 << 30)
+    table = 16384 * 512
+    with open(path, "r+b") as file:
+        file.seek(48)
+        file.write(struct.pack(">QI", table, (8 * MIB) // 512))
+        file.seek(table)
+        for _ in range(8):
+            file.write(struct.pack(">Q", 2 * 512) * (MIB // 8))
+    server.register(path, "qcow2")
+    before = forget_peak(server)
+    job = server.expect(202, "POST", "/images/vm1/check").json()
+    deadline = time.monotonic() + 60
+    while (job := server.get(f"/jobs/{job['id']}"))["progress"]["done"] == 0:
+        assert job["state"] in ("queued", "running") and time.monotonic() < deadline, job
+        time.sleep(0.02)
+    server.expect(202, "POST", f"/jobs/{job['id']}/cancel")
+    assert server.finished(job)["state"] == "cancelled"
+    assert peak_memory(server) < before + 200

@@ -112,6 +112,32 @@ struct CheckTests {
     }
   }
 
+  @Test func aRepairCanBeCancelledAtAnyCheckpoint() async throws {
+    try await withEngine { test in
+      let location = try test.makeQcow2()
+      let path = location.source.place
+      let before = try await test.backUp(test.record("vm", path, .qcow2)).receipt.merkleRoot
+      let counting = RecordingJobControl()
+      _ = try await check(test, location, control: counting)
+      var number = counting.checkpoints
+      var isCancelled = true
+      while isCancelled {
+        number += 1
+        try leak(7, in: path)
+        do {
+          let control = RecordingJobControl(cancelAtCheckpoint: number)
+          let report = try await check(test, location, repairsLeaks: true, control: control)
+          #expect(report.leakCount == 0 && report.repairedLeakCount >= 7)
+          isCancelled = false
+        } catch is CancellationError {}
+        #expect(try judge(path)[0] == 0)
+      }
+      #expect(number > counting.checkpoints + 3, "each of the repair's walks can be ended")
+      #expect(try judge(path) == [0, 0])
+      #expect(try await test.backUp(test.record("vm", path, .qcow2)).receipt.merkleRoot == before)
+    }
+  }
+
   @Test func imageThatCantBeOpenedForDamageIsAFinding() async throws {
     try await withEngine { test in
       let location = try test.makeQcow2()

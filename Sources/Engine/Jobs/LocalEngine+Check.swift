@@ -32,25 +32,37 @@ extension LocalEngine {
     return try await closing([image.device]) {
       guard let qcow2 = image.device as? Qcow2Image else { return Model.CheckReport.nothingToCheck }
       let byteCount = image.files.first?.status.byteCount ?? qcow2.fileByteCount
-      var cancellation: (any Error)?
       return try await telling(about: image.name) {
-        let found: Qcow2.CheckReport
-        do throws(BlockError) {
-          found = try await qcow2.check { (progress) async throws(BlockError) in
-            control.report(done: UInt64(Double(byteCount) * progress), total: byteCount)
-            do {
-              try await control.checkpoint()
-            } catch {
-              cancellation = error
-              throw BlockError(.cancelled, .read)
-            }
-          }
-        } catch {
-          throw cancellation ?? error
+        let found = try await Self.walking(control, telling: byteCount) { (progress) async throws(BlockError) in
+          try await qcow2.check(progress)
         }
         control.report(done: byteCount, total: byteCount)
         return Model.CheckReport(found, of: image.name, checkedBytes: byteCount)
       }
+    }
+  }
+
+  /// Walks through an image's tables; the job can be ended meanwhile.
+  /// - Parameter byteCount: what the job shows as done in the end; nil if it shows something else.
+  nonisolated(nonsending)
+    static func walking(
+      _ control: any JobControl, telling byteCount: UInt64?,
+      _ walk: (@escaping CheckProgress) async throws(BlockError) -> Qcow2.CheckReport
+    ) async throws -> Qcow2.CheckReport
+  {
+    var cancellation: (any Error)?
+    do throws(BlockError) {
+      return try await walk { (part) async throws(BlockError) in
+        if let byteCount { control.report(done: UInt64(Double(byteCount) * part), total: byteCount) }
+        do {
+          try await control.checkpoint()
+        } catch {
+          cancellation = error
+          throw BlockError(.cancelled, .read)
+        }
+      }
+    } catch {
+      throw cancellation ?? error
     }
   }
 
@@ -77,7 +89,9 @@ extension LocalEngine {
       guard let qcow2 = image.device as? Qcow2Image else { return found }
       return try await telling(about: image.name) {
         if let repair = image.repair { control.log(.warning, repair) }
-        let left = try await qcow2.repairLeaks()
+        let left = try await Self.walking(control, telling: nil) { (progress) async throws(BlockError) in
+          try await qcow2.repairLeaks(progress)
+        }
         if left.repairedCount == 0 { leaveUnrepaired() }
         // What was repaired is durable only then.
         try await qcow2.close()

@@ -92,7 +92,11 @@ extension LocalEngine {
     try await control.checkpoint()
     let name = stored.place.fullPath(.data)
     let report = try await findings.collect {
-      try await telling(about: name, damage: .backupCorrupt) { try await data.check() }
+      try await telling(about: name, damage: .backupCorrupt) {
+        try await Self.walking(control, telling: nil) { (progress) async throws(BlockError) in
+          try await data.check(progress)
+        }
+      }
     }
     guard let report else { return }
     for finding in report.findings { findings.add("\(name): \(finding.kind.rawValue): \(finding.place)") }

@@ -1,6 +1,6 @@
-import Bytes
 import BlockCore
 import Buffers
+import Bytes
 
 /// Reads every table of an image at rest, counts the references to each host cluster, and compares them with the
 /// refcounts (qcow2.txt, "Host cluster management" and "Cluster mapping"). It changes nothing by itself.
@@ -11,41 +11,57 @@ import Buffers
 ///
 /// Tables are read from the file, one at a time, beside the caches. Memory: one table, the counts of one window,
 /// the L1 table at hand, and the snapshots without their names. Work: each table once for each L1 table that names it,
-/// for each window.
+/// for each window of the file that has references or refcounts. The refcount table and the first pass tell which ones
+/// have: elsewhere nothing can contradict. So the work follows what is stored, and not the length of the file.
 final class MetadataWalk {
   /// The L1 tables of all snapshots together may be this long; more isn't walked.
   static let maximumSnapshotL1ByteCount = 256 << 20
-  /// Files with more windows than this aren't walked.
-  static let maximumWindowCount: UInt64 = 1024
+  /// Images that are scattered over more windows of their file than this aren't walked.
+  static let maximumWindowCount = 1024
 
-  private let file: HostFile
+  let file: HostFile
   private let header: Qcow2Header
-  private let refcountTable: [UInt64]
-  private let width: RefcountWidth
+  let refcountTable: [UInt64]
+  let width: RefcountWidth
   private let format: L2Format
-  private let clusterBits: UInt64
-  private var counts = ReferenceCounts(window: 0..<0)
-  private var report = CheckReport()
+  let clusterBits: UInt64
+  /// Clusters in a window.
+  let windowClusterCount: UInt64
+  var counts: ReferenceCounts
+  /// The windows that are gone through, by number, as far as it is known what lies where.
+  private var windows: [UInt64] = []
+  var report = CheckReport()
   /// What doesn't depend on the window is told in the first pass alone.
   private var isFirstPass = true
   private var snapshotTableByteCount: UInt64 = 0
   /// Corruptions of the tables themselves: while there are such, nobody knows what is in use.
   private(set) var damagedTableCount = 0
   /// Clusters in use more often than their refcounts say.
-  private(set) var lowRefcountCount = 0
+  var lowRefcountCount = 0
   /// Entries that call metadata guest data, as far as the image's places are known: counting these clusters twice
   /// would only hide it.
   private(set) var overlappingCount = 0
   /// Takes the counts that are right, where they shall be put right.
-  private var repaired: Refcounts?
+  private(set) var repaired: Refcounts?
+  /// The refcount block read last.
+  var block: (index: UInt64, bytes: [UInt8])?
   private let progress: CheckProgress
-  /// Entries of L1 tables that were gone through, of how many in all windows.
+  /// What part of the walk was told to be done.
+  private var donePart = 0.0
+  private var doneWindowCount = 0
+  /// Entries of L1 tables that were gone through in this window, of how many.
   private var doneEntryCount = 0
   private var allEntryCount = 0
   /// Some finding has a name that was too long for it.
   private var hasCutNames = false
 
-  init(file: HostFile, header: Qcow2Header, refcountTable: [UInt64], progress: @escaping CheckProgress = { _ in }) {
+  init(
+    file: HostFile, header: Qcow2Header, refcountTable: [UInt64],
+    windowClusterCount: UInt64 = ReferenceCounts.usualWindowClusterCount,
+    progress: @escaping CheckProgress = { _ in }
+  ) {
+    self.windowClusterCount = windowClusterCount
+    counts = ReferenceCounts(window: 0..<0, windowClusterCount: windowClusterCount)
     self.file = file
     self.progress = progress
     self.header = header
@@ -56,9 +72,9 @@ final class MetadataWalk {
     format = L2Format(header)
   }
 
-  private var clusterByteCount: UInt64 { 1 << clusterBits }
+  var clusterByteCount: UInt64 { 1 << clusterBits }
   private var dataByteCount: UInt64 { (file.dataFile ?? file).byteCount }
-  /// As it was at the beginning: a repair may make the file longer.
+  /// As it was at the beginning: a repair may make the file longer. At least the header's.
   private let fileClusterCount: UInt64
 
   nonisolated(nonsending)
@@ -72,21 +88,50 @@ final class MetadataWalk {
       throw error.asBlockError(.read)
     }
     let l1ByteCount = snapshots.reduce(0) { $0 + $1.l1EntryCount * 8 }
-    let windows = (fileClusterCount + ReferenceCounts.windowClusterCount - 1) / ReferenceCounts.windowClusterCount
-    guard l1ByteCount <= Self.maximumSnapshotL1ByteCount, windows <= Self.maximumWindowCount else {
+    guard l1ByteCount <= Self.maximumSnapshotL1ByteCount else {
       throw BlockError(.notSupported, .read, cause: "the image's tables are too large to check")
     }
-    allEntryCount = (Int(l1ByteCount) / 8 + header.l1EntryCount) * Int(max(windows, 1))
-    for number in 0..<max(windows, 1) {
-      let start = number * ReferenceCounts.windowClusterCount
-      counts = ReferenceCounts(
-        window: start..<max(start, min(start + ReferenceCounts.windowClusterCount, fileClusterCount)))
+    allEntryCount = Int(l1ByteCount) / 8 + header.l1EntryCount
+    try chooseWindows()
+    while doneWindowCount < windows.count {
+      let start = windows[doneWindowCount] * windowClusterCount
+      counts.begin(start..<max(start, min(start + windowClusterCount, fileClusterCount)))
+      doneEntryCount = 0
       try await countReferences(snapshots)
+      if isFirstPass { try chooseWindows() }
       try await compare()
       isFirstPass = false
+      doneWindowCount += 1
     }
     report.isTruncated = hasCutNames || report.findings.count < report.corruptionCount + report.leakCount
     return report
+  }
+
+  /// The first window, and all others with references or refcounts.
+  private func chooseWindows() throws(BlockError) {
+    let last = (fileClusterCount - 1) / windowClusterCount
+    windows = counts.usedWindows.union(windowsWithRefcounts).union([0]).filter { $0 <= last }.sorted()
+    guard windows.count <= Self.maximumWindowCount else {
+      throw BlockError(.notSupported, .read, cause: "the image's tables are too far apart in its file to check")
+    }
+  }
+
+  /// Counting the references of a window takes so much of its time, comparing them the rest.
+  private static let countingPart = 0.75
+
+  /// Tells how far the walk has come, and lets it be ended.
+  /// - Parameter part: what is done of the window at hand; nil if that is what was told last.
+  nonisolated(nonsending)
+    private func tell(_ part: Double?) async throws(BlockError)
+  {
+    if let part { donePart = max(donePart, (Double(doneWindowCount) + part) / Double(windows.count)) }
+    try await progress(donePart)
+  }
+
+  nonisolated(nonsending)
+    func tellCompared(_ part: Double) async throws(BlockError)
+  {
+    try await tell(Self.countingPart + (1 - Self.countingPart) * part)
   }
 
   /// A name for a finding: anybody may have chosen it.
@@ -163,6 +208,7 @@ final class MetadataWalk {
       guard var bitmaps = try BitmapDirectoryReader(header, file.device, file.pool) else { return }
       referenceTable("bitmap directory", bitmaps.directory.offset, bitmaps.directory.byteCount)
       while let bitmap = try await bitmaps.next() {
+        try await tell(nil)
         if let how = bitmap.damage(of: header) { add(.corruption, "bitmap \(short(bitmap.name)): \(how)") }
         let byteCount = UInt64(bitmap.tableEntryCount) * 8
         referenceTable("bitmap \(short(bitmap.name))'s table", bitmap.tableOffset, byteCount)
@@ -187,16 +233,18 @@ final class MetadataWalk {
   // MARK: L1 and L2 tables
 
   nonisolated(nonsending)
-    private func walk(_ name: String, _ offset: UInt64, _ count: Int, isActive: Bool) async throws(BlockError)
+    private func walk(
+      _ name: @autoclosure () -> String, _ offset: UInt64, _ count: Int, isActive: Bool
+    ) async throws(BlockError)
   {
-    referenceTable(name, offset, UInt64(count) * 8)
+    referenceTable(name(), offset, UInt64(count) * 8)
     guard offset <= file.byteCount, UInt64(count) * 8 <= file.byteCount - offset else { return }
     var tables: [NamedTable] = []
     try await forEachEntry(at: offset, count: count) { index, raw in
       if raw == 0 { return }
       let table = NamedTable(index: UInt32(index), entry: L1Entry(raw: raw))
       if table.entry.raw & L1Entry.reservedMask != 0 || table.entry.tableOffset == 0 {
-        add(.corruption, "\(name), entry \(index): \(String(raw, radix: 16)) names no table")
+        add(.corruption, "\(name()), entry \(index): \(String(raw, radix: 16)) names no table")
       }
       // What it may name isn't called a leak.
       if table.entry.tableOffset != 0 { tables.append(table) }
@@ -208,8 +256,8 @@ final class MetadataWalk {
     for table in tables {
       let isRepeated = table.entry.tableOffset == last
       last = table.entry.tableOffset
-      if isRepeated { add(.corruption, "\(name): the L2 table at \(last) is named twice") }
-      try await walkTable(table, name, isActive: isActive, isRepeated: isRepeated)
+      if isRepeated { add(.corruption, "\(name()): the L2 table at \(last) is named twice") }
+      try await walkTable(table, name(), isActive: isActive, isRepeated: isRepeated)
       try await advance(1)
     }
   }
@@ -218,7 +266,7 @@ final class MetadataWalk {
     private func advance(_ entryCount: Int) async throws(BlockError)
   {
     doneEntryCount += entryCount
-    try await progress(Double(doneEntryCount) / Double(max(1, allEntryCount)))
+    try await tell(Self.countingPart * Double(doneEntryCount) / Double(max(1, allEntryCount)))
   }
 
   /// An L1 entry that isn't zero, with its index.
@@ -229,11 +277,11 @@ final class MetadataWalk {
 
   nonisolated(nonsending)
     private func walkTable(
-      _ table: NamedTable, _ name: String, isActive: Bool, isRepeated: Bool
+      _ table: NamedTable, _ name: @autoclosure () -> String, isActive: Bool, isRepeated: Bool
     ) async throws(BlockError)
   {
     let offset = table.entry.tableOffset
-    referenceTable("\(name): the L2 table", offset, clusterByteCount)
+    referenceTable("\(name()): the L2 table", offset, clusterByteCount)
     guard offset & (clusterByteCount - 1) == 0, offset < file.byteCount, !isRepeated else { return }
     if isActive {
       try await checkCopied(table.entry.isExclusive, offset >> clusterBits, "L1 entry for the table at \(offset)")
@@ -279,7 +327,8 @@ final class MetadataWalk {
   /// Adds a reference to the clusters of guest data.
   private func count(_ storage: ByteRange) {
     if isFirstPass, file.places.overlap(storage) != nil { overlappingCount += 1 }
-    counts.add(storage.offset >> clusterBits..<((storage.end - 1) >> clusterBits) + 1)
+    counts.add(
+      (storage.offset >> clusterBits..<((storage.end - 1) >> clusterBits) + 1).clamped(to: 0..<fileClusterCount))
   }
 
   /// In a data file, guest data lie at their guest offset, and nothing else uses them.
@@ -302,50 +351,10 @@ final class MetadataWalk {
     if (count == 1) != isCopied { report.add(.corruption, "\(place()): COPIED is \(isCopied), the refcount \(count)") }
   }
 
-  // MARK: Refcounts
-
-  /// The refcount block read last.
-  private var block: (index: Int, bytes: [UInt8])?
-
-  nonisolated(nonsending)
-    private func refcount(_ cluster: UInt64) async throws(BlockError) -> UInt64
-  {
-    let (index, entry) = cluster.quotientAndRemainder(dividingBy: width.entryCount(in: clusterByteCount))
-    guard index < UInt64(refcountTable.count), refcountTable[Int(index)] != 0 else { return 0 }
-    if block?.index != Int(index) {
-      let offset = refcountTable[Int(index)]
-      guard offset & (clusterByteCount - 1) == 0, offset < file.byteCount else { return 0 }
-      block = nil
-      block = (Int(index), try await bytes(Int(clusterByteCount), at: offset))
-    }
-    return block.map { width.count(in: $0.bytes, at: Int(entry)) } ?? 0
-  }
-
-  nonisolated(nonsending)
-    private func compare() async throws(BlockError)
-  {
-    for cluster in counts.window {
-      let references = counts[cluster]
-      // Counts of references stop at 65535.
-      let refcount = try await refcount(cluster)
-      if min(refcount, UInt64(UInt16.max)) == references { continue }
-      let isLeak = refcount > references
-      if !isLeak { lowRefcountCount += 1 }
-      if let repaired {
-        if !isLeak { try await repaired.coverInUse(cluster) }
-        try await repaired.set(cluster, to: references)
-        report.repairedCount += 1
-      }
-      report.add(
-        isLeak ? .leak : .corruption,
-        "cluster at \(cluster << clusterBits): refcount \(refcount), \(references) references")
-    }
-  }
-
   // MARK: Reading
 
   nonisolated(nonsending)
-    private func bytes(_ count: Int, at offset: UInt64) async throws(BlockError) -> [UInt8]
+    func bytes(_ count: Int, at offset: UInt64) async throws(BlockError) -> [UInt8]
   {
     var bytes = [UInt8](repeating: 0, count: count)
     var span = bytes.mutableSpan
@@ -380,6 +389,8 @@ final class MetadataWalk {
   {
     let step = TableCache.maximumSliceByteCount / 8
     for start in stride(from: 0, to: count, by: step) {
+      // A long table, perhaps in a hole of the file: its walk can be ended.
+      if start > 0 { try await tell(nil) }
       let length = min(step, count - start)
       let bytes = try await bytes(length * 8, at: offset + UInt64(start) * 8)
       let span = bytes.span.bytes

@@ -17,9 +17,14 @@ struct RefcountRepair {
   }
 
   let map: ClusterMap
+  /// Told of three walks as of one; what it throws ends the repair.
+  var progress: CheckProgress = { _ in }
 
-  private var walk: MetadataWalk {
-    MetadataWalk(file: map.file, header: map.header.value, refcountTable: map.refcounts.table)
+  private func walk(_ number: Int) -> MetadataWalk {
+    MetadataWalk(file: map.file, header: map.header.value, refcountTable: map.refcounts.table) {
+      [progress] (part) async throws(BlockError) in
+      try await progress((Double(number) + part) / 3)
+    }
   }
 
   /// - Returns: what is wrong now, and how many counts were put right: none if there is damage beyond `extent`.
@@ -27,17 +32,17 @@ struct RefcountRepair {
     func run(_ extent: Extent) async throws(BlockError) -> CheckReport
   {
     try await map.settle()
-    let first = walk
+    let first = walk(0)
     let found = try await first.run()
     guard first.damagedTableCount == 0, extent == .allCounts || first.lowRefcountCount == 0,
       extent == .leaks || first.overlappingCount == 0
     else { return found }
-    let repaired = try await walk.run(repairing: map.refcounts)
+    let repaired = try await walk(1).run(repairing: map.refcounts)
     try await map.refcounts.clearPastEnd()
     try await map.settle()
     try await repairCopiedFlags()
     try await map.settle()
-    var left = try await walk.run()
+    var left = try await walk(2).run()
     left.repairedCount = repaired.repairedCount
     return left
   }

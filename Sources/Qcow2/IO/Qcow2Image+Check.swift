@@ -22,12 +22,13 @@ extension Qcow2Image {
   /// Lowers the refcounts of clusters that nothing uses, so that their storage is used again. Waits until the image
   /// is at rest. Safe whenever it is cut off.
   ///
+  /// - Parameter progress: as ``check(_:)`` has it.
   /// - Returns: what is wrong afterwards. Where the check finds corruption that leaks can't be told apart from,
   ///   nothing is changed, and the report says so by its findings.
   nonisolated(nonsending)
-    package func repairLeaks() async throws(BlockError) -> CheckReport
+    package func repairLeaks(_ progress: @escaping CheckProgress = { _ in }) async throws(BlockError) -> CheckReport
   {
-    try await repair(.leaks)
+    try await repair(.leaks, progress)
   }
 
   /// Puts all refcounts right that contradict the tables, with the COPIED flags that follow from them, and adds
@@ -41,18 +42,20 @@ extension Qcow2Image {
   nonisolated(nonsending)
     package func repairRefcounts() async throws(BlockError) -> CheckReport
   {
-    try await repair(.allCounts)
+    try await repair(.allCounts) { _ in }
   }
 
   nonisolated(nonsending)
-    private func repair(_ extent: RefcountRepair.Extent) async throws(BlockError) -> CheckReport
+    private func repair(
+      _ extent: RefcountRepair.Extent, _ progress: @escaping CheckProgress
+    ) async throws(BlockError) -> CheckReport
   {
     try checkUsable(.write)
     try await prepareToChange(.write)
     let all = await ranges.acquire(ByteRange(offset: 0, length: .max), .exclusive)
     defer { ranges.release(all) }
     try checkUsable(.write)
-    return try await RefcountRepair(map: map).run(extent)
+    return try await RefcountRepair(map: map, progress: progress).run(extent)
   }
 }
 
