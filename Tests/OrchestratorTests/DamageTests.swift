@@ -103,6 +103,37 @@ import Testing
     #expect(try bench.service.backup(made.backups[0]).backup.isMixture)
   }
 
+  /// The backing file's name is a link to the damaged image's file.
+  @Test func overlayOfADamagedImageIsAMixtureWhateverThePath() async throws {
+    let bench = try await ServiceBench()
+    let (job, _) = try await overwriting(bench, Gate())
+    _ = try await bench.service.cancelJob(job.id)
+    _ = try await bench.end(of: job)
+    bench.engine.script { script in
+      script.inspect = { location in
+        var inspection = ImageInspection(format: location.format, virtualSize: 1 << 20, storedSize: 0)
+        let base = location.source.place == "/images/top" ? "/images/link" : "/images/other"
+        if location.format == .qcow2 {
+          inspection.backingChain = [.init(path: base, format: .raw, virtualSize: 1 << 20)]
+        }
+        return inspection
+      }
+      script.identity = { source in
+        switch source.place {
+        case "/images/vm1", "/images/link": .file(device: 1, inode: 7)
+        case "/images/other": .file(device: 2, inode: 7)
+        default: nil
+        }
+      }
+    }
+    for (name, isMixture) in [("top", true), ("beside", false)] as [(ResourceName, Bool)] {
+      let draft = ImageDraft(name: name, source: .file(path: "/images/\(name)"), format: .qcow2)
+      _ = try await bench.service.registerImage(draft)
+      let made = try await bench.end(of: bench.backUp(name))
+      #expect(try bench.service.backup(made.backups[0]).backup.isMixture == isMixture)
+    }
+  }
+
   @Test func personClearsTheDamageByTheImagesName() async throws {
     let bench = try await ServiceBench()
     let (job, _) = try await overwriting(bench, Gate())

@@ -1,4 +1,5 @@
 import Foundation
+import Locks
 import Model
 
 /// A backup job: its images one after the other, each with an outcome of its own.
@@ -78,15 +79,34 @@ struct BackupRun: Sendable {
 
   // MARK: Mixtures
 
-  /// What damaged the image, or one that it stands on.
+  /// What damaged the image, or one that it stands on, whichever path leads to that.
   private func damage(of image: Image) async throws -> Image.Damage? {
     if let damage = image.damage { return damage }
     let damaged = try runner.ledger.read { catalog in
       try allPages { try catalog.images($0) }.filter { $0.damage != nil && $0.id != image.id }
     }
     guard image.format == .qcow2, !damaged.isEmpty else { return nil }
-    let bases = Set(try await runner.engine.inspect(image.location).backingChain.map { comparablePath($0.path) })
-    return damaged.first { bases.contains(comparablePath($0.source.place)) }?.damage
+    let bases = try await runner.engine.inspect(image.location).backingChain.map { ImageSource.file(path: $0.path) }
+    let identities = await identities(of: bases + damaged.map(\.source))
+    let (files, places) = (
+      Set(identities.prefix(bases.count).compactMap(\.self)), Set(bases.map(ComparableSource.init))
+    )
+    // A file whose identity can't be told is still known by its path.
+    return zip(damaged, identities.dropFirst(bases.count)).first { damaged, identity in
+      identity.map(files.contains) == true || places.contains(ComparableSource(damaged.source))
+    }?.0.damage
+  }
+
+  /// Which files these are; nil for each if that can't be told within a look's turn: another image's storage may hang.
+  private func identities(of sources: [ImageSource]) async -> [FileIdentity?] {
+    let found = Lock<[FileIdentity?]>(Array(repeating: nil, count: sources.count))
+    let engine = runner.engine
+    try? await BackgroundTasks().begin(waitingUntil: .now + runner.limits.lookTurn) {
+      let identities = try await engine.identities(of: sources)
+      found.withLock { $0 = identities }
+    } late: { _ in
+    }
+    return found.withLock { $0 }
   }
 
   /// The backup's row with that in it.
