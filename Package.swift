@@ -53,6 +53,7 @@ let package = Package(
     room("Descriptors", []),
     room("Buffers", ["Locks"]),
     room("BlockCore", []),
+    room("BlockFilters", ["BlockCore", "Buffers"]),
     room("EventLoops", ["CLiburing", "Descriptors", "Locks"]),
     room("RawFile", ["Buffers", "BlockCore", "Descriptors", "EventLoops"]),
     room("Qcow2", ["Bytes", "Locks", "Buffers", "BlockCore", "CZstd", "CZlib"]),
@@ -63,7 +64,8 @@ let package = Package(
     room(
       "Engine",
       [
-        "Model", "Bytes", "Locks", "Buffers", "BlockCore", "Descriptors", "EventLoops", "RawFile", "Qcow2", "NBD",
+        "Model", "Bytes", "Locks", "Buffers", "BlockCore", "BlockFilters", "Descriptors", "EventLoops", "RawFile",
+        "Qcow2", "NBD",
         logging,
       ]),
     room("Orchestrator", ["Model", "Locks", logging]),
@@ -90,11 +92,14 @@ let package = Package(
     tests("BytesTests", ["Bytes"]),
     tests("BuffersTests", ["Buffers", "Locks"]),
     tests("BlockCoreTests", ["BlockCore", "Buffers", "BlockTesting"]),
+    tests("BlockFiltersTests", ["BlockFilters", "BlockCore", "Buffers", "BlockTesting"]),
     tests("DescriptorsTests", ["Descriptors"]),
     tests("EventLoopsTests", ["EventLoops", "Buffers", "Descriptors", "Locks"]),
     tests("RawFileTests", ["RawFile", "Descriptors", "EventLoops", "BlockCore", "Buffers", "BlockTesting"]),
     tests("Qcow2Tests", ["Qcow2", "BlockCore", "Buffers", "BlockTesting", "CZlib"]),
-    tests("NBDTests", ["NBD", "EventLoops", "BlockCore", "Buffers", "Locks", "RawFile", "BlockTesting", logging]),
+    tests(
+      "NBDTests",
+      ["NBD", "EventLoops", "BlockCore", "BlockFilters", "Buffers", "Locks", "RawFile", "BlockTesting", logging]),
     tests("ModelTests", ["Model", "ModelTesting"]),
     tests("CatalogTests", ["Catalog", "Model", "ModelTesting", "Assets", "Locks", grdb]),
     tests("OrchestratorTests", ["Orchestrator", "Model", "ModelTesting", "Locks", logging]),

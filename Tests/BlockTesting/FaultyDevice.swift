@@ -45,7 +45,7 @@ package struct Fault: Sendable {
 ///
 /// To fail at each call once, run the same story with `atCall: 1, 2, …` until `wasHit` stays false;
 /// see ``forEachFault(limit:_:)``.
-package final class FaultyDevice: BlockDevice, @unchecked Sendable {
+package final class FaultyDevice: BlockFilter, @unchecked Sendable {
   // Safe to hand over: confined to its home loop, like every device.
 
   private static let sectorByteCount = 512
@@ -66,10 +66,6 @@ package final class FaultyDevice: BlockDevice, @unchecked Sendable {
     self.fault = fault
   }
 
-  package var byteCount: UInt64 { next.byteCount }
-  package var limits: BlockLimits { next.limits }
-  package var isReadOnly: Bool { next.isReadOnly }
-
   package func tryRead(into buffer: inout MutableRawSpan, at offset: UInt64) throws(BlockError) -> Bool {
     if let failure = count(.read) { throw failure.error() }
     return try next.tryRead(into: &buffer, at: offset)
@@ -83,29 +79,18 @@ package final class FaultyDevice: BlockDevice, @unchecked Sendable {
   }
 
   nonisolated(nonsending)
-    package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
+    package func change(
+      _ kind: BlockChange, _ range: ByteRange,
+      _ perform: nonisolated(nonsending) (ByteRange) async throws(BlockError) -> Void
+    ) async throws(BlockError)
   {
-    guard let failure = count(.write) else { return try await next.write(bytes, at: offset, options: options) }
-    let done = byteCountDone(of: UInt64(bytes.byteCount), failure)
-    if done > 0 { try await next.write(bytes.extracting(0..<Int(done)), at: offset, options: options) }
-    throw failure.error(at: offset, bytes.byteCount)
-  }
-
-  nonisolated(nonsending)
-    package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
-  {
-    guard let failure = count(.writeZeroes) else { return try await next.writeZeroes(range, options: options) }
-    let done = byteCountDone(of: range.length, failure)
-    if done > 0 { try await next.writeZeroes(ByteRange(offset: range.offset, length: done), options: options) }
-    throw failure.error(range)
-  }
-
-  nonisolated(nonsending)
-    package func discard(_ range: ByteRange) async throws(BlockError)
-  {
-    guard let failure = count(.discard) else { return try await next.discard(range) }
-    let done = byteCountDone(of: range.length, failure)
-    if done > 0 { try await next.discard(ByteRange(offset: range.offset, length: done)) }
+    guard let failure = count(kind.operation) else { return try await perform(range) }
+    if case .resize = kind {
+      if failure.fault.effect == .everything { try await perform(range) }
+    } else {
+      let done = byteCountDone(of: range.length, failure)
+      if done > 0 { try await perform(ByteRange(offset: range.offset, length: done)) }
+    }
     throw failure.error(range)
   }
 
@@ -122,14 +107,6 @@ package final class FaultyDevice: BlockDevice, @unchecked Sendable {
   {
     if let failure = count(.blockStatus) { throw failure.error(range) }
     return try await next.blockStatus(range, limit: limit)
-  }
-
-  nonisolated(nonsending)
-    package func resize(to byteCount: UInt64) async throws(BlockError)
-  {
-    guard let failure = count(.resize) else { return try await next.resize(to: byteCount) }
-    if failure.fault.effect == .everything { try await next.resize(to: byteCount) }
-    throw failure.error()
   }
 
   /// A close that fails has closed all the same.

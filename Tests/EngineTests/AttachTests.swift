@@ -170,30 +170,4 @@ struct AttachTests {
       #expect(try await extents().generation == after.generation)
     }
   }
-
-  @Test(arguments: BlockDeviceConformance.Check.allCases)
-  func slotIsADeviceLikeTheOneBehindIt(_ check: BlockDeviceConformance.Check) async throws {
-    let suite = BlockDeviceConformance(
-      makeReadOnly: { byteCount in
-        var options = MemoryDevice.Options()
-        options.isReadOnly = true
-        return DeviceSlot(MemoryDevice(byteCount: byteCount, options: options))
-      },
-      make: { byteCount in DeviceSlot(MemoryDevice(byteCount: byteCount)) })
-    try await LoopActor().run { _ in try await suite.run(check) }
-  }
-
-  @Test func slotSendsNewRequestsToWhatStandsBehindItNow() async throws {
-    try await LoopActor().run { _ in
-      let (first, second) = (MemoryDevice(byteCount: 8192), MemoryDevice(byteCount: 8192))
-      let slot = DeviceSlot(first)
-      try await slot.writeBytes([1, 2], at: 0)
-      #expect(slot.changeCount == 2)
-      slot.next = second
-      try await slot.writeBytes([3, 4], at: 0)
-      #expect(try await slot.readBytes(2, at: 0) == [3, 4])
-      #expect(try await first.readBytes(2, at: 0) == [1, 2])
-      #expect(slot.changeCount == 4)
-    }
-  }
 }

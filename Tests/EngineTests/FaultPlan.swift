@@ -224,9 +224,9 @@ struct FaultyFiles: FolderFiles {
 }
 
 /// A device that fails as planned; a write that fails as the storage is cut is torn.
-final class PlannedDevice: BlockDevice, @unchecked Sendable {
+final class PlannedDevice: BlockFilter, @unchecked Sendable {
   // Safe to hand over: confined to its loop, like every device.
-  private let next: any BlockDevice
+  let next: any BlockDevice
   private let plan: FaultPlan
   private let noteContents: () -> Void
   private let settleContents: () -> Void
@@ -240,18 +240,10 @@ final class PlannedDevice: BlockDevice, @unchecked Sendable {
     self.settleContents = settleContents
   }
 
-  var byteCount: UInt64 { next.byteCount }
-  var limits: BlockLimits { next.limits }
-  var isReadOnly: Bool { next.isReadOnly }
-
   private func check(_ operation: BlockError.Operation, isChange: Bool) throws(BlockError) {
     if let verdict = plan.verdict(isChange: isChange) {
       throw BlockError(errno: verdict.code, operation, cause: "a fault that was planned")
     }
-  }
-
-  func tryRead(into buffer: inout MutableRawSpan, at offset: UInt64) throws(BlockError) -> Bool {
-    try next.tryRead(into: &buffer, at: offset)
   }
 
   nonisolated(nonsending)
@@ -262,31 +254,17 @@ final class PlannedDevice: BlockDevice, @unchecked Sendable {
   }
 
   nonisolated(nonsending)
-    func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
+    func change(
+      _ kind: BlockChange, _ range: ByteRange,
+      _ perform: nonisolated(nonsending) (ByteRange) async throws(BlockError) -> Void
+    ) async throws(BlockError)
   {
     noteContents()
     if let verdict = plan.verdict(isChange: true) {
-      let half = bytes.byteCount / 2
-      try? await next.write(bytes.extracting(0..<half), at: offset, options: options)
-      throw BlockError(errno: verdict.code, .write, cause: "a fault that was planned")
+      if case .write = kind { try? await perform(ByteRange(offset: range.offset, length: range.length / 2)) }
+      throw BlockError(errno: verdict.code, kind.operation, cause: "a fault that was planned")
     }
-    try await next.write(bytes, at: offset, options: options)
-  }
-
-  nonisolated(nonsending)
-    func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
-  {
-    noteContents()
-    try check(.writeZeroes, isChange: true)
-    try await next.writeZeroes(range, options: options)
-  }
-
-  nonisolated(nonsending)
-    func discard(_ range: ByteRange) async throws(BlockError)
-  {
-    noteContents()
-    try check(.discard, isChange: true)
-    try await next.discard(range)
+    try await perform(range)
   }
 
   nonisolated(nonsending)
@@ -302,19 +280,5 @@ final class PlannedDevice: BlockDevice, @unchecked Sendable {
   {
     try check(.blockStatus, isChange: false)
     return try await next.blockStatus(range, limit: limit)
-  }
-
-  nonisolated(nonsending)
-    func resize(to byteCount: UInt64) async throws(BlockError)
-  {
-    noteContents()
-    try check(.resize, isChange: true)
-    try await next.resize(to: byteCount)
-  }
-
-  nonisolated(nonsending)
-    func close() async throws(BlockError)
-  {
-    try await next.close()
   }
 }

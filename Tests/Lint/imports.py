@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # What the toolchain brings; everything else must be declared.
 SYSTEM = {"Swift", "Foundation", "FoundationEssentials", "Glibc", "Synchronization", "Dispatch", "Testing",
           "PackagePlugin", "PackageDescription", "RegexBuilder"}
-WITHOUT_FOUNDATION = {"Locks", "Bytes", "Descriptors", "Buffers", "BlockCore", "EventLoops", "RawFile", "Qcow2"}
+WITHOUT_FOUNDATION = {"Locks", "Bytes", "Descriptors", "Buffers", "BlockCore", "BlockFilters", "EventLoops", "RawFile", "Qcow2"}
 MAXIMUM_LINES = 400
 IMPORT = re.compile(r"^\s*(?:@[\w()]+\s+)*(?:package\s+|public\s+|internal\s+|private\s+|fileprivate\s+)?import\s+"
                     r"(?:(?:struct|class|enum|protocol|func|var|let|typealias)\s+)?(\w+)", re.M)

@@ -66,7 +66,7 @@ import Testing
         }
         #expect(world.server.lentByteCount == 0 && world.server.lentPipeCount == 0, "near \(Self.seed(next))")
         for export in exports {
-          #expect(export.clients.isEmpty && export.access.lentByteCount == 0, "near \(Self.seed(next))")
+          #expect(export.clients.isEmpty && export.lentByteCount == 0, "near \(Self.seed(next))")
         }
       }
       let answered = exports.reduce(0) { sum, export in

@@ -2,13 +2,13 @@ import BlockCore
 import Locks
 
 /// Passes everything on to `next`, and holds some writes back until it is told to go on.
-final class GateDevice: BlockDevice, @unchecked Sendable {
+final class GateDevice: BlockFilter, @unchecked Sendable {
   // Safe to hand over: confined to its home loop, like every device; what others touch is locked.
 
   /// One element for each write that is held; ends with the last.
   let stopped: AsyncStream<Void>
   private let stop: AsyncStream<Void>.Continuation
-  private let next: any BlockDevice
+  let next: any BlockDevice
   private var stops: Set<Int>
   private var writeCount = 0
   private let held = Lock<[CheckedContinuation<Void, Never>]>([])
@@ -39,69 +39,28 @@ final class GateDevice: BlockDevice, @unchecked Sendable {
     for waiter in waiting { waiter.resume() }
   }
 
-  var byteCount: UInt64 { next.byteCount }
-  var limits: BlockLimits { next.limits }
-  var isReadOnly: Bool { next.isReadOnly }
-
-  func tryRead(into buffer: inout MutableRawSpan, at offset: UInt64) throws(BlockError) -> Bool {
-    try next.tryRead(into: &buffer, at: offset)
-  }
-
   nonisolated(nonsending)
-    func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
+    func change(
+      _ kind: BlockChange, _ range: ByteRange,
+      _ perform: nonisolated(nonsending) (ByteRange) async throws(BlockError) -> Void
+    ) async throws(BlockError)
   {
-    try await next.read(into: &buffer, at: offset)
-  }
-
-  nonisolated(nonsending)
-    func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
-  {
-    writeCount += 1
-    if stops.remove(writeCount) != nil {
-      await withCheckedContinuation { continuation in
-        held.withLock { $0.append(continuation) }
-        stop.yield()
-        guard stops.isEmpty else { return }
-        through.withLock { $0 = true }
-        stop.finish()
-      }
+    if case .write = kind {
+      writeCount += 1
+      if stops.remove(writeCount) != nil { await waitToBeLetGo() }
     }
-    try await next.write(bytes, at: offset, options: options)
+    try await perform(range)
   }
 
   nonisolated(nonsending)
-    func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
+    private func waitToBeLetGo() async
   {
-    try await next.writeZeroes(range, options: options)
-  }
-
-  nonisolated(nonsending)
-    func discard(_ range: ByteRange) async throws(BlockError)
-  {
-    try await next.discard(range)
-  }
-
-  nonisolated(nonsending)
-    func flush() async throws(BlockError)
-  {
-    try await next.flush()
-  }
-
-  nonisolated(nonsending)
-    func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
-  {
-    try await next.blockStatus(range, limit: limit)
-  }
-
-  nonisolated(nonsending)
-    func resize(to byteCount: UInt64) async throws(BlockError)
-  {
-    try await next.resize(to: byteCount)
-  }
-
-  nonisolated(nonsending)
-    func close() async throws(BlockError)
-  {
-    try await next.close()
+    await withCheckedContinuation { continuation in
+      held.withLock { $0.append(continuation) }
+      stop.yield()
+      guard stops.isEmpty else { return }
+      through.withLock { $0 = true }
+      stop.finish()
+    }
   }
 }

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFilters
 import BlockTesting
 import EventLoops
 import Foundation
@@ -46,10 +47,15 @@ struct World: Sendable {
     _ device: any BlockDevice, as name: String = "disk", isDefault: Bool = true,
     options: NBDExport.Options = NBDExport.Options()
   ) throws -> NBDExport {
-    let export = NBDExport(name: name, device: device, loop: loops.next(), options: options)
+    let export = NBDExport(name: name, device: AlignedAccess.over(device), loop: loops.next(), options: options)
     try listener.publish(export, isDefault: isDefault)
     return export
   }
+}
+
+extension NBDExport {
+  /// Scratch memory that is out for requests that aren't aligned.
+  var lentByteCount: Int { (device as? AlignedAccess)?.lentByteCount ?? 0 }
 }
 
 extension NBDServerOptions {

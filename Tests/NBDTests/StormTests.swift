@@ -102,7 +102,7 @@ import Testing
       #expect(busy.figures.clientCount == 0)
       #expect(busy.clients.isEmpty)
       #expect(world.server.lentByteCount == 0)
-      #expect(busy.access.lentByteCount == 0)
+      #expect(busy.lentByteCount == 0)
       // The listener's own is left.
       try await eventually("their sockets are closed") { Self.descriptorCount(of: path) == 1 }
     }

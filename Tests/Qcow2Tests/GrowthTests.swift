@@ -9,9 +9,9 @@ import Testing
 @Suite struct GrowthTests {
   /// A device over memory that judges each resize: the kernel changes the page at the old end through the page cache,
   /// so no write to that page may be in flight, and the length itself is whole pages.
-  private final class PageJudge: BlockDevice, @unchecked Sendable {
+  private final class PageJudge: BlockFilter, @unchecked Sendable {
     // Safe to hand over: confined to the test's loop.
-    private let memory: MemoryDevice
+    let next: any BlockDevice
     /// A length that needn't be whole pages: that of a disk.
     private let exactByteCount: UInt64?
     private var writes: [UInt64: ByteRange] = [:]
@@ -19,76 +19,41 @@ import Testing
     private(set) var resizes: [UInt64] = []
 
     init(_ memory: MemoryDevice, exactByteCount: UInt64? = nil) {
-      self.memory = memory
+      next = memory
       self.exactByteCount = exactByteCount
     }
 
-    var byteCount: UInt64 { memory.byteCount }
-    var limits: BlockLimits { memory.limits }
-    var isReadOnly: Bool { false }
-
-    func tryRead(into buffer: inout MutableRawSpan, at offset: UInt64) throws(BlockError) -> Bool {
-      try memory.tryRead(into: &buffer, at: offset)
+    nonisolated(nonsending)
+      func change(
+        _ kind: BlockChange, _ range: ByteRange,
+        _ perform: nonisolated(nonsending) (ByteRange) async throws(BlockError) -> Void
+      ) async throws(BlockError)
+    {
+      switch kind {
+      case .write:
+        writeCount += 1
+        let number = writeCount
+        writes[number] = range
+        defer { writes[number] = nil }
+        for _ in 0..<3 { await Task.yield() }
+        try await perform(range)
+      case .resize(let byteCount):
+        judge(byteCount)
+        try await perform(range)
+      case .writeZeroes, .discard: try await perform(range)
+      }
     }
 
-    nonisolated(nonsending)
-      func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
-    {
-      try await memory.read(into: &buffer, at: offset)
-    }
-
-    nonisolated(nonsending)
-      func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
-    {
-      writeCount += 1
-      let number = writeCount
-      writes[number] = ByteRange(offset: offset, length: UInt64(bytes.byteCount))
-      defer { writes[number] = nil }
-      for _ in 0..<3 { await Task.yield() }
-      try await memory.write(bytes, at: offset, options: options)
-    }
-
-    nonisolated(nonsending)
-      func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
-    {
-      try await memory.writeZeroes(range, options: options)
-    }
-
-    nonisolated(nonsending)
-      func discard(_ range: ByteRange) async throws(BlockError)
-    {
-      try await memory.discard(range)
-    }
-
-    nonisolated(nonsending)
-      func flush() async throws(BlockError)
-    {
-      try await memory.flush()
-    }
-
-    nonisolated(nonsending)
-      func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
-    {
-      try await memory.blockStatus(range, limit: limit)
-    }
-
-    nonisolated(nonsending)
-      func resize(to byteCount: UInt64) async throws(BlockError)
-    {
+    private func judge(_ newByteCount: UInt64) {
       let page = UInt64(pageByteCount)
-      if byteCount != exactByteCount { #expect(byteCount % page == 0, "the file is made \(byteCount) bytes long") }
-      for end in [self.byteCount, byteCount] where end % page != 0 {
+      if newByteCount != exactByteCount {
+        #expect(newByteCount % page == 0, "the file is made \(newByteCount) bytes long")
+      }
+      for end in [byteCount, newByteCount] where end % page != 0 {
         let last = ByteRange(offset: end / page * page, length: page)
         #expect(!writes.values.contains { $0.overlaps(last) }, "a write to the page at \(end) is in flight")
       }
-      resizes.append(byteCount)
-      try await memory.resize(to: byteCount)
-    }
-
-    nonisolated(nonsending)
-      func close() async throws(BlockError)
-    {
-      try await memory.close()
+      resizes.append(newByteCount)
     }
   }
 

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFilters
 import EventLoops
 import Locks
 import Model
@@ -7,7 +8,7 @@ import Model
 struct AttachedImage: Sendable {
   let location: ImageLocation
   /// Where everybody's requests go; on `loop`.
-  let slot: DeviceSlot
+  let slot: Slot
   let loop: EventLoop
   let byteCount: UInt64
   /// What others meet that want its files: passing until it is found by all, and again while it is closed.

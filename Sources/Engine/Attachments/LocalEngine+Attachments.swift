@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFilters
 import EventLoops
 import Model
 
@@ -42,7 +43,8 @@ extension LocalEngine {
         remedy: "attach it with the cache mode writeback")
     }
     let attached = AttachedImage(
-      location: order.location, slot: DeviceSlot(opened.device), loop: loop, byteCount: opened.device.byteCount,
+      location: order.location, slot: Slot(AlignedAccess.over(opened.device)), loop: loop,
+      byteCount: opened.device.byteCount,
       use: use)
     return (attached, opened.isDirect ? .direct : .writeback)
   }

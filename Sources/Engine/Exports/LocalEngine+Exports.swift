@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFilters
 import EventLoops
 import Model
 import NBD
@@ -21,7 +22,7 @@ extension LocalEngine {
       let source = try await open(order)
       do {
         let export = NBDExport(
-          name: order.name.description, device: source.device, blocks: source.blocks, loop: source.loop,
+          name: order.name.description, device: source.device, loop: source.loop,
           options: Self.options(order))
         let address = try await listeners.publish(export, at: order.listen, tls: order.tls)
         servedExports.put(ServedExport(export: export, address: address, source: source), as: order.export)
@@ -52,7 +53,7 @@ extension LocalEngine {
     case .attachedImage(let image):
       let attached = try attachedImages.use(image, for: order.export, named: order.name)
       return OpenExportSource(
-        device: attached.slot, blocks: attached.slot.blocks, loop: attached.loop, image: image)
+        device: attached.slot, loop: attached.loop, image: image)
     case .image(let location):
       guard order.isReadOnly else {
         throw DomainError(.invalidField, "an image that isn't attached can only be exported read-only")
@@ -60,7 +61,7 @@ extension LocalEngine {
       return try await onLoop(in: .folder(of: location.source.place)) { [self] loop in
         let image = try await opener(on: loop).open(
           location, isReadOnly: true, for: ImageUse("the export '\(order.name)'"))
-        return OpenExportSource(device: image.device, blocks: RangeLock(), loop: loop, image: nil)
+        return OpenExportSource(device: AlignedAccess.over(image.device), loop: loop, image: nil)
       }
     case .backup(let place):
       guard order.isReadOnly else { throw DomainError(.invalidField, "a backup can only be exported read-only") }
@@ -70,8 +71,7 @@ extension LocalEngine {
         let stored = StoredBackup(manifest: manifest, place: place, opener: opener(of: repository, on: loop))
         let data = try await stored.openData()
         return OpenExportSource(
-          device: ExactSizeDevice(data, byteCount: manifest.virtualSize), blocks: RangeLock(), loop: loop,
-          image: nil)
+          device: Window(data, byteCount: manifest.virtualSize), loop: loop, image: nil)
       }
     }
   }

@@ -15,8 +15,6 @@ struct ServedExport: Sendable {
 /// What an export serves.
 struct OpenExportSource: Sendable {
   let device: any BlockDevice
-  /// The device's read-modify-write lock, shared by all of its exports.
-  let blocks: RangeLock
   /// The device's home.
   let loop: EventLoop
   /// The attached image whose slot the device is; nil where the device was opened for this export alone.

@@ -6,8 +6,8 @@ package protocol ExportContext: Sendable {
   var name: String { get }
 
   /// Extents in order, without gaps, from `range.offset` on, at least one, at most `limit`; the last one ends at or
-  /// before `range.end`. May answer for less than the range. Called on the device's loop; `range` is not empty, lies
-  /// inside the device and is aligned to what the device asks for.
+  /// before `range.end`. May answer for less than the range. Called on the device's loop; `range` is not empty and lies
+  /// inside the device.
   nonisolated(nonsending)
     func extents(
       in range: ByteRange, limit: Int, of device: any BlockDevice

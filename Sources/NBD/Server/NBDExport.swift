@@ -49,23 +49,28 @@ package final class NBDExport: Sendable {
   package let name: String
   package let options: Options
   package let loop: EventLoop
-  let access: ExportAccess
+  package let device: any BlockDevice
+  /// The device, if it can hand over its bytes uncopied.
+  let pipeSource: (any PipeSource)?
   let counters = ExportCounters()
   private let state = Lock(State())
 
   /// - Parameters:
   ///   - name: at most 4096 bytes of UTF-8, without NUL.
-  ///   - device: on `loop`; stays open until the export was removed.
-  ///   - blocks: the device's read-modify-write lock, on `loop`. Exports of one device share it.
+  ///   - device: on `loop`; takes any range, as clients are told, of up to ``WireLimits/payloadByteCount``; stays open
+  ///     until the export was removed.
   package init(
-    name: String, device: any BlockDevice, blocks: RangeLock = RangeLock(), loop: EventLoop,
-    options: Options = Options()
+    name: String, device: any BlockDevice, loop: EventLoop, options: Options = Options()
   ) {
     precondition(name.utf8.count <= WireLimits.stringByteCount && !name.utf8.contains(0), "not an export name")
+    precondition(
+      device.limits.requestAlignment == 1 && device.limits.maximumTransferByteCount >= WireLimits.payloadByteCount,
+      "not a device that takes any range")
     self.name = name
     self.options = options
     self.loop = loop
-    access = ExportAccess(device, blocks: blocks)
+    self.device = device
+    pipeSource = device as? any PipeSource
   }
 
   package var figures: ExportFigures { counters.current }
@@ -80,7 +85,6 @@ package final class NBDExport: Sendable {
 
   /// What a client that asks now is offered. On the home loop.
   func offer() -> ExportOffer {
-    let device = access.device
     let limits = device.limits
     var flags: TransmissionFlags = [.hasFlags, .sendCache]
     if options.isReadOnly || device.isReadOnly {
@@ -92,7 +96,6 @@ package final class NBDExport: Sendable {
     let preferred = UInt32(Self.powerOfTwo(atLeast: max(512, limits.requestAlignment, limits.preferredByteCount)))
     return ExportOffer(
       name: name, description: options.description, byteCount: device.byteCount, flags: flags,
-      // Any range is taken, whatever the device's alignment: see ``ExportAccess``.
       blockSizes: BlockSizes(minimum: 1, preferred: preferred, maximum: UInt32(WireLimits.payloadByteCount)),
       contextNames: options.contexts.map(\.name), requiresTLS: options.requiresTLS)
   }

@@ -16,12 +16,12 @@ extension Transmission {
   /// So is one whose beginning isn't in the cache.
   func pipeSource(for request: Request) -> (any PipeSource)? {
     guard request.length >= Self.shortestByteCount, stream.carriesPipes, mayTellHoles(request),
-      let source = access.pipeSource, source.fillsPipes
+      let source = export.pipeSource, source.fillsPipes
     else { return nil }
     var probe = pool.take(pageByteCount)
     var bytes = probe.mutableBytes
     var page = bytes.part(0..<pageByteCount)
-    guard (try? access.tryRead(into: &page, at: request.offset)) == true, !probe.bytes.isZero else { return nil }
+    guard (try? device.tryRead(into: &page, at: request.offset)) == true, !probe.bytes.isZero else { return nil }
     return source
   }
 

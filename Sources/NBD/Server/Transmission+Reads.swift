@@ -24,7 +24,7 @@ extension Transmission {
   {
     guard let place = arena.place(header: format.dataHeaderByteCount, payload: count) else { return false }
     // A failure is found again, and told, where there is time for it.
-    let isRead = (try? arena.fill(place) { (span) throws(BlockError) in try access.tryRead(into: &span, at: offset) })
+    let isRead = (try? arena.fill(place) { (span) throws(BlockError) in try device.tryRead(into: &span, at: offset) })
     guard isRead == true else { return false }
     if mayTellHoles(request), arena.isPayloadZero(place) {
       putHole(request, at: offset, count, isLast: isLast, in: arena)
@@ -84,7 +84,7 @@ extension Transmission {
       var buffer = pool.take(count)
       var all = buffer.mutableBytes
       var span = all.part(0..<count)
-      try await access.read(into: &span, at: offset)
+      try await device.read(into: &span, at: offset)
       let bytes = buffer.bytes.extracting(0..<count)
       let isHole = mayTellHoles(request) && bytes.isZero
       guard let arena = await replies.arena(header: header, payload: isHole ? 0 : count) else { return }
@@ -119,7 +119,7 @@ extension Transmission {
       var span = all.part(0..<count)
       if failure == nil {
         do throws(BlockError) {
-          try await access.read(into: &span, at: offset)
+          try await device.read(into: &span, at: offset)
         } catch {
           // Before the header an error is a plain answer.
           if !isBegun { throw error }

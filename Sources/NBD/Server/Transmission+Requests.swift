@@ -33,17 +33,17 @@ extension Transmission {
     switch command {
     case .write:
       _ = try await payload.use { (bytes) throws(BlockError) in
-        try await access.write(bytes, at: request.offset, options: isForced ? .forceUnitAccess : [])
+        try await device.write(bytes, at: request.offset, options: isForced ? .forceUnitAccess : [])
       }
-    case .flush: try await access.device.flush()
+    case .flush: try await device.flush()
     case .trim:
-      try await access.discard(range(request))
-      if isForced { try await access.device.flush() }
+      try await discard(range(request))
+      if isForced { try await device.flush() }
     case .writeZeroes:
       var options: ZeroOptions = isForced ? .forceUnitAccess : []
       if !request.flags.contains(.noHole) { options.insert(.mayUnmap) }
       if request.flags.contains(.fastZero) { options.insert(.onlyIfFast) }
-      if request.length > 0 { try await access.writeZeroes(range(request), options: options) }
+      if request.length > 0 { try await device.writeZeroes(range(request), options: options) }
     case .cache: try await readAhead(range(request))
     case .blockStatus: return try await blockStatus(request, payload)
     case .read, .disconnect: break
@@ -52,6 +52,15 @@ extension Transmission {
   }
 
   private func range(_ request: Request) -> ByteRange { ByteRange(offset: request.offset, length: request.length) }
+
+  /// A hint that the storage may have no use for.
+  private func discard(_ range: ByteRange) async throws(BlockError) {
+    do throws(BlockError) {
+      try await device.discard(range)
+    } catch {
+      if error.kind != .notSupported { throw error }
+    }
+  }
 
   /// Reads the range once, so that it is at hand where there is a cache to hold it.
   private func readAhead(_ range: ByteRange) async throws(BlockError) {
@@ -64,7 +73,7 @@ extension Transmission {
       var buffer = pool.take(count)
       var all = buffer.mutableBytes
       var span = all.part(0..<count)
-      try await access.read(into: &span, at: offset)
+      try await device.read(into: &span, at: offset)
       offset += UInt64(count)
     }
   }
@@ -89,7 +98,8 @@ extension Transmission {
       guard let context = export.options.contexts.first(where: { $0.name == selected.name }) else {
         throw BlockError(.notSupported, .blockStatus, range, cause: selected.name)
       }
-      let extents = try await access.extents(of: context, in: range, limit: limit)
+      let extents = try await context.extents(in: range, limit: limit, of: device)
+      if extents.isEmpty { throw BlockError(.corrupt("no answer from \(context.name)"), .blockStatus, range) }
       let isLast = index == contexts.count - 1
       chunks.append(
         format.blockStatus(

@@ -15,7 +15,7 @@ actor Transmission {
   nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
 
   let export: NBDExport
-  let access: ExportAccess
+  let device: any BlockDevice
   let rules: RequestRules
   let format: ReplyFormat
   let pool: BufferPool
@@ -43,7 +43,7 @@ actor Transmission {
     pool = server.pool
     pipes = server.pipes
     options = server.options
-    access = export.access
+    device = export.device
     rules = RequestRules(agreement)
     format = ReplyFormat(agreement.style)
     replies = ReplyQueue(pool)
