@@ -1,0 +1,46 @@
+// The block engine behind Model's ports: it opens images, copies them into repositories and back, proves what is stored,
+// and serves images to guests.
+//
+// ## The picture
+//
+//     jobs, exports (Orchestrator) ── BlockEngine, plain values ──▶ LocalEngine
+//
+//     image at rest      ImageOpener ──▶ file ── format ──────────────────────────▶ one piece of work, then closed
+//     attached image     ImageOpener ──▶ file ── format ── AlignedAccess ── Slot ──▶ exports, until it is detached
+//     stored backup      RepositoryImage ──▶ file ── format ── Window ────────────▶ restore, verification, exports
+//
+// A piece of work runs on one loop from its beginning to its end, with every device that it opens. It comes in by an
+// order, a value that says all it needs, and tells through `JobControl`: progress, log, pause, cancellation.
+//
+// One backup: the source is opened and its locks taken; a lease on the image's folder in the repository is taken. Then
+// `ChunkPlanner` asks the device where data lies, and `CopyLoop` keeps several chunks in flight: read on the loop, hashed
+// and compressed on the worker pool, given in order to the `BackupSink`, which adds leaves to the hash tree and clusters
+// to the new qcow2 file. Data and hashes are made durable and get their names; the manifest comes last.
+//
+// One guest's write: an export on the image's loop gives it to the `Slot`, which lets changes pass or holds them. A raw
+// file's goes through its `AlignedAccess`, which reads and writes back the blocks that it covers in part; qcow2 finds or
+// takes clusters and orders what its file is told.
+//
+// ## What keeps it sound
+//
+// 1. Paths mean what they mean to the kernel. Folders that may be used are opened anew for each piece of work, and
+//    everything in them is reached from the open folder (`AllowedFolders`, `RestorePlace`).
+// 2. A format is stated and never guessed, and the files that an image names are judged before they are opened
+//    (`BackingName`).
+// 3. An image file has one writer: `FileClaims` among our own uses, and QEMU's locks against other processes.
+// 4. A backup is complete when its manifest is there. The order of publishing is that of `BackupStage`; that of taking
+//    away is the reverse (`BackupDeletion`). `RepositoryRecovery` puts right what a crash left between two steps.
+// 5. Who writes below an image's folder of a repository holds its lease, whose epoch is looked at before publishing.
+// 6. Storage that hangs holds up only what needs it: blocking calls run in its lane.
+//
+// ## The folders
+//
+// - Opening/      from a place to an open device: allowed folders and devices, claims, images, a repository's images.
+// - Attachments/  images that stay open for their guests.
+// - Exports/      what is served over NBD, at which addresses, to whom.
+// - Peers/        other NBD servers as sources and targets.
+// - Copying/      what to copy, in which pieces, how many at once, how fast.
+// - Hashing/      the tree of SHA-256 over a guest's data: written, read, proven.
+// - Jobs/         the pieces of work: back up, restore, verify, check, inspect.
+// - Repository/, Leases/   folders of backups: documents, names, publishing, deleting, recovery; who may write where.
+// - Failures/     errors in the words of the domain, and what latches an image.
