@@ -1,3 +1,5 @@
+// For SHUT_RDWR, which the module Glibc alone may leave out.
+import CMicrohttpd
 import Glibc
 import Locks
 
