@@ -26,8 +26,18 @@ extension CatalogSession: CatalogReading {
     try self.page(RepositoryRow.self, .repositories, page, id: \.id)
   }
 
+  package func repositories(_ ids: Set<RepositoryID>) throws -> [RepositoryID: Repository] {
+    let found = try all(RepositoryRow.self, where: "id", in: ids.map(\.description))
+    return Dictionary(uniqueKeysWithValues: found.map { ($0.id, $0) })
+  }
+
   package func chain(_ id: ChainID) throws -> Chain? {
     try one(ChainRow.self, where: Condition("id", id.description))
+  }
+
+  package func chains(_ ids: Set<ChainID>) throws -> [ChainID: Chain] {
+    let found = try all(ChainRow.self, where: "id", in: ids.map(\.description))
+    return Dictionary(uniqueKeysWithValues: found.map { ($0.id, $0) })
   }
 
   package func chains(image: ImageID?, repository: RepositoryID?, _ page: PageRequest) throws -> Page<Chain> {
@@ -50,11 +60,22 @@ extension CatalogSession: CatalogReading {
     return try self.page(BackupRow.self, .backups, where: conditions, page, id: \.id)
   }
 
-  package func dependents(of backup: BackupID) throws -> [BackupID] {
-    let statement = try database.cachedStatement(sql: "SELECT id FROM backups WHERE parent = ? ORDER BY id")
-    return try String.fetchAll(statement, arguments: [backup.description]).map { text in
-      try RowCheck(table: BackupRow.table, key: text).id(text)
+  package func backups(of chains: Set<ChainID>) throws -> [ChainID: [Backup]] {
+    let found = try all(BackupRow.self, where: "chain", in: chains.map(\.description))
+    return Dictionary(grouping: found.sorted { $0.id < $1.id }, by: \.chain)
+  }
+
+  package func dependents(of backups: Set<BackupID>) throws -> [BackupID: [BackupID]] {
+    let statement = try database.cachedStatement(
+      sql: "SELECT parent, id FROM backups WHERE parent IN (SELECT value FROM json_each(?))")
+    var dependents: [BackupID: [BackupID]] = [:]
+    let rows = try Row.fetchCursor(statement, arguments: [Self.json(backups.map(\.description))])
+    while let row = try rows.next() {
+      let (parent, id): (String, String) = (row[0], row[1])
+      let check = RowCheck(table: BackupRow.table, key: id)
+      dependents[try check.id(parent), default: []].append(try check.id(id))
     }
+    return dependents.mapValues { $0.sorted() }
   }
 
   package func export(_ id: ExportID) throws -> Export? {
@@ -70,6 +91,13 @@ extension CatalogSession: CatalogReading {
       Condition("image", ifGiven: filter.image?.description), Condition("backup", ifGiven: filter.backup?.description),
     ]
     return try self.page(ExportRow.self, .exports, where: conditions, page, id: \.id)
+  }
+
+  package func exported(among backups: Set<BackupID>) throws -> Set<BackupID> {
+    let statement = try database.cachedStatement(
+      sql: "SELECT backup FROM exports WHERE backup IN (SELECT value FROM json_each(?))")
+    let found = try String.fetchAll(statement, arguments: [Self.json(backups.map(\.description))])
+    return Set(try found.map { try RowCheck(table: ExportRow.table, key: $0).id($0) })
   }
 
   package func job(_ id: JobID) throws -> Job? {

@@ -31,6 +31,21 @@ extension CatalogSession {
     return try rows(type, of: statement, conditions.map(\.value)).first?.entity()
   }
 
+  /// The rows whose `column`, which has an index, is one of these ids.
+  func all<Stored: TableRow>(
+    _ type: Stored.Type, where column: String, in ids: [String]
+  ) throws -> [Stored.Entity] {
+    let statement = try database.cachedStatement(
+      sql: """
+        SELECT \(type.columns.joined(separator: ", ")) FROM \(type.table)
+        WHERE \(column) IN (SELECT value FROM json_each(?))
+        """)
+    return try rows(type, of: statement, [Self.json(ids)]).map { try $0.entity() }
+  }
+
+  /// Ids, which need no escape, as a JSON array: a statement takes any number of them in one place.
+  static func json(_ ids: [String]) -> String { "[" + ids.map { "\"\($0)\"" }.joined(separator: ",") + "]" }
+
   /// At most `limit` rows that meet the conditions and whose `key` is above `after`, in order of `key`.
   func list<Stored: TableRow>(
     _ type: Stored.Type, where conditions: [Condition] = [], after: some DatabaseValueConvertible,

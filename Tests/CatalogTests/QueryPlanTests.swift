@@ -23,7 +23,9 @@ struct QueryPlanTests {
         }
       }
       _ = try view.backup(backup.id)
-      _ = try view.dependents(of: backup.id)
+      _ = try view.dependents(of: [backup.id, BackupID()])
+      _ = try view.exported(among: [backup.id, BackupID()])
+      _ = try view.backups(of: [backup.chain, ChainID()])
     },
     { view, backup, _ in
       for (image, repository) in [
@@ -32,6 +34,8 @@ struct QueryPlanTests {
         _ = try view.chains(image: image, repository: repository, PageRequest(limit: 10))
       }
       _ = try view.chain(backup.chain)
+      _ = try view.chains([backup.chain, ChainID()])
+      _ = try view.repositories([backup.repository, RepositoryID()])
     },
     { view, backup, _ in
       _ = try view.images(PageRequest())
@@ -89,7 +93,9 @@ struct QueryPlanTests {
       }
       let isFiltered = sql.contains(" = '")
       #expect(!isFiltered || plan.contains { $0.contains("=?") }, "the filter of \(sql) has no index: \(plan)")
-      #expect(!plan.contains { $0.contains("SCAN") || $0.contains("TEMP B-TREE") }, "\(sql): \(plan)")
+      // The ids that a statement asks about come as a list of their own.
+      let steps = plan.filter { !$0.contains("json_each") }
+      #expect(!steps.contains { $0.contains("SCAN") || $0.contains("TEMP B-TREE") }, "\(sql): \(plan)")
     }
     try queue.close()
   }

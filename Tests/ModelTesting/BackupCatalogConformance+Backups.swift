@@ -95,6 +95,44 @@ extension BackupCatalogConformance {
         try await catalog.write { try $0.delete(children[1].id) }
       }
     },
+    Check("what is asked about many at once is what is told of each") { catalog in
+      let shelf = try await Shelf(in: catalog)
+      let other = Repository.sample("other")
+      let chains = [shelf.chain, Chain.sample(of: .sample("vm2"), in: other), .sample(of: .sample("vm3"), in: other)]
+      let fulls = chains.dropLast().map { Backup.sample(in: $0) }
+      let children = fulls.flatMap { full in
+        (1...2).map { Backup.sample(in: chains[full.chain == chains[0].id ? 0 : 1], sequence: $0, parent: full.id) }
+      }
+      try await catalog.write { transaction in
+        try transaction.insert(other)
+        for chain in chains.dropFirst() { try transaction.insert(chain) }
+        for backup in fulls + children { try transaction.insert(backup) }
+        for name in ["one", "two"] as [ResourceName] {
+          try transaction.insert(Export.sample(name, of: .backup(fulls[1].id)))
+        }
+      }
+      let (unknownChain, unknownBackup) = (ChainID(), BackupID())
+      try catalog.read { view in
+        try expectEqual(
+          try view.repositories([shelf.repository.id, other.id, RepositoryID()]).keys.sorted(),
+          [shelf.repository.id, other.id].sorted())
+        let found = try view.chains(Set(chains.map(\.id) + [unknownChain]))
+        try expectEqual(found, Dictionary(uniqueKeysWithValues: chains.map { ($0.id, $0) }))
+        let backups = try view.backups(of: Set(chains.map(\.id) + [unknownChain]))
+        for chain in chains {
+          let expected = (fulls + children).filter { $0.chain == chain.id }.sorted { $0.id < $1.id }
+          try expectEqual(backups[chain.id] ?? [], expected)
+        }
+        try expectEqual(backups[unknownChain], nil)
+        let dependents = try view.dependents(of: Set((fulls + children).map(\.id) + [unknownBackup]))
+        try expectEqual(Set(dependents.keys), Set(fulls.map(\.id)))
+        for full in fulls {
+          try expectEqual(dependents[full.id], children.filter { $0.parent == full.id }.map(\.id).sorted())
+        }
+        try expectEqual(try view.exported(among: Set(fulls.map(\.id) + [unknownBackup])), [fulls[1].id])
+        try expectEqual(try view.exported(among: []), [])
+      }
+    },
     Check("an image's chains and backups outlive it, with its name") { catalog in
       let shelf = try await Shelf(in: catalog)
       let backup = Backup.sample(in: shelf.chain)

@@ -25,6 +25,12 @@ extension InMemoryTransaction: CatalogReading {
     try self.page(state.repositories, .repositories, page) { _ in true }
   }
 
+  func repositories(_ ids: Set<RepositoryID>) throws -> [RepositoryID: Repository] {
+    state.repositories.filter { ids.contains($0.key) }
+  }
+
+  func chains(_ ids: Set<ChainID>) throws -> [ChainID: Chain] { state.chains.filter { ids.contains($0.key) } }
+
   func chain(_ id: ChainID) throws -> Chain? { state.chains[id] }
 
   func chains(image: ImageID?, repository: RepositoryID?, _ page: PageRequest) throws -> Page<Chain> {
@@ -42,8 +48,24 @@ extension InMemoryTransaction: CatalogReading {
     }
   }
 
-  func dependents(of backup: BackupID) throws -> [BackupID] {
-    state.backups.values.filter { $0.parent == backup }.map(\.id).sorted()
+  func backups(of chains: Set<ChainID>) throws -> [ChainID: [Backup]] {
+    let found = state.backups.values.filter { chains.contains($0.chain) }
+    return Dictionary(grouping: found.sorted { $0.id < $1.id }, by: \.chain)
+  }
+
+  func dependents(of backups: Set<BackupID>) throws -> [BackupID: [BackupID]] {
+    var dependents: [BackupID: [BackupID]] = [:]
+    for backup in state.backups.values.sorted(by: { $0.id < $1.id }) {
+      if let parent = backup.parent, backups.contains(parent) { dependents[parent, default: []].append(backup.id) }
+    }
+    return dependents
+  }
+
+  func exported(among backups: Set<BackupID>) throws -> Set<BackupID> {
+    Set(
+      state.exports.values.compactMap { export in
+        if case .backup(let backup) = export.source, backups.contains(backup) { backup } else { nil }
+      })
   }
 
   func export(_ id: ExportID) throws -> Export? { state.exports[id] }

@@ -38,6 +38,11 @@ package struct Page<Item: Sendable>: Sendable {
   package func map<Other>(_ transform: (Item) throws -> Other) rethrows -> Page<Other> {
     Page<Other>(items: try items.map(transform), next: next)
   }
+
+  /// The same for all items at once, which `transform` keeps in their order.
+  package func mapItems<Other>(_ transform: ([Item]) throws -> [Other]) rethrows -> Page<Other> {
+    Page<Other>(items: try transform(items), next: next)
+  }
 }
 
 /// Which page is wanted: at most `limit` items (brought into 1…``maximumLimit``) behind the cursor `after`. A cursor
@@ -100,17 +105,26 @@ package protocol CatalogReading {
   func repository(named name: ResourceName) throws -> Repository?
   func repositories(_ page: PageRequest) throws -> Page<Repository>
 
+  /// Those of the repositories that there are; one question for all of them.
+  func repositories(_ ids: Set<RepositoryID>) throws -> [RepositoryID: Repository]
+
   func chain(_ id: ChainID) throws -> Chain?
+  /// Those of the chains that there are; one question for all of them.
+  func chains(_ ids: Set<ChainID>) throws -> [ChainID: Chain]
   func chains(image: ImageID?, repository: RepositoryID?, _ page: PageRequest) throws -> Page<Chain>
 
   func backup(_ id: BackupID) throws -> Backup?
   func backups(_ filter: BackupFilter, _ page: PageRequest) throws -> Page<Backup>
-  /// Backups whose parent is this one, in order of id.
-  func dependents(of backup: BackupID) throws -> [BackupID]
+  /// All backups of each of the chains, in order of id; one question for all of them.
+  func backups(of chains: Set<ChainID>) throws -> [ChainID: [Backup]]
+  /// The backups whose parent each of these is, in order of id; one question for all of them.
+  func dependents(of backups: Set<BackupID>) throws -> [BackupID: [BackupID]]
 
   func export(_ id: ExportID) throws -> Export?
   func export(named name: ResourceName) throws -> Export?
   func exports(_ filter: ExportFilter, _ page: PageRequest) throws -> Page<Export>
+  /// Those of the backups that are exported; one question for all of them.
+  func exported(among backups: Set<BackupID>) throws -> Set<BackupID>
 
   func job(_ id: JobID) throws -> Job?
   func jobs(_ filter: JobFilter, _ page: PageRequest) throws -> Page<Job>
@@ -122,6 +136,11 @@ package protocol CatalogReading {
   func eventSpan() throws -> ClosedRange<Int64>?
 
   func idempotencyRecord(_ key: IdempotencyKey) throws -> IdempotencyRecord?
+}
+
+extension CatalogReading {
+  /// Backups whose parent is this one, in order of id.
+  package func dependents(of backup: BackupID) throws -> [BackupID] { try dependents(of: [backup])[backup] ?? [] }
 }
 
 package protocol CatalogWriting: CatalogReading {

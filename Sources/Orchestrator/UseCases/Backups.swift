@@ -51,25 +51,30 @@ package struct BackupView: Hashable, Sendable {
   /// Whether a deletion would be taken: it is ended, nothing depends on it, and it isn't exported.
   package var deletable: Bool
 
-  init(_ backup: Backup, in catalog: any CatalogReading) throws {
-    self.backup = backup
-    let (chain, repository) = (try catalog.chain(backup.chain), try catalog.repository(backup.repository))
-    guard let chain, let repository else {
-      throw DomainError(
-        .internalError, "the catalog holds backup \(backup.id) without its chain or repository",
-        remedy: "rescan the repository")
+  /// The views of all these, in their order: the catalog is asked as often for many as for one.
+  static func all(of backups: [Backup], in catalog: any CatalogReading) throws -> [BackupView] {
+    let ids = Set(backups.map(\.id))
+    let chains = try catalog.chains(Set(backups.map(\.chain)))
+    let repositories = try catalog.repositories(Set(backups.map(\.repository)))
+    let dependents = try catalog.dependents(of: ids)
+    let exported = try catalog.exported(among: ids)
+    return try backups.map { backup in
+      guard let chain = chains[backup.chain], let repository = repositories[backup.repository] else {
+        throw DomainError(
+          .internalError, "the catalog holds backup \(backup.id) without its chain or repository",
+          remedy: "rescan the repository")
+      }
+      let dependents = dependents[backup.id] ?? []
+      return BackupView(
+        backup: backup, imageName: chain.imageName, repositoryName: repository.name, dependents: dependents,
+        deletable: backup.state != .running && dependents.isEmpty && !exported.contains(backup.id))
     }
-    imageName = chain.imageName
-    repositoryName = repository.name
-    dependents = try catalog.dependents(of: backup.id)
-    let exports = try catalog.exports(ExportFilter(backup: backup.id), PageRequest(limit: 1))
-    deletable = backup.state != .running && dependents.isEmpty && exports.items.isEmpty
   }
 }
 
 extension BackupService {
   package func backup(_ id: BackupID) throws -> BackupView {
-    try ledger.read { try BackupView(find(id, in: $0), in: $0) }
+    try ledger.read { try BackupView.all(of: [find(id, in: $0)], in: $0)[0] }
   }
 
   package func backups(_ query: BackupQuery, _ page: PageRequest) throws -> Page<BackupView> {
@@ -77,7 +82,7 @@ extension BackupService {
       let filter = BackupFilter(
         image: try query.image.map { try id(of: $0, in: catalog) },
         repository: try query.repository.map { try id(of: $0, in: catalog) }, chain: query.chain, state: query.state)
-      return try catalog.backups(filter, page).map { try BackupView($0, in: catalog) }
+      return try catalog.backups(filter, page).mapItems { try BackupView.all(of: $0, in: catalog) }
     }
   }
 

@@ -10,13 +10,21 @@ package struct ChainView: Hashable, Sendable {
   /// Bytes that they take in the repository.
   package var storedSize: UInt64
 
-  init(_ chain: Chain, in catalog: any CatalogReading) throws {
-    self.chain = chain
-    imageName = chain.imageName
-    repositoryName = try find(chain.repository, in: catalog).name
-    let backups = try allPages { try catalog.backups(BackupFilter(chain: chain.id), $0) }
-    self.backups = backups.sorted { ($0.sequence, $0.id) < ($1.sequence, $1.id) }.map(\.id)
-    storedSize = backups.reduce(0) { $0 + $1.storedSize }
+  /// The views of all these, in their order: the catalog is asked as often for many as for one.
+  static func all(of chains: [Chain], in catalog: any CatalogReading) throws -> [ChainView] {
+    let repositories = try catalog.repositories(Set(chains.map(\.repository)))
+    let backups = try catalog.backups(of: Set(chains.map(\.id)))
+    return try chains.map { chain in
+      guard let repository = repositories[chain.repository] else {
+        throw DomainError(
+          .internalError, "the catalog holds chain \(chain.id) without its repository", remedy: "rescan the repository")
+      }
+      let backups = backups[chain.id] ?? []
+      return ChainView(
+        chain: chain, imageName: chain.imageName, repositoryName: repository.name,
+        backups: backups.sorted { ($0.sequence, $0.id) < ($1.sequence, $1.id) }.map(\.id),
+        storedSize: backups.reduce(0) { $0 + $1.storedSize })
+    }
   }
 }
 
@@ -24,7 +32,7 @@ extension BackupService {
   package func chain(_ id: ChainID) throws -> ChainView {
     try ledger.read { catalog in
       guard let chain = try catalog.chain(id) else { throw DomainError(.notFound, "there is no chain \(id)") }
-      return try ChainView(chain, in: catalog)
+      return try ChainView.all(of: [chain], in: catalog)[0]
     }
   }
 
@@ -45,7 +53,8 @@ extension BackupService {
         case .id(let id): id
         case .name: try repository.map { try find($0, in: catalog).id }
         }
-      return try catalog.chains(image: imageID, repository: repositoryID, page).map { try ChainView($0, in: catalog) }
+      return try catalog.chains(image: imageID, repository: repositoryID, page)
+        .mapItems { try ChainView.all(of: $0, in: catalog) }
     }
   }
 }
