@@ -86,8 +86,9 @@ struct Serve: ParsableCommand {
     let deadline = ContinuousClock.now + Shutdown.limit + .seconds(1)
     while let event = events.next(until: deadline) {
       guard case .stopped(let rest) = event else { continue }
-      if rest.isEmpty { return }
-      abandon(rest)
+      guard rest.isEmpty else { abandon(rest) }
+      tell(["Stopped: images and the catalog are closed."])
+      return
     }
     abandon(shutdown.unfinished)
   }

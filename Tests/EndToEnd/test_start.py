@@ -28,6 +28,7 @@ def test_it_tells_the_url_and_stops_on_sigterm(start):
     server = start()
     assert server.url in server.log()
     assert server.stop() == 0
+    assert server.log().splitlines()[-1] == "Stopped: images and the catalog are closed."
 
 
 def test_sighup_changes_nothing(start):
