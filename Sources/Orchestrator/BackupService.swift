@@ -22,6 +22,7 @@ package final class BackupService: Sendable {
   /// Exports whose change is being committed, as they are to be shown: who renders them then can't ask the catalog.
   let viewsInCommit = Lock<[ExportID: ExportView]>([:])
   let keys = KeysInFlight()
+  let looks: ImageLooks
   let logger: Logger
 
   /// Nothing happens before ``start(_:)``.
@@ -33,6 +34,7 @@ package final class BackupService: Sendable {
     self.engine = engine
     self.logger = logger
     startedAt = clock.now()
+    looks = ImageLooks(engine: engine, limits: limits)
     ledger = Ledger(catalog: catalog, clock: clock, limits: limits, logger: logger)
     serving = Serving(ledger: ledger, engine: engine, limits: limits, logger: logger)
     let runner = JobRunner(ledger: ledger, engine: engine, serving: serving, limits: limits, logger: logger)

@@ -60,6 +60,10 @@ package struct ServiceLimits: Sendable {
   package var concurrentLooks = 8
   /// After that long a look that hasn't ended lets the next one begin beside it.
   package var lookTurn = Duration.seconds(30)
+  /// How long a request waits to learn which images stand on the one that it is about, and how long one folder's
+  /// images hold up another's there.
+  package var overlayPatience = Duration.seconds(10)
+  package var overlayTurn = Duration.seconds(1)
   /// What the start waits for before requests are let in, though all of it goes on in the background: what was
   /// attached and exported is served again; declared repositories that the catalog doesn't know are opened; the looks
   /// end that end quickly.

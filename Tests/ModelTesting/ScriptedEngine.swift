@@ -130,6 +130,8 @@ package final class ScriptedEngine: BlockEngine {
     state.withLock { [script] in $0.script = script }
   }
 
+  package var currentScript: Script { state.withLock { $0.script } }
+
   package var orders: [Order] { state.withLock { $0.orders } }
 
   /// The images that are attached now, each with what it was attached by.
@@ -150,7 +152,7 @@ package final class ScriptedEngine: BlockEngine {
   }
 
   package func identities(of sources: [ImageSource]) async throws -> [FileIdentity?] {
-    let script = note(.identities(sources))
+    let script = try await arrive(.identities(sources))
     return sources.map { script.identity($0) }
   }
 

@@ -39,6 +39,7 @@ import Testing
 
   @Test(arguments: [
     ("attach", #"{"cache":"none"}"#, "/cache"), ("attach", #"{"cache":null}"#, "/cache"),
+    ("attach", #"{"confirm":true}"#, "/confirm"),
     ("attach", #"{"readOnly":true}"#, "/readOnly"), ("detach", #"{"force":true}"#, "/force"),
     ("check", #"{"repairLeaks":1}"#, "/repairLeaks"), ("check", #"{"repair":true}"#, "/repair"),
   ])
@@ -46,6 +47,38 @@ import Testing
     try await withStockedWorld { world in
       let reply = try await world.post("\(vm1)/\(action)", body).expect(400, .invalidField)
       #expect(reply.json.at("errors", "0", "pointer") == .string(pointer), "\(reply.text)")
+    }
+  }
+
+  @Test func whatAnOverlayStandsOnIsWrittenToOnlyWithConfirmation() async throws {
+    try await withStockedWorld { world in
+      world.engine.script { script in
+        script.identity = { $0.place == "/images/vm1.raw" ? .file(device: 1, inode: 7) : nil }
+        script.inspect = { location in
+          let base = ImageInspection.Layer(
+            path: "/images/link", format: .raw, virtualSize: 1 << 20, files: [.file(device: 1, inode: 7)])
+          return ImageInspection(
+            format: location.format, virtualSize: 1 << 20, storedSize: 0,
+            backingChain: location.format == .qcow2 ? [base] : [])
+        }
+      }
+      let overlay = #"{"name":"top","source":{"kind":"file","path":"/images/top"},"format":"qcow2"}"#
+      try await world.post("\(api)/images", overlay).expect(201)
+      let export =
+        #""name":"x","source":{"kind":"image","image":"vm1"},"readOnly":false,"listen":{"unix":"/run/cobweb/x.sock"}"#
+      let plans = [("\(vm1)/attach", "{}"), ("\(api)/exports", "{\(export)}")]
+      for (path, body) in plans {
+        let plan = try await world.post("\(path)?dryRun=true", body).expect(200)
+        #expect(plan.text.contains("'top'"), "\(plan.text)")
+        let refusal = try await world.post(path, body).expect(422, .confirmationRequired)
+        #expect(refusal.json.at("errors", "0", "pointer") == "/confirm" && refusal["detail"].contains("'top'"))
+      }
+      try await world.post("\(api)/exports", #"{"confirm":"top",\#(export)}"#).expect(422, .confirmationRequired)
+      try await world.post("\(api)/exports", #"{"confirm":1,\#(export)}"#).expect(400, .invalidField)
+      try await world.post("\(api)/exports", #"{"confirm":"vm1",\#(export)}"#).expect(201)
+      try await world.send("DELETE", "\(api)/exports/x").expect(204)
+      let attached = try await world.end(of: world.post("\(vm1)/attach", #"{"confirm":"vm1"}"#).expect(202)["id"])
+      #expect(attached["state"] == "succeeded")
     }
   }
 

@@ -64,9 +64,13 @@ extension LocalEngine {
   private struct Layer {
     /// Nil for an NBD export.
     var file: FileStatus?
+    /// Of the external data file.
+    var dataFile: FileStatus?
     var virtualSize: UInt64
     var description: Qcow2Description?
     var locks: [ImageInspection.Lock]
+
+    var identities: [FileIdentity] { [file, dataFile].compactMap { $0.map { FileIdentity($0) } } }
   }
 
   package func inspect(_ image: ImageLocation) async throws -> ImageInspection {
@@ -94,7 +98,9 @@ extension LocalEngine {
           }
           seen.append(file)
         }
-        chain.append(ImageInspection.Layer(path: below, format: name.format, virtualSize: layer.virtualSize))
+        chain.append(
+          ImageInspection.Layer(
+            path: below, format: name.format, virtualSize: layer.virtualSize, files: layer.identities))
         last = (below, layer)
       }
       return Self.inspection(of: first, format: image.format, chain)
@@ -111,29 +117,38 @@ extension LocalEngine {
       try await closing([opened.device]) {
         let locks = try await (opened.device as? RawFile)?.locksElsewhere()
         let description = format == .qcow2 ? try await Qcow2Description.read(from: opened.device, pool: pool) : nil
-        if let description { try await check(description, path, isFile: opened.status != nil, loop) }
+        var dataFile: FileStatus?
+        if let description { dataFile = try await check(description, path, isFile: opened.status != nil, loop) }
         return Layer(
-          file: opened.status, virtualSize: description?.header.virtualByteCount ?? opened.device.byteCount,
+          file: opened.status, dataFile: dataFile,
+          virtualSize: description?.header.virtualByteCount ?? opened.device.byteCount,
           description: description, locks: locks.map(Self.locks) ?? [])
       }
     }
   }
 
-  /// Refuses here already what can't be backed up, so that it isn't found out only then.
+  /// Refuses here already what can't be backed up, so that it isn't found out only then. Returns the status of the
+  /// external data file.
   nonisolated(nonsending)
     private func check(
       _ description: Qcow2Description, _ path: String, isFile: Bool, _ loop: EventLoop
-    ) async throws
+    ) async throws -> FileStatus?
   {
     switch description.header.encryption {
     case .none: break
     case .aes: throw Self.encrypted(path, "AES")
     case .luks: throw Self.encrypted(path, "LUKS")
     }
-    guard let name = description.externalDataFile else { return }
+    guard let name = description.externalDataFile else { return nil }
     guard isFile else { throw BackingName.overNBD(name, "data file", in: path) }
     let beside = try BackingName(dataFile: name, in: path).joined(to: path)
-    try await opener(on: loop).openNamed(beside, isReadOnly: true).close()
+    let file = try await opener(on: loop).openNamed(beside, isReadOnly: true)
+    return try await telling(about: beside) {
+      try await loop.blocking(in: .folder(of: beside)) { () throws(SystemError) in
+        defer { file.close() }
+        return try file.status()
+      }
+    }
   }
 
   private static func encrypted(_ path: String, _ method: String) -> DomainError {
@@ -155,7 +170,7 @@ extension LocalEngine {
     var inspection = ImageInspection(
       format: format, virtualSize: layer.virtualSize,
       storedSize: layer.file.flatMap { $0.kind == .blockDevice ? nil : $0.allocatedByteCount } ?? layer.virtualSize,
-      backingChain: chain, locks: layer.locks)
+      files: layer.identities, backingChain: chain, locks: layer.locks)
     guard let description = layer.description else { return inspection }
     let header = description.header
     inspection.version = Int(header.version)

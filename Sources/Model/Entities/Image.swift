@@ -105,6 +105,8 @@ package enum ImageSource: Hashable, Sendable, Codable {
     case .nbd(let uri): uri
     }
   }
+
+  package var isNBD: Bool { if case .nbd = self { true } else { false } }
 }
 
 /// Stated at registration, never guessed: a guest can write any header into a raw disk.

@@ -18,11 +18,14 @@ package struct ImageInspection: Hashable, Sendable, Codable {
     package var path: String
     package var format: DiskFormat
     package var virtualSize: UInt64
+    /// Its own file, and its external data file if it has one.
+    package var files: [FileIdentity]
 
-    package init(path: String, format: DiskFormat, virtualSize: UInt64) {
+    package init(path: String, format: DiskFormat, virtualSize: UInt64, files: [FileIdentity] = []) {
       self.path = path
       self.format = format
       self.virtualSize = virtualSize
+      self.files = files
     }
   }
 
@@ -77,6 +80,8 @@ package struct ImageInspection: Hashable, Sendable, Codable {
   package var virtualSize: UInt64
   /// Bytes that the file takes on its storage.
   package var storedSize: UInt64
+  /// The image's own file, and its external data file if it has one; empty for an NBD export.
+  package var files: [FileIdentity]
   /// The rest is of qcow2 images only; nil or empty for raw ones.
   package var version: Int?
   package var clusterSize: Int?
@@ -92,13 +97,15 @@ package struct ImageInspection: Hashable, Sendable, Codable {
   package var truncated: Bool
 
   package init(
-    format: DiskFormat, virtualSize: UInt64, storedSize: UInt64, version: Int? = nil, clusterSize: Int? = nil,
-    refcountBits: Int? = nil, compressionType: String? = nil, features: [String] = [], backingChain: [Layer] = [],
+    format: DiskFormat, virtualSize: UInt64, storedSize: UInt64, files: [FileIdentity] = [], version: Int? = nil,
+    clusterSize: Int? = nil, refcountBits: Int? = nil, compressionType: String? = nil, features: [String] = [],
+    backingChain: [Layer] = [],
     snapshots: [Snapshot] = [], bitmaps: [Bitmap] = [], locks: [Lock] = [], truncated: Bool = false
   ) {
     self.format = format
     self.virtualSize = virtualSize
     self.storedSize = storedSize
+    self.files = files
     self.version = version
     self.clusterSize = clusterSize
     self.refcountBits = refcountBits

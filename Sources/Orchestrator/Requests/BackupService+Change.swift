@@ -5,7 +5,8 @@ import Model
 //
 // C1. A change, its events and its idempotency record commit in one transaction, or none of them does.
 // C2. A repeated request is answered from the record before anything is checked: its own effects don't refuse it.
-// C3. A dry run runs the checks of the change on a view of the catalog, and writes nothing.
+// C3. A dry run runs the checks of the change on a view of the catalog, and writes nothing. It asks for no `confirm`: its
+//     plan is what a person reads before confirming.
 
 extension BackupService {
   /// Answers a repeat of a request from its record; else does `body`, while no other request has the key.

@@ -82,7 +82,9 @@ extension BackupService {
     let cleared: @Sendable (any CatalogReading) throws -> Image = { catalog in
       var image = try find(reference, in: catalog)
       try require(terms.expectedRevision, is: image.revision, of: "image '\(image.name)'")
-      try requireConfirmation(confirm, of: image, because: "this takes image '\(image.name)' for a good one again")
+      if !terms.dryRun {
+        try requireConfirmation(confirm, of: image, because: "this takes image '\(image.name)' for a good one again")
+      }
       for job in try liveJobs(in: catalog) where job.state != .queued && job.request.overwrites(image.id) {
         throw DomainError(
           .imageInUse, "the restore job \(job.id) overwrites image '\(image.name)'", remedy: "wait for it, or cancel it"

@@ -2,25 +2,41 @@ import Foundation
 import Model
 
 extension BackupService {
-  /// A job that opens the image for its guest. `cache`: nil for what suits the storage best. Throws `imageInUse` if it
-  /// is attached already, or exported read-only.
+  /// A job that opens the image for its guest. `cache`: nil for what suits the storage best. `confirm` must be the
+  /// image's name if registered overlays stand on it, and it isn't attached yet. Throws `confirmationRequired`, and
+  /// `imageInUse` if it is attached already, or exported read-only.
   package func attachImage(
-    _ reference: Reference<Image>, cache: CacheMode? = nil, _ terms: Terms<Job> = Terms()
+    _ reference: Reference<Image>, cache: CacheMode? = nil, confirm: String? = nil, _ terms: Terms<Job> = Terms()
   ) async throws -> Answer<Job> {
-    try await submit(terms) { catalog, _ in
-      let image = try Self.image(reference, terms, in: catalog)
-      try requireAttachable(image, cache: cache, in: catalog)
-      let step =
-        image.state == .attached
-        ? "keep image '\(image.name)' attached, also without its exports"
-        : "open image '\(image.name)' read-write, and hold its locks until it is detached"
-      var resource: [String: JSONValue] = ["image": .string(image.id.description)]
-      resource["cache"] = cache.map { .string($0.rawValue) }
-      return JobDraft(
-        request: .attach(image: image.id, cache: cache), links: ["image": .string(image.id.description)],
-        plan: Plan(
-          action: "attach-image", steps: [step], warnings: image.damageWarnings, resource: .object(resource)))
+    try await answering(terms) {
+      // What the rows tell first, then what the storage tells, then the rows again with the job.
+      let asked = try ledger.read { catalog in
+        let image = try Self.image(reference, terms, in: catalog)
+        try requireAttachable(image, cache: cache, in: catalog)
+        return image
+      }
+      let overlays = try await overlays(on: asked)
+      return try await submitNew(terms) { catalog, _ in
+        let image = try Self.image(.id(asked.id), terms, in: catalog)
+        try requireAttachable(image, cache: cache, in: catalog)
+        if !terms.dryRun { try overlays.requireConfirmation(confirm, toAttach: image) }
+        return JobDraft(
+          request: .attach(image: image.id, cache: cache), links: ["image": .string(image.id.description)],
+          plan: Self.plan(toAttach: image, cache: cache, overlays))
+      }
     }
+  }
+
+  private static func plan(toAttach image: Image, cache: CacheMode?, _ overlays: Overlays) -> Plan {
+    let step =
+      image.state == .attached
+      ? "keep image '\(image.name)' attached, also without its exports"
+      : "open image '\(image.name)' read-write, and hold its locks until it is detached"
+    var resource: [String: JSONValue] = ["image": .string(image.id.description)]
+    resource["cache"] = cache.map { .string($0.rawValue) }
+    return Plan(
+      action: "attach-image", steps: [step],
+      warnings: image.damageWarnings + overlays.warnings(toAttach: image), resource: .object(resource))
   }
 
   /// A job that flushes and closes the image. Throws `imageNotAttached`, and `imageInUse` while it has exports.

@@ -10,10 +10,12 @@ package struct ExportDraft: Hashable, Sendable {
   package var listen: ExportAddress
   package var tls: ExportTLS?
   package var offersAllocationDepth: Bool
+  /// The image's name, if the export is to attach an image on which registered overlays stand.
+  package var confirm: String?
 
   package init(
     name: ResourceName, source: ExportSourceDraft, isReadOnly: Bool? = nil, listen: ExportAddress,
-    tls: ExportTLS? = nil, offersAllocationDepth: Bool = false
+    tls: ExportTLS? = nil, offersAllocationDepth: Bool = false, confirm: String? = nil
   ) {
     self.name = name
     self.source = source
@@ -21,6 +23,7 @@ package struct ExportDraft: Hashable, Sendable {
     self.listen = listen
     self.tls = tls
     self.offersAllocationDepth = offersAllocationDepth
+    self.confirm = confirm
   }
 }
 

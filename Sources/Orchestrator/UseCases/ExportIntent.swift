@@ -12,9 +12,14 @@ struct ExportIntent: Sendable {
   let draft: ExportDraft
   let source: Source
   let isReadOnly: Bool
+  private let overlays: Overlays
 
-  init(_ draft: ExportDraft, _ limits: ServiceLimits, in catalog: any CatalogReading) throws {
+  /// - Parameter overlays: on the image that it may attach.
+  init(
+    _ draft: ExportDraft, _ limits: ServiceLimits, _ overlays: Overlays = .none, in catalog: any CatalogReading
+  ) throws {
     self.draft = draft
+    self.overlays = overlays
     isReadOnly = draft.isReadOnly ?? true
     try Self.requireTLS(draft)
     try Self.requireFree(draft, limits, in: catalog)
@@ -97,13 +102,22 @@ struct ExportIntent: Sendable {
     }
     members["tls"] = draft.tls.map { .string($0.rawValue) }
     var warnings = ["whether the address can be had is only seen when it is done"]
-    if case .image(let image, _) = source { warnings += image.damageWarnings }
+    if case .image(let image, let attaches) = source {
+      warnings += image.damageWarnings
+      if attaches { warnings += overlays.warnings(toAttach: image) }
+    }
     return Plan(
       action: "create-export", steps: steps, warnings: warnings,
       resource: .object(members))
   }
 
   // MARK: Checks
+
+  /// Throws `confirmationRequired` if it attaches an image on which registered overlays stand.
+  func requireConfirmed() throws(DomainError) {
+    guard case .image(let image, attaches: true) = source else { return }
+    try overlays.requireConfirmation(draft.confirm, toAttach: image)
+  }
 
   private static func requireTLS(_ draft: ExportDraft) throws(DomainError) {
     guard !draft.listen.isLocal, draft.tls == nil else { return }

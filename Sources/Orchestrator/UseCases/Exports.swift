@@ -40,14 +40,20 @@ extension BackupService {
   }
 
   /// Serves an image or a backup; a read-write export attaches its image. Throws `nameTaken`, `tlsRequired`,
-  /// `addressUnavailable`, `imageInUse`, `imageNotAttached`, `backupNotComplete`, `backupCorrupt`, and what the engine
-  /// says.
+  /// `addressUnavailable`, `imageInUse`, `imageNotAttached`, `confirmationRequired`, `backupNotComplete`,
+  /// `backupCorrupt`, and what the engine says.
   package func createExport(
     _ draft: ExportDraft, _ terms: Terms<Export> = Terms()
   ) async throws -> Answer<Export> {
     let limits = limits
-    let intent: @Sendable (any CatalogReading) throws -> ExportIntent = { try ExportIntent(draft, limits, in: $0) }
     return try await answering(terms) {
+      // What the rows tell first, then what the storage tells, then the rows again.
+      let (draft, overlays) = try await look(at: try ledger.read { try ExportIntent(draft, limits, in: $0) })
+      let intent: @Sendable (any CatalogReading) throws -> ExportIntent = { catalog in
+        let intent = try ExportIntent(draft, limits, overlays, in: catalog)
+        if !terms.dryRun { try intent.requireConfirmed() }
+        return intent
+      }
       if terms.dryRun { return .planned(try ledger.read { try intent($0).plan }) }
       return try await serving.lock.aloneWithFound({ try ledger.read { try intent($0).served } }) {
         let claims = try ledger.read { try intent($0).claims(in: $0) }
@@ -75,6 +81,14 @@ extension BackupService {
         return try await queue.holding(hold) { try await end(doom, removal, terms) }
       }
     }
+  }
+
+  /// The draft with its image's id, and what stands on the image if the export may attach it.
+  private func look(at intent: ExportIntent) async throws -> (ExportDraft, Overlays) {
+    guard case .image(let image, _) = intent.source, !intent.isReadOnly else { return (intent.draft, .none) }
+    var draft = intent.draft
+    draft.source = .image(.id(image.id))
+    return (draft, try await overlays(on: image))
   }
 
   // MARK: Making

@@ -21,13 +21,14 @@ extension BackupService {
       // What the rows tell first, then what the engine tells, then the rows again with the job.
       _ = try ledger.read { try Self.resolve(id, target, terms, in: $0) }
       let target = try await look(at: target, for: id)
+      let overlays = terms.dryRun ? try await overlays(on: target) : .none
       return try await submitNew(terms) { catalog, _ in
         let (backup, resolved) = try Self.resolve(id, target, terms, in: catalog)
         var links = Self.links(to: backup)
         if case .image(let image) = resolved { links["target"] = .string(image.description) }
         return JobDraft(
           request: .restore(backup: id, target: resolved), links: links,
-          plan: try Self.plan(backup, resolved, in: catalog), legs: [backup.virtualSize])
+          plan: try Self.plan(backup, resolved, overlays, in: catalog), legs: [backup.virtualSize])
       }
     }
   }
@@ -42,7 +43,9 @@ extension BackupService {
     case .newFile(let path, let format): return (backup, .newFile(path: path, format: format))
     case .image(let reference, let confirm):
       let image = try find(reference, in: catalog)
-      try requireConfirmation(confirm, of: image, because: "this overwrites image '\(image.name)'")
+      if !terms.dryRun {
+        try requireConfirmation(confirm, of: image, because: "this overwrites image '\(image.name)'")
+      }
       try requireRestorable(backup, over: image, in: catalog)
       return (backup, .image(image.id))
     case .nbd(let uri, let targetIsZero):
@@ -74,17 +77,23 @@ extension BackupService {
     return target
   }
 
+  private func overlays(on target: RestoreDraft) async throws -> Overlays {
+    guard case .image(let reference, _) = target else { return .none }
+    return try await overlays(on: try ledger.read { try find(reference, in: $0) })
+  }
+
   private static func plan(
-    _ backup: Backup, _ target: RestoreTarget, in catalog: any CatalogReading
+    _ backup: Backup, _ target: RestoreTarget, _ overlays: Overlays, in catalog: any CatalogReading
   ) throws -> Plan {
     var warnings: [String] = []
     let step: String
     switch target {
     case .newFile(let path, let format): step = "restore backup \(backup.id) to \(path) as \(format.rawValue)"
     case .image(let id):
-      let name = try find(id, in: catalog).name
-      step = "restore backup \(backup.id) over image '\(name)'"
-      warnings.append("what image '\(name)' holds now is lost")
+      let image = try find(id, in: catalog)
+      step = "restore backup \(backup.id) over image '\(image.name)'"
+      warnings.append("what image '\(image.name)' holds now is lost")
+      warnings += overlays.warnings(of: image)
     case .nbd(let uri, let targetIsZero):
       step = "restore backup \(backup.id) to \(uri)" + (targetIsZero ? ", without its zeroes" : "")
       warnings.append("what \(uri) holds now is lost")

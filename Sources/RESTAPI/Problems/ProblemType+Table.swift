@@ -298,9 +298,10 @@ extension ProblemType {
         remedy: "choose a target of the same size")
     case .confirmationRequired:
       ProblemType(
-        code, 422, "Overwriting must be confirmed",
-        "Restoring over an image destroys what it holds now.",
-        remedy: "send the image's name in `confirm`")
+        code, 422, "This must be confirmed",
+        "Restoring over an image destroys what it holds now. Writing to an image on which registered overlays stand, "
+          + "as attaching it allows, changes what they read.",
+        remedy: "read the plan with dryRun=true, and send the image's name in `confirm` if that is meant")
     case .jobFinished:
       ProblemType(
         code, 409, "The job has ended",

@@ -14,11 +14,12 @@ extension RequestFields {
     let listen = object("listen").flatMap(exportAddress)
     let tls = choice("tls", of: ExportTLS.self, required: false)
     let offersAllocationDepth = object("contexts", required: false).map(allocationDepth) ?? false
+    let confirm = string("confirm", required: false)
     try finish()
     guard let name, let source, let listen else { throw Self.incomplete }
     return ExportDraft(
       name: name, source: source, isReadOnly: isReadOnly, listen: listen, tls: tls,
-      offersAllocationDepth: offersAllocationDepth)
+      offersAllocationDepth: offersAllocationDepth, confirm: confirm)
   }
 
   private enum ExportSourceKind: String, CaseIterable {

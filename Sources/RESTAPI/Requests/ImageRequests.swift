@@ -33,11 +33,12 @@ extension RequestFields {
     return kind == .device ? .device(path: path) : .file(path: path)
   }
 
-  /// The body that attaches an image: nil is what suits its storage best.
-  func cacheMode() throws(DomainError) -> CacheMode? {
+  /// The body that attaches an image. `cache`: nil is what suits its storage best.
+  func attachment() throws(DomainError) -> (cache: CacheMode?, confirm: String?) {
     let cache = choice("cache", of: CacheMode.self, required: false)
+    let confirm = string("confirm", required: false)
     try finish()
-    return cache
+    return (cache, confirm)
   }
 
   /// The body of what a person has to confirm by the image's name.

@@ -95,10 +95,10 @@ struct ImageRoutes {
 
   @Sendable private func attach(_ call: Call) async throws -> HTTPResponse {
     let reference = try call.image()
-    let cache = try call.fields().cacheMode()
+    let (cache, confirm) = try call.fields().attachment()
     return try await call.change(
       at: { try service.image(reference).revision }, render: StoredAnswer.accepted,
-      { try await service.attachImage(reference, cache: cache, $0) })
+      { try await service.attachImage(reference, cache: cache, confirm: confirm, $0) })
   }
 
   @Sendable private func detach(_ call: Call) async throws -> HTTPResponse {
