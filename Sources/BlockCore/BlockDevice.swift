@@ -44,6 +44,10 @@ package struct ZeroOptions: OptionSet, Hashable, Sendable {
 /// A violation is an error (`outOfRange`, `misaligned`, and `notSupported` for one that is too long), never a trap.
 /// Reads and writes are whole: a short transfer below is continued or fails.
 ///
+/// **A device may end amid a block**: its `byteCount` is then no multiple of `limits.requestAlignment`. A read or a
+/// status of the last block ends where the device does. A change can't: that block changes only after a resize to whole
+/// blocks. So such a device lies only beneath formats that state their own length and resize it.
+///
 /// **Errors.** A failed write leaves the range in an unknown state. A device that no longer knows its own metadata
 /// latches: from then on everything fails with `latchedFailed`.
 ///
@@ -106,7 +110,8 @@ extension BlockDevice {
     let range = ByteRange(offset: offset, length: length)
     if end > byteCount { throw BlockError(.outOfRange, operation, range) }
     let alignment = UInt64(limits.requestAlignment)
-    if alignment > 1, offset % alignment != 0 || length % alignment != 0 {
+    let mayEndAmidBlock = end == byteCount && (operation == .read || operation == .blockStatus)
+    if alignment > 1, offset % alignment != 0 || (length % alignment != 0 && !mayEndAmidBlock) {
       throw BlockError(.misaligned, operation, range)
     }
     if operation == .read || operation == .write, length > UInt64(limits.maximumTransferByteCount) {

@@ -16,9 +16,9 @@ extension RawFile {
     package var isReadOnly: Bool
     /// Goes past the page cache where the file system can and the size is whole blocks; see ``RawFile/isDirect``.
     package var direct: Bool
-    /// Whether the file may be made longer by zeroes, to whole blocks, so that `direct` is possible: for formats that
-    /// say themselves how long they are. Without a ``lock`` it isn't done: somebody else might be making it longer.
-    package var padsForDirect = false
+    /// Goes past the page cache although the file ends amid a block: that block can be read, but it is changed only
+    /// after a resize to whole blocks. For formats that state their own length.
+    package var allowsPartialLastBlock = false
     /// The claim that is made on the file as QEMU makes it; nil for files that only we know.
     package var lock: ImageLock?
     package var allowsBlockDevice: Bool
@@ -127,7 +127,6 @@ struct OpenedFile: Sendable {
   }
 
   private init(measuring file: FileDescriptor, _ options: RawFile.Options) throws(SystemError) {
-    if options.direct, options.padsForDirect, options.lock != nil { try Self.padForDirect(file) }
     let status = try file.status()
     descriptor = file
     lane = status.kind == .blockDevice ? .blockDevice(status.inode) : .fileSystem(status.device)
@@ -143,23 +142,16 @@ struct OpenedFile: Sendable {
       (byteCount, sectorByteCount) = try file.blockDeviceGeometry()
     default: throw SystemError(ENXIO, "\(status.kind.rawValue), not a regular file")
     }
-    direct = options.direct ? try Self.makeDirect(file, byteCount) : nil
-  }
-
-  private static func padForDirect(_ file: FileDescriptor) throws(SystemError) {
-    let status = try file.status()
-    let alignment = UInt64(file.directAlignment()?.offset ?? cautiousAlignment)
-    guard status.kind == .regular, status.byteCount % alignment != 0 else { return }
-    try file.truncate(to: (status.byteCount / alignment + 1) * alignment)
+    direct = options.direct ? try Self.makeDirect(file, byteCount, options) : nil
   }
 
   /// The alignments that direct I/O needs from now on; nil, and the file stays cached, where it isn't possible.
   private static func makeDirect(
-    _ file: FileDescriptor, _ byteCount: UInt64
+    _ file: FileDescriptor, _ byteCount: UInt64, _ options: RawFile.Options
   ) throws(SystemError) -> (memory: Int, offset: Int)? {
     let alignment = file.directAlignment() ?? (memory: cautiousAlignment, offset: cautiousAlignment)
-    // No request could reach the last bytes of an odd size.
-    guard byteCount % UInt64(alignment.offset) == 0 else { return nil }
+    // No write could reach the last bytes of an odd size.
+    guard options.allowsPartialLastBlock || byteCount % UInt64(alignment.offset) == 0 else { return nil }
     return try file.enableDirect() ? alignment : nil
   }
 

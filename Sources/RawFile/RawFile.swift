@@ -12,6 +12,8 @@ import Glibc
 /// **Latch.** Linux reports a failed write-back once and may drop the pages that it failed on, so after a failed
 /// flush, or a write that failed otherwise than for want of space, what is stored is unknown: from then on
 /// everything fails with `latchedFailed`.
+///
+/// **Length.** Only `resize` changes a file's length. Opening, reading and closing never do.
 package final class RawFile: BlockDevice, @unchecked Sendable {
   // Safe to hand over: confined to `loop`.
 
@@ -128,14 +130,16 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
     let range = try checkTransfer(.read, at: offset, byteCount: buffer.byteCount)
     guard !range.isEmpty else { return }
     let count: Int
-    if needsBounce(buffer.withUnsafeMutableBytes { UnsafeRawPointer($0.baseAddress) }) {
-      var bounce = Self.bounceBuffers.take(buffer.byteCount)
-      count = try await readAll(&bounce, range)
+    // The kernel reads whole blocks past the cache, and stops where the file ends amid the last one.
+    let whole = range.aligned(to: UInt64(limits.requestAlignment))
+    if whole != range || needsBounce(buffer.withUnsafeMutableBytes { UnsafeRawPointer($0.baseAddress) }) {
+      var bounce = Self.bounceBuffers.take(Int(whole.length))
+      count = try await readAll(&bounce, whole)
       buffer.copy(from: bounce.bytes.extracting(0..<buffer.byteCount))
     } else {
       count = try await readAll(into: &buffer, range)
     }
-    guard count == buffer.byteCount else {
+    guard count >= buffer.byteCount else {
       throw BlockError(.io(errno: EIO), .read, range, cause: "the file has become shorter than it was")
     }
   }
@@ -154,7 +158,7 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
     inFlightCount += 1
     defer { endRequest() }
     do throws(SystemError) {
-      return try await loop.read(file, into: &buffer, at: range.offset, in: lane)
+      return try await loop.read(file, into: &buffer, at: range.offset, unit: limits.requestAlignment, in: lane)
     } catch {
       throw BlockError(errno: error.code, .read, range, cause: error.detail)
     }

@@ -57,9 +57,9 @@ import Testing
     }
   }
 
-  private static func options() -> MemoryDevice.Options {
+  private static func options(alignment: Int = 512) -> MemoryDevice.Options {
     var options = MemoryDevice.Options()
-    options.limits.requestAlignment = 512
+    options.limits.requestAlignment = alignment
     options.interleavingSeed = 4
     return options
   }
@@ -81,7 +81,7 @@ import Testing
     }
   }
 
-  @Test(arguments: [UInt64(0), 512, 1536])
+  @Test(arguments: [UInt64(0), 1, 512, 1001, 1536])
   func lengthsAreWholePagesAndNoWriteSharesOneThatGrows(surplus: UInt64) async throws {
     let home = LoopActor()
     let (judge, image) = try await home.run { _ in
@@ -101,6 +101,67 @@ import Testing
       try await image.close()
       #expect(judge.resizes.count > 1)
     }
+  }
+
+  /// A new image with some data, in memory that wants `alignment`, and `surplus` bytes longer than whole pages.
+  nonisolated(nonsending)
+    private static func makeOdd(_ alignment: Int, clusterByteCount: Int, surplus: UInt64) async throws -> MemoryDevice
+  {
+    let (memory, image) = try await makeImage(
+      .init(virtualByteCount: 8 << 20, clusterByteCount: clusterByteCount), device: options(alignment: alignment))
+    try await image.writeBytes([UInt8](repeating: 9, count: 5000), at: 4 << 20)
+    try await image.close()
+    var odd = memory.image
+    odd.resize(to: ByteRange(offset: 0, length: odd.byteCount).aligned(to: UInt64(pageByteCount)).length + surplus)
+    return MemoryDevice(odd, options: options(alignment: alignment))
+  }
+
+  @Test(arguments: [1, 512, 4096], [UInt64(1), 255, 511])
+  func onlyAChangeMakesAnOddFileWhole(alignment: Int, surplus: UInt64) async throws {
+    let folder = try TemporaryFolder()
+    for clusterByteCount in [512, 65536] {
+      let path = folder.file("\(clusterByteCount).qcow2")
+      let memory = try await Self.makeOdd(alignment, clusterByteCount: clusterByteCount, surplus: surplus)
+      let before = try await memory.readAll()
+      let judge = PageJudge(memory)
+      let reader = try await openImage(judge, cacheByteCount: 32 << 10)
+      var guest = try await reader.readAll()
+      _ = try await reader.wholeStatus(ByteRange(offset: 0, length: reader.byteCount))
+      #expect(try await reader.check().isClean)
+      try await reader.flush()
+      try await reader.close()
+      #expect(judge.resizes.isEmpty && memory.calls[.write] == 0 && memory.calls[.writeZeroes] == 0)
+
+      let writable = MemoryDevice(memory.image, options: memory.options)
+      #expect(try await writable.readAll() == before)
+      let image = try await openImage(PageJudge(writable), cacheByteCount: 32 << 10)
+      for offset in [0, 3 << 20, (8 << 20) - 700] {
+        let bytes = [UInt8](repeating: UInt8((offset >> 20) + 1), count: 700)
+        try await image.writeBytes(bytes, at: UInt64(offset))
+        guest.replaceSubrange(offset..<offset + 700, with: bytes)
+      }
+      try await image.close()
+      #expect(writable.byteCount % UInt64(pageByteCount) == 0)
+      try writable.image.dump(to: path)
+      #expect(try Qemu.check(path) == .clean)
+      #expect(try Qemu.guestBytes(path) == guest)
+    }
+  }
+
+  /// The whole file lies in one block, so that the repair's first write is to the last one.
+  @Test func repairAtOpeningMakesAnOddFileWhole() async throws {
+    let made = MemoryDevice(byteCount: 0, blockByteCount: 512)
+    try await Qcow2Image.create(on: made, options: .init(virtualByteCount: 512, clusterByteCount: 512))
+    let memory = MemoryDevice(made.image, options: Self.options(alignment: 4096))
+    memory.image.resize(to: 2049)
+    // The last byte of the incompatible features.
+    let dirty: [UInt8] = [1]
+    memory.image.write(dirty.span.bytes, at: 79)
+    let image = try await openImage(PageJudge(memory))
+    #expect(image.repairedAtOpening == 0)
+    #expect(memory.byteCount == 4096)
+    #expect(try await image.check().isClean)
+    try await image.close()
   }
 
   /// QEMU's tables name all of a raw data file from the start, so that one can't be empty.

@@ -106,6 +106,54 @@ private final class Told: @unchecked Sendable {
     }
   }
 
+  /// As formats use it that state their own length.
+  @Test(arguments: backends, [1, 511, 4097, 200_001]) func fileThatEndsAmidABlockIsReadPastThePageCacheAndKept(
+    _ backend: IOBackend, byteCount: Int
+  ) async throws {
+    let folder = try TemporaryFolder()
+    let path = folder.file("disk")
+    let contents = (0..<byteCount).map { UInt8($0 % 251 + 1) }
+    try Data(contents).write(to: URL(fileURLWithPath: path))
+    try await atHome(backend) { home in
+      for isReadOnly in [true, false] {
+        var options = RawFile.Options(isReadOnly: isReadOnly, direct: true)
+        options.allowsPartialLastBlock = true
+        let device = try await RawFile.open(.path(path), options, on: home.loop)
+        guard device.isDirect else {
+          print("fileThatEndsAmidABlock…: \(folder.path) has no O_DIRECT, not tested")
+          return
+        }
+        let unit = device.limits.requestAlignment
+        let last = byteCount / unit * unit
+        #expect(try await device.readAll() == contents)
+        #expect(try await device.readBytes(byteCount - last, at: UInt64(last)) == Array(contents[last...]))
+        let status = try await device.wholeStatus(ByteRange(UInt64(last)..<UInt64(byteCount)))
+        #expect(status == [Extent(range: ByteRange(UInt64(last)..<UInt64(byteCount)), status: [], depth: 1)])
+        await expectFailure(.outOfRange) { () throws(BlockError) in
+          _ = try await device.readBytes(unit, at: UInt64(last))
+        }
+        if !isReadOnly {
+          let tail = [UInt8](repeating: 7, count: byteCount - last)
+          await expectFailure(.misaligned) { () throws(BlockError) in
+            try await device.writeBytes(tail, at: UInt64(last))
+          }
+          try await device.flush()
+        }
+        try await device.close()
+        #expect(try Data(contentsOf: URL(fileURLWithPath: path)) == Data(contents))
+        if isReadOnly { continue }
+        // Whole blocks: the last one can be written.
+        let again = try await RawFile.open(.path(path), options, on: home.loop)
+        try await again.resize(to: UInt64(last + unit))
+        let block = [UInt8](repeating: 8, count: unit)
+        #expect(try await again.readAll() == contents + [UInt8](repeating: 0, count: last + unit - byteCount))
+        try await again.writeBytes(block, at: UInt64(last))
+        #expect(try await again.readAll() == Array(contents[..<last]) + block)
+        try await again.close()
+      }
+    }
+  }
+
   @Test(arguments: backends) func failedFlushLatchesForGood(_ backend: IOBackend) async throws {
     let folder = try TemporaryFolder()
     try await atHome(backend) { home in

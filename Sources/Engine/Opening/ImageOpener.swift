@@ -2,7 +2,6 @@ import BlockCore
 import Buffers
 import Descriptors
 import EventLoops
-import Glibc
 import Model
 import Qcow2
 import RawFile
@@ -138,10 +137,7 @@ struct ImageOpener: Sendable {
     chain.files.append(layer)
     return try await telling(about: path) {
       var options = RawFile.Options(isReadOnly: isReadOnly, direct: chain.wantsDirect, allowsBlockDevice: true)
-      if format == .qcow2, !isReadOnly, chain.wantsDirect {
-        // Only what is what was stated may be made longer.
-        options.padsForDirect = await loop.blocking(in: .folder(of: path)) { file.beginsAsQcow2 }
-      }
+      options.allowsPartialLastBlock = format == .qcow2
       let claim = try await claims.claim(
         layer.status, path, isReadOnly ? .reader : .writer, for: chain.use, until: chain.deadline, on: loop)
       let raw = try await RawFile.open(file, options, on: loop)
@@ -174,15 +170,6 @@ struct ImageOpener: Sendable {
         try? await raw.close()
       }
     }
-  }
-}
-
-extension FileDescriptor {
-  /// Whether the file begins with qcow2's magic bytes. Blocks.
-  fileprivate var beginsAsQcow2: Bool {
-    var bytes: [UInt8] = [0, 0, 0, 0]
-    let count = bytes.withUnsafeMutableBytes { pread(rawValue, $0.baseAddress, $0.count, 0) }
-    return count == bytes.count && bytes == [UInt8(ascii: "Q"), UInt8(ascii: "F"), UInt8(ascii: "I"), 0xFB]
   }
 }
 

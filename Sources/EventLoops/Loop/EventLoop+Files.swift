@@ -21,10 +21,12 @@ package struct AllocationMode: OptionSet, Hashable, Sendable {
 /// thread does it, it is one of the `lane` that is given. None of it blocks the loop, nor is it cut off by cancellation.
 extension EventLoop {
   /// Fills `buffer` from the file's bytes at `offset`.
+  /// - Parameter unit: a short read is continued at multiples of this only, as O_DIRECT asks: the file ends elsewhere.
   /// - Returns: the bytes read, fewer than asked only where the file ends.
   nonisolated(nonsending)
     package func read(
-      _ file: FileDescriptor, into buffer: inout MutableRawSpan, at offset: UInt64, in lane: BlockingLane = .shared
+      _ file: FileDescriptor, into buffer: inout MutableRawSpan, at offset: UInt64, unit: Int = 1,
+      in lane: BlockingLane = .shared
     ) async throws(SystemError) -> Int
   {
     let count = buffer.byteCount
@@ -35,8 +37,8 @@ extension EventLoop {
       let result = await perform(
         .read(file.rawValue, into: base + done, count: count - done, offset: offset + UInt64(done)), in: lane)
       if result < 0 { throw SystemError(-result) }
-      if result == 0 { break }
       done += Int(result)
+      if result == 0 || done % unit != 0 { break }
     }
     return done
   }

@@ -9,7 +9,7 @@ import Buffers
 /// rest of that page through the page cache. A direct write to the same page that is in flight then can't invalidate
 /// the cache, and the kernel reports a lost page at the next flush. So the file ends at whole blocks, or gets there
 /// before anything is written to its last block. A data file has exactly the disk's length, and gets it before its
-/// first write.
+/// first write. What only reads leaves the length as it is, and so does closing what wasn't changed.
 ///
 /// **One read-modify-write lock a file**: every change of whole blocks shares them, a change of a part has them alone.
 final class HostFile: @unchecked Sendable {
