@@ -61,11 +61,18 @@ let package = Package(
 
     // The domain and what serves it.
     room("Model", ["Bytes"]),
+    room("Failures", ["Model", "BlockCore", "EventLoops", "Qcow2"]),
+    room(
+      "Repositories",
+      [
+        "Model", "Failures", "Bytes", "Locks", "Buffers", "BlockCore", "Descriptors", "EventLoops", "RawFile", "Qcow2",
+        logging,
+      ]),
     room(
       "Engine",
       [
-        "Model", "Bytes", "Locks", "Buffers", "BlockCore", "BlockFilters", "Descriptors", "EventLoops", "RawFile",
-        "Qcow2", "NBD",
+        "Model", "Failures", "Repositories", "Bytes", "Locks", "Buffers", "BlockCore", "BlockFilters", "Descriptors",
+        "EventLoops", "RawFile", "Qcow2", "NBD",
         logging,
       ]),
     room("Orchestrator", ["Model", "Locks", logging]),
@@ -103,13 +110,12 @@ let package = Package(
     tests("ModelTests", ["Model", "ModelTesting"]),
     tests("CatalogTests", ["Catalog", "Model", "ModelTesting", "Assets", "Locks", grdb]),
     tests("OrchestratorTests", ["Orchestrator", "Model", "ModelTesting", "Locks", logging]),
+    tests("RepositoriesTests", ["Repositories", "Model", "ModelTesting", "Bytes", "BlockCore", "BlockTesting"]),
     tests(
       "EngineTests",
       [
-        "Engine", "Model", "ModelTesting", "Bytes", "Locks", "BlockCore", "Buffers", "Descriptors", "EventLoops",
-        "RawFile",
-        "Qcow2",
-        "NBD", "BlockTesting", logging,
+        "Engine", "Repositories", "Failures", "Model", "ModelTesting", "Bytes", "Locks", "BlockCore", "Buffers",
+        "Descriptors", "EventLoops", "RawFile", "Qcow2", "NBD", "BlockTesting", logging,
       ]),
     tests("HTTPServerTests", ["HTTPServer", "Locks"]),
     tests(

@@ -1,6 +1,7 @@
 import BlockCore
 import EventLoops
 import Model
+import Repositories
 
 /// What the engine may touch, and how it works.
 package struct EngineConfiguration: Sendable {

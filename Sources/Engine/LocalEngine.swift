@@ -1,10 +1,12 @@
 import BlockCore
 import Buffers
 import EventLoops
+import Failures
 import Locks
 import Logging
 import Model
 import NBD
+import Repositories
 
 /// The block engine in this process: images and repositories on this machine's storage.
 ///

@@ -35,12 +35,12 @@
 //
 // ## The folders
 //
-// - Opening/      from a place to an open device: allowed folders and devices, claims, images, a repository's images.
+// - Opening/      from a place to an open device: allowed folders and devices, claims, images.
 // - Attachments/  images that stay open for their guests.
 // - Exports/      what is served over NBD, at which addresses, to whom.
 // - Peers/        other NBD servers as sources and targets.
 // - Copying/      what to copy, in which pieces, how many at once, how fast.
-// - Hashing/      the tree of SHA-256 over a guest's data: written, read, proven.
 // - Jobs/         the pieces of work: back up, restore, verify, check, inspect.
-// - Repository/, Leases/   folders of backups: documents, names, publishing, deleting, recovery; who may write where.
-// - Failures/     errors in the words of the domain, and what latches an image.
+// - Failures/     what latches an image.
+//
+// Where backups are stored is the room Repositories; errors become those of the domain in the room Failures.

@@ -4,6 +4,7 @@ import Engine
 import EventLoops
 import Model
 import ModelTesting
+import Repositories
 import Testing
 
 /// What a copy promises its sink.

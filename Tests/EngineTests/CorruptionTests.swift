@@ -3,6 +3,7 @@ import Engine
 import Foundation
 import Model
 import ModelTesting
+import Repositories
 import Testing
 
 /// One changed byte anywhere in a stored backup is found by verification, and never restored as if it were sound.

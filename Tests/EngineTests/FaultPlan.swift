@@ -6,6 +6,7 @@ import EventLoops
 import Foundation
 import Glibc
 import Locks
+import Repositories
 
 /// When the storage of a repository fails, over all files and devices that are opened through ``FaultyFiles``.
 final class FaultPlan: Sendable {

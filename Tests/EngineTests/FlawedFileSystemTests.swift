@@ -1,10 +1,12 @@
 import BlockCore
 import Engine
 import EventLoops
+import Failures
 import Foundation
 import Glibc
 import Model
 import ModelTesting
+import Repositories
 import Testing
 
 /// Repositories and restores on file systems that know neither flags of `renameat2` nor `fsync` of a folder, as network

@@ -5,6 +5,7 @@ import Glibc
 import Locks
 import Model
 import ModelTesting
+import Repositories
 import Testing
 
 /// A repository whose storage hangs, as an NFS mount does whose server is gone.

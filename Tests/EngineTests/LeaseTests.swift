@@ -4,6 +4,7 @@ import Foundation
 import Locks
 import Model
 import ModelTesting
+import Repositories
 import Testing
 
 /// Two servers and one repository: at most one writes below an image's folder.

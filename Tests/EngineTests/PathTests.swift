@@ -1,5 +1,6 @@
 import Engine
 import EventLoops
+import Failures
 import Foundation
 import Glibc
 import Model

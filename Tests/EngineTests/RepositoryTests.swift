@@ -3,6 +3,7 @@ import EventLoops
 import Foundation
 import Model
 import ModelTesting
+import Repositories
 import Testing
 
 /// A repository as its files tell it, and how it is put right.

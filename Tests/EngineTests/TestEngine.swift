@@ -4,6 +4,7 @@ import Foundation
 import Logging
 import Model
 import ModelTesting
+import Repositories
 
 /// What engines say to an operator isn't for the reader of tests.
 private let quietLogger = Logger(label: "engine") { _ in SwiftLogNoOpLogHandler() }

@@ -1,6 +1,7 @@
 import BlockCore
 import BlockFilters
 import EventLoops
+import Failures
 import Model
 
 extension LocalEngine {

@@ -4,6 +4,7 @@ import Buffers
 import Glibc
 import Locks
 import Qcow2
+import Repositories
 
 /// Lends codec contexts to the workers, one to each at a time.
 package final class CompressorShelf: Sendable {

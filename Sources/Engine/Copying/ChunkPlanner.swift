@@ -1,5 +1,6 @@
 import BlockCore
 import Model
+import Repositories
 
 /// What comes next in a copy: bytes that read as zeroes for certain, then bytes to read. Either may be empty.
 package struct ChunkPlan: Hashable, Sendable {

@@ -1,4 +1,5 @@
 import EventLoops
+import Failures
 import Glibc
 import Model
 import NBD

@@ -1,8 +1,10 @@
 import BlockCore
 import BlockFilters
 import EventLoops
+import Failures
 import Model
 import NBD
+import Repositories
 
 extension LocalEngine {
   /// How long requests in flight may take to end when an export is taken away by force.

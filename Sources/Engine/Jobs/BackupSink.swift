@@ -1,6 +1,8 @@
 import BlockCore
+import Failures
 import Model
 import Qcow2
+import Repositories
 
 /// Where a backup's chunks go: leaves into the hash tree, data into the repository's new qcow2 image.
 ///

@@ -1,7 +1,9 @@
 import BlockCore
 import Buffers
 import EventLoops
+import Failures
 import Model
+import Repositories
 
 /// Compares what is read of a backup with its hash tree, in order.
 final class HashComparison {
@@ -65,13 +67,9 @@ final class HashComparison {
   }
 }
 
-extension DomainError {
-  init(_ failure: HashTreeReader.Failure, of file: String) {
-    switch failure {
-    case .damaged(let damage):
-      self.init(.backupCorrupt, "\(file): \(damage.text)", remedy: "use another backup")
-    case .device(let error): self.init(error, of: file, damage: .backupCorrupt)
-    }
+extension StoredBackup {
+  func comparison(_ hashes: HashTreeReader) -> HashComparison {
+    HashComparison(hashes, dataName: place.fullPath(.data), hashesName: place.fullPath(.hashes))
   }
 }
 

@@ -1,9 +1,11 @@
 import Bytes
 import BlockCore
 import EventLoops
+import Failures
 import Foundation
 import Model
 import Qcow2
+import Repositories
 
 extension LocalEngine {
   package func backUp(_ order: BackupOrder, control: any JobControl) async throws -> BackupReceipt {
@@ -136,14 +138,12 @@ extension LocalEngine {
   {
     try await telling(about: name) {
       let options = Qcow2Image.CreateOptions(
-        virtualByteCount: Self.qcow2ByteCount(byteCount), clusterByteCount: HashTree.grainByteCount,
+        virtualByteCount: Qcow2Image.byteCount(holding: byteCount), clusterByteCount: HashTree.grainByteCount,
         compressionType: .zstd)
       try await Qcow2Image.create(on: device, options: options)
       return try await Qcow2Image.open(device, options: .init(isReadOnly: false), work: work, pool: pool)
     }
   }
-
-  static func qcow2ByteCount(_ byteCount: UInt64) -> UInt64 { (byteCount + 511) / 512 * 512 }
 
   /// Runs a copy on the loop that everything in it belongs to.
   nonisolated(nonsending)

@@ -1,5 +1,6 @@
 import BlockCore
 import EventLoops
+import Failures
 import Model
 import Qcow2
 

@@ -2,6 +2,7 @@ import BlockCore
 import Buffers
 import Descriptors
 import EventLoops
+import Failures
 import Foundation
 import Model
 import Qcow2

@@ -1,5 +1,7 @@
 import EventLoops
+import Failures
 import Model
+import Repositories
 
 extension LocalEngine {
   /// How deep beneath an image folder, and at how many names in all, leftovers are looked for.

@@ -2,9 +2,11 @@ import BlockCore
 import Buffers
 import Descriptors
 import EventLoops
+import Failures
 import Glibc
 import Model
 import Qcow2
+import Repositories
 
 extension LocalEngine {
   package func restore(_ order: RestoreOrder, control: any JobControl) async throws -> RestoreReport {
@@ -162,7 +164,7 @@ extension LocalEngine {
     let byteCount = reading.stored.manifest.virtualSize
     return try await closing([image.device]) {
       try Self.checkSize(
-        image.device, image.name, location.format == .qcow2 ? Self.qcow2ByteCount(byteCount) : byteCount,
+        image.device, image.name, location.format == .qcow2 ? Qcow2Image.byteCount(holding: byteCount) : byteCount,
         remedy: "restore to a new file, or resize the image with qemu-img resize")
       let written = try await overwrite(image.device, image.name, reading, targetIsZero: false)
       try await reading.loop.blocking(about: image.name) { try image.requireInPlace() }

@@ -1,7 +1,9 @@
 import BlockCore
 import EventLoops
+import Failures
 import Model
 import Qcow2
+import Repositories
 
 /// What verification has found so far.
 private struct Findings {

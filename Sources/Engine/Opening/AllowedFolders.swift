@@ -1,7 +1,9 @@
 import Descriptors
 import EventLoops
+import Failures
 import Glibc
 import Model
+import Repositories
 
 /// What a path leads to, beneath an allowed folder that is held open.
 package struct ResolvedPath: Sendable {

@@ -1,4 +1,5 @@
 import Model
+import Repositories
 
 /// The name of another file as an image states it, its backing file or the one that holds its data: judged before it
 /// is followed, as a guest may have written it.

@@ -1,5 +1,6 @@
 import Descriptors
 import EventLoops
+import Failures
 import Model
 
 extension FileIdentity {

@@ -2,6 +2,7 @@ import BlockCore
 import Buffers
 import Descriptors
 import EventLoops
+import Failures
 import Model
 import Qcow2
 import RawFile
@@ -170,20 +171,5 @@ struct ImageOpener: Sendable {
         try? await raw.close()
       }
     }
-  }
-}
-
-extension Qcow2Image.OpenOptions {
-  /// Table caches of the layers below the first, in bytes: a chain may have many.
-  private static let backingMappingByteCount = 1 << 20
-  private static let backingRefcountByteCount = 256 << 10
-
-  /// Options for one layer of a chain, 0 being the image itself.
-  init(layer depth: Int, isReadOnly: Bool, tableByteCountAbove: Int = 0) {
-    self.init(isReadOnly: isReadOnly, depth: depth)
-    self.tableByteCountAbove = tableByteCountAbove
-    guard depth > 0 else { return }
-    mappingCacheByteCount = Self.backingMappingByteCount
-    refcountCacheByteCount = Self.backingRefcountByteCount
   }
 }

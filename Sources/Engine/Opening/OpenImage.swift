@@ -5,6 +5,7 @@ import EventLoops
 import Glibc
 import Model
 import Qcow2
+import Repositories
 
 /// An image that is open for one piece of work, confined to the loop that it was opened on.
 struct OpenImage: Sendable {

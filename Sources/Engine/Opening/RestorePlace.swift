@@ -1,6 +1,8 @@
 import EventLoops
+import Failures
 import Glibc
 import Model
+import Repositories
 
 /// Where a backup is restored to as a new file: a folder that is open, and a name in it that isn't taken.
 struct RestorePlace: Sendable {

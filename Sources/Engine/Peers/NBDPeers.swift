@@ -1,5 +1,6 @@
 import BlockCore
 import EventLoops
+import Failures
 import Foundation
 import Model
 import NBD

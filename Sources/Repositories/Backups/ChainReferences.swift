@@ -1,6 +1,7 @@
 import BlockCore
 import Buffers
 import EventLoops
+import Failures
 import Glibc
 import Model
 import Qcow2
@@ -61,16 +62,6 @@ struct ChainReferences: Sendable {
           return nil
         }
       }
-    }
-  }
-}
-
-extension BlockError {
-  /// True if the storage failed, rather than what is stored there being wrong.
-  var isStorageFailure: Bool {
-    switch kind {
-    case .io, .noSpace, .locked, .latchedFailed, .closed, .cancelled: true
-    case .outOfRange, .misaligned, .readOnly, .notSupported, .notFast, .corrupt: false
     }
   }
 }

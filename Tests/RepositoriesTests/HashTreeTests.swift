@@ -1,8 +1,8 @@
 import Bytes
 import BlockCore
 import BlockTesting
-import Engine
 import Model
+import Repositories
 import Testing
 
 /// The tree's root is a function of size and bytes alone, however the leaves come in; its file proves itself.

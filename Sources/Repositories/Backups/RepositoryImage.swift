@@ -2,16 +2,24 @@ import BlockCore
 import Buffers
 import Descriptors
 import EventLoops
+import Failures
 import Glibc
 import Model
 import Qcow2
 
 /// Opens the data files of a repository, through the repository's own files: whatever they name must lie in there.
-struct RepositoryImageOpener: Sendable {
+package struct RepositoryImageOpener: Sendable {
   let repository: DirectoryRepository
-  let work: any BackgroundWork
+  private let work: any BackgroundWork
   let pool: BufferPool
   let loop: EventLoop
+
+  package init(repository: DirectoryRepository, work: any BackgroundWork, pool: BufferPool, loop: EventLoop) {
+    self.repository = repository
+    self.work = work
+    self.pool = pool
+    self.loop = loop
+  }
 
   /// The data file of a stored backup, read-only, with what it builds on.
   nonisolated(nonsending)
@@ -66,12 +74,14 @@ struct RepositoryImageOpener: Sendable {
 
   /// A backup builds on a qcow2 file of its own chain's folder, named without any folder.
   private func backingPath(_ reference: BackingReference, of path: String) throws(DomainError) -> String {
-    let name = try BackingName(reference.name, format: reference.format, in: full(path))
-    guard name.format == .qcow2, !name.path.contains("/"), name.path != ".", name.path != ".." else {
+    let name = reference.name
+    // What holds none of these is neither a path out of the folder nor `json:` or the name of a protocol.
+    let isBeside = !name.isEmpty && name != "." && name != ".." && !name.contains { "/:\0".contains($0) }
+    guard reference.format == DiskFormat.qcow2.rawValue, isBeside else {
       throw DomainError(
-        .backingRefused, "\(full(path)) builds on '\(name.path)': a backup builds only on qcow2 files beside it",
+        .backingRefused, "\(full(path)) builds on '\(name)': a backup builds only on qcow2 files beside it",
         remedy: "use another backup")
     }
-    return "\(RepositoryPath.folder(of: path))/\(name.path)"
+    return "\(RepositoryPath.folder(of: path))/\(name)"
   }
 }

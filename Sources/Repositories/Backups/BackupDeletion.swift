@@ -1,4 +1,5 @@
 import EventLoops
+import Failures
 import Glibc
 import Locks
 import Model
@@ -11,12 +12,18 @@ import Model
 ///
 /// What another file builds on is refused before anything happens. A deletion that was cut is finished by starting it
 /// again, or by recovery.
-struct BackupDeletion: Sendable {
-  let repository: DirectoryRepository
-  let tombstones: TombstoneWatch
+package struct BackupDeletion: Sendable {
+  private let repository: DirectoryRepository
+  private let tombstones: TombstoneWatch
+
+  package init(repository: DirectoryRepository, tombstones: TombstoneWatch) {
+    self.repository = repository
+    self.tombstones = tombstones
+  }
 
   nonisolated(nonsending)
-    func run(_ place: StoredBackupLocation, lease: Lease, on loop: EventLoop, control: any JobControl) async throws
+    package func run(_ place: StoredBackupLocation, lease: Lease, on loop: EventLoop, control: any JobControl)
+    async throws
   {
     let references = try await ChainReferences.read(place.folder, of: repository, on: loop)
     if let user = references.user(of: place.name(.data)), BackupFileName(user)?.backup != place.backup {
@@ -63,7 +70,7 @@ struct BackupDeletion: Sendable {
 }
 
 /// Knows since when this server sees which tombstone, by its own clock.
-final class TombstoneWatch: Sendable {
+package final class TombstoneWatch: Sendable {
   private struct Key: Hashable {
     var repository: RepositoryID
     var path: String
@@ -74,7 +81,7 @@ final class TombstoneWatch: Sendable {
   /// More are not remembered, and wait until others are gone.
   private static let maximumCount = 100_000
 
-  init(grace: Duration) { self.grace = grace }
+  package init(grace: Duration) { self.grace = grace }
 
   func note(_ path: String, of repository: RepositoryID) {
     seen.withLock { seen in
@@ -85,7 +92,7 @@ final class TombstoneWatch: Sendable {
 
   /// Removes the tombstones of an image's chains whose time is over, and the chain folders that are empty then.
   /// The lease is held. Blocks.
-  func sweep(_ image: ImageID, of repository: DirectoryRepository) throws {
+  package func sweep(_ image: ImageID, of repository: DirectoryRepository) throws {
     let files = repository.files
     let limit = DirectoryRepository.maximumEntryCount
     let imageFolder = RepositoryPath.image(image)

@@ -1,4 +1,5 @@
 import EventLoops
+import Failures
 import Locks
 import Model
 

@@ -1,4 +1,5 @@
 import EventLoops
+import Failures
 import Glibc
 import Model
 
@@ -8,15 +9,25 @@ import Model
 /// - A finished data or hash file without a manifest is moved to `quarantine/`, where the image's lease could be had at
 ///   once (so nobody is about to publish it), and unless another file builds on it.
 /// - Where a tombstone says that the backup was deleted, the deletion is finished.
-struct RepositoryRecovery: Sendable {
-  let repository: DirectoryRepository
-  let leases: LeaseTable
-  let tombstones: TombstoneWatch
-  /// Whether the job may still be writing.
-  let isLive: @Sendable (JobID) -> Bool
+package struct RepositoryRecovery: Sendable {
+  private let repository: DirectoryRepository
+  private let leases: LeaseTable
+  private let tombstones: TombstoneWatch
+  private let isLive: @Sendable (JobID) -> Bool
+
+  /// - Parameter isLive: whether the job may still be writing.
+  package init(
+    repository: DirectoryRepository, leases: LeaseTable, tombstones: TombstoneWatch,
+    isLive: @escaping @Sendable (JobID) -> Bool
+  ) {
+    self.repository = repository
+    self.leases = leases
+    self.tombstones = tombstones
+    self.isLive = isLive
+  }
 
   nonisolated(nonsending)
-    func run(on loop: EventLoop) async throws -> RecoveryReport
+    package func run(on loop: EventLoop) async throws -> RecoveryReport
   {
     var report = RecoveryReport(removed: [], quarantined: [])
     let images = try await loop.blocking(about: repository.location.path) { [self] in

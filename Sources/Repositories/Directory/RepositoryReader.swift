@@ -4,7 +4,7 @@ import Glibc
 import Model
 
 /// Reads everything that a repository's files tell, and changes nothing. Blocks.
-struct RepositoryReader {
+package struct RepositoryReader {
   private let repository: DirectoryRepository
   private var scan = RepositoryScan(images: [], chains: [], backups: [], findings: [])
   private var unreportedFindingCount = 0
@@ -15,7 +15,7 @@ struct RepositoryReader {
   private init(_ repository: DirectoryRepository) { self.repository = repository }
 
   /// - Throws: only for what keeps the whole from being read; a bad file is a finding.
-  static func scan(_ repository: DirectoryRepository) throws -> RepositoryScan {
+  package static func scan(_ repository: DirectoryRepository) throws -> RepositoryScan {
     var reader = RepositoryReader(repository)
     try reader.readImages()
     if reader.unreportedFindingCount > 0 {

@@ -135,3 +135,13 @@ package final class HashTreeReader {
     return bytes
   }
 }
+
+extension DomainError {
+  package init(_ failure: HashTreeReader.Failure, of file: String) {
+    switch failure {
+    case .damaged(let damage):
+      self.init(.backupCorrupt, "\(file): \(damage.text)", remedy: "use another backup")
+    case .device(let error): self.init(error, of: file, damage: .backupCorrupt)
+    }
+  }
+}

@@ -1,18 +1,25 @@
 import Bytes
 import BlockCore
+import Failures
 import Model
 import Qcow2
 
 /// A stored backup whose manifest was read: opens its files and holds them against it.
-struct StoredBackup {
-  let manifest: Manifest
-  let place: StoredBackupLocation
-  let opener: RepositoryImageOpener
+package struct StoredBackup {
+  package let manifest: Manifest
+  package let place: StoredBackupLocation
+  private let opener: RepositoryImageOpener
+
+  package init(manifest: Manifest, place: StoredBackupLocation, opener: RepositoryImageOpener) {
+    self.manifest = manifest
+    self.place = place
+    self.opener = opener
+  }
 
   /// The hashes, with the device to close when they aren't needed any more.
   /// - Throws: `backupCorrupt` where they aren't what the manifest says.
   nonisolated(nonsending)
-    func openHashes() async throws -> (reader: HashTreeReader, device: any BlockDevice)
+    package func openHashes() async throws -> (reader: HashTreeReader, device: any BlockDevice)
   {
     let device = try await opener.openFile(place.path(.hashes))
     return try await attempt {
@@ -32,7 +39,7 @@ struct StoredBackup {
   /// The data, as a guest would see it.
   /// - Throws: `backupCorrupt` where it isn't what the manifest says.
   nonisolated(nonsending)
-    func openData() async throws -> Qcow2Image
+    package func openData() async throws -> Qcow2Image
   {
     let path = place.path(.data)
     let backing = try await backingName()
@@ -44,7 +51,7 @@ struct StoredBackup {
         remedy: "use another backup")
     }
     let image = try await opener.open(path)
-    let byteCount = LocalEngine.qcow2ByteCount(manifest.virtualSize)
+    let byteCount = Qcow2Image.byteCount(holding: manifest.virtualSize)
     guard image.byteCount == byteCount else {
       let found = image.byteCount
       try? await image.close()
@@ -53,10 +60,6 @@ struct StoredBackup {
         remedy: "use another backup")
     }
     return image
-  }
-
-  func comparison(_ hashes: HashTreeReader) -> HashComparison {
-    HashComparison(hashes, dataName: place.fullPath(.data), hashesName: place.fullPath(.hashes))
   }
 
   nonisolated(nonsending)
@@ -93,4 +96,9 @@ struct StoredBackup {
       return other.name(.data)
     }
   }
+}
+
+extension Qcow2Image {
+  /// The size of an image for so many bytes of a guest: a multiple of 512, as the format wants it.
+  package static func byteCount(holding guestByteCount: UInt64) -> UInt64 { (guestByteCount + 511) / 512 * 512 }
 }
