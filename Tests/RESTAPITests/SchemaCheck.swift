@@ -8,13 +8,17 @@ struct SchemaFault: Error, CustomStringConvertible {
   init(_ description: String) { self.description = description }
 }
 
-/// JSON Schema (2020-12), as far as the contract uses it. A keyword that isn't known here is a fault, so that nothing is
-/// checked less than it seems.
+/// JSON Schema (2020-12), as far as the contract uses it, and stricter: every schema counts as closed. Clients have to
+/// accept what they don't know, but what the server sends must stand in the contract. So `x-known-values` is read as
+/// `enum`, `x-known-shapes` as `oneOf`, `x-pattern` as `pattern`, and an object with `properties` has no others unless
+/// it says so.
+///
+/// A keyword that isn't known here is a fault, so that nothing is checked less than it seems.
 struct SchemaCheck {
   let contract: Contract
 
   private static let silent: Set<String> = [
-    "description", "title", "example", "examples", "default", "format", "$ref",
+    "description", "title", "example", "examples", "default", "format", "$ref", "discriminator",
   ]
 
   func check(_ value: JSONValue, _ schema: JSONValue, at place: String = "") throws {
@@ -33,10 +37,12 @@ struct SchemaCheck {
     case "type":
       try expect((argument.text.map { [$0] } ?? argument.items.compactMap(\.text)).contains { has(value, $0) })
     case "enum": try expect(argument.items.contains(value))
+    case "x-known-values":
+      try expect(argument.items.contains(value) || value == .null && schema["type"]?.items.contains("null") == true)
     case "const": try expect(argument == value)
-    case "oneOf": try expect(argument.items.count { fits(value, $0) } == 1)
+    case "oneOf", "x-known-shapes": try expect(argument.items.count { fits(value, $0) } == 1)
     case "anyOf": try expect(argument.items.contains { fits(value, $0) })
-    case "pattern", "minLength", "maxLength", "minimum", "maximum":
+    case "pattern", "x-pattern", "minLength", "maxLength", "minimum", "maximum":
       try checkScalar(value, keyword, argument, expect)
     case "items":
       for (index, item) in value.items.enumerated() { try check(item, argument, at: "\(place)/\(index)") }
@@ -49,7 +55,11 @@ struct SchemaCheck {
       for name in value.members.map(\.key) { try check(.string(name), argument, at: "\(place)/\(name)") }
     case "properties":
       for (name, member) in value.members {
-        if let schema = argument[name] { try check(member, schema, at: "\(place)/\(name)") }
+        if let schema = argument[name] {
+          try check(member, schema, at: "\(place)/\(name)")
+        } else if schema["additionalProperties"] == nil {
+          throw SchemaFault("\(place): '\(name)' isn't documented")
+        }
       }
     case "additionalProperties":
       for (name, member) in value.members where schema["properties"]?[name] == nil {
@@ -64,7 +74,7 @@ struct SchemaCheck {
     _ value: JSONValue, _ keyword: String, _ argument: JSONValue, _ expect: (Bool) throws -> Void
   ) throws {
     switch (keyword, value) {
-    case ("pattern", .string(let text)):
+    case ("pattern", .string(let text)), ("x-pattern", .string(let text)):
       let expression = try NSRegularExpression(pattern: argument.text ?? "")
       try expect(expression.firstMatch(in: text, range: NSRange(text.startIndex..., in: text)) != nil)
     case ("minLength", .string(let text)): try expect(text.unicodeScalars.count >= argument.integer ?? 0)

@@ -53,12 +53,12 @@ extension RequestFields {
     }
   }
 
-  private enum RestoreTargetKind: String, CaseIterable {
+  enum RestoreTargetKind: String, CaseIterable {
     case file, image, nbd
   }
 
   /// The lines of increments that an image has, one after another. There is one.
-  private enum Tracker: String, CaseIterable {
+  enum Tracker: String, CaseIterable {
     case `default`
   }
 }

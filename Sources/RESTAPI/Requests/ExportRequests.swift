@@ -22,7 +22,7 @@ extension RequestFields {
       offersAllocationDepth: offersAllocationDepth, confirm: confirm)
   }
 
-  private enum ExportSourceKind: String, CaseIterable {
+  enum ExportSourceKind: String, CaseIterable {
     case image, backup
   }
 
