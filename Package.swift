@@ -56,7 +56,7 @@ let package = Package(
     room("BlockFilters", ["BlockCore", "Buffers"]),
     room("EventLoops", ["CLiburing", "Descriptors", "Locks"]),
     room("RawFile", ["Buffers", "BlockCore", "Descriptors", "EventLoops"]),
-    room("Qcow2", ["Bytes", "Locks", "Buffers", "BlockCore", "CZstd", "CZlib"]),
+    room("Qcow2", ["Bytes", "Locks", "Buffers", "BlockCore", "BlockFilters", "CZstd", "CZlib"]),
     room("NBD", ["Bytes", "Buffers", "BlockCore", "EventLoops", "Locks", "CGnuTLS", logging]),
 
     // The domain and what serves it.
@@ -103,7 +103,7 @@ let package = Package(
     tests("DescriptorsTests", ["Descriptors"]),
     tests("EventLoopsTests", ["EventLoops", "Buffers", "Descriptors", "Locks"]),
     tests("RawFileTests", ["RawFile", "Descriptors", "EventLoops", "BlockCore", "Buffers", "BlockTesting"]),
-    tests("Qcow2Tests", ["Qcow2", "BlockCore", "Buffers", "BlockTesting", "CZlib"]),
+    tests("Qcow2Tests", ["Qcow2", "BlockCore", "BlockFilters", "Buffers", "BlockTesting", "CZlib"]),
     tests(
       "NBDTests",
       ["NBD", "EventLoops", "BlockCore", "BlockFilters", "Buffers", "Locks", "RawFile", "BlockTesting", logging]),

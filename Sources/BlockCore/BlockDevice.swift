@@ -6,11 +6,19 @@ package struct BlockLimits: Hashable, Sendable {
   package var preferredByteCount: Int
   /// Larger requests are the caller's to split.
   package var maximumTransferByteCount: Int
+  /// A resize is to a multiple of this. Like ``requestAlignment`` but for a filter that takes any request.
+  package var lengthAlignment: Int { alignmentBelow ?? requestAlignment }
+  private var alignmentBelow: Int?
 
-  package init(requestAlignment: Int = 1, preferredByteCount: Int = 4096, maximumTransferByteCount: Int = 32 << 20) {
+  /// - Parameter lengthAlignment: nil: that of the requests.
+  package init(
+    requestAlignment: Int = 1, preferredByteCount: Int = 4096, maximumTransferByteCount: Int = 32 << 20,
+    lengthAlignment: Int? = nil
+  ) {
     self.requestAlignment = requestAlignment
     self.preferredByteCount = preferredByteCount
     self.maximumTransferByteCount = maximumTransferByteCount
+    alignmentBelow = lengthAlignment
   }
 }
 
@@ -46,7 +54,8 @@ package struct ZeroOptions: OptionSet, Hashable, Sendable {
 ///
 /// **A device may end amid a block**: its `byteCount` is then no multiple of `limits.requestAlignment`. A read or a
 /// status of the last block ends where the device does. A change can't: that block changes only after a resize to whole
-/// blocks. So such a device lies only beneath formats that state their own length and resize it.
+/// blocks (`limits.lengthAlignment`). So such a device lies only beneath formats that state their own length and resize
+/// it.
 ///
 /// **Errors.** A failed write leaves the range in an unknown state. A device that no longer knows its own metadata
 /// latches: from then on everything fails with `latchedFailed`.
@@ -90,7 +99,8 @@ package protocol BlockDevice: AnyObject, Sendable {
   nonisolated(nonsending)
     func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
 
-  /// Changes `byteCount`. New bytes read as zeroes. `notSupported` where the size is fixed.
+  /// Changes `byteCount` to a multiple of `limits.lengthAlignment`. New bytes read as zeroes. `notSupported` where the
+  /// size is fixed.
   nonisolated(nonsending)
     func resize(to byteCount: UInt64) async throws(BlockError)
 

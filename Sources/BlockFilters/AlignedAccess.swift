@@ -6,6 +6,8 @@ import Buffers
 ///
 /// **One for each file that is written**, directly above it, whoever uses the file: two of them would change one block
 /// at a time and lose one of the changes.
+///
+/// A device may end amid a block. That block can be read; it is changed after a resize.
 package final class AlignedAccess: BlockFilter, @unchecked Sendable {
   // Safe to hand over: confined to its loop, like every device.
 
@@ -15,7 +17,7 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
   /// The longest request to `next`, in whole blocks.
   private let step: UInt64
   // Changes of whole blocks share a range; a change of a part of a block has it alone.
-  private let blocks = RangeLock()
+  private let changes = RangeLock()
   private let pool: BufferPool
   private var isClosed = false
 
@@ -25,15 +27,26 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
     let below = next.limits
     alignment = UInt64(below.requestAlignment)
     step = max(alignment, UInt64(below.maximumTransferByteCount) / alignment * alignment)
-    limits = BlockLimits(preferredByteCount: max(below.preferredByteCount, below.requestAlignment))
+    limits = BlockLimits(
+      preferredByteCount: max(below.preferredByteCount, below.requestAlignment),
+      lengthAlignment: below.lengthAlignment)
   }
 
   /// `device`, with an access before it if it doesn't take any range as it is.
-  package static func over(_ device: any BlockDevice) -> any BlockDevice {
+  package static func over(_ device: any BlockDevice, pool: BufferPool? = nil) -> any BlockDevice {
     let limits = device.limits
     let takesAll =
       limits.requestAlignment == 1 && limits.maximumTransferByteCount >= BlockLimits().maximumTransferByteCount
-    return takesAll ? device : AlignedAccess(device)
+    return takesAll ? device : pool.map { AlignedAccess(device, pool: $0) } ?? AlignedAccess(device)
+  }
+
+  /// The longest change whose blocks are put together in memory and written at once.
+  private static let maximumMergedByteCount: UInt64 = 2 << 20
+
+  /// The blocks of a range, up to the device's end.
+  private func blocks(of range: ByteRange) -> ByteRange {
+    let whole = range.aligned(to: alignment)
+    return whole.end <= next.byteCount ? whole : ByteRange(whole.offset..<next.byteCount)
   }
 
   /// Bytes of scratch memory that are out; 0 when nothing is under way.
@@ -79,7 +92,7 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
     private func readUnaligned(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
   {
     let range = ByteRange(offset: offset, length: UInt64(buffer.byteCount))
-    let whole = range.aligned(to: alignment)
+    let whole = blocks(of: range)
     var scratch = pool.take(Int(min(whole.length, step)))
     var position = whole.offset
     while position < whole.end {
@@ -102,7 +115,7 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
   {
     try checkRequest(.blockStatus, at: range.offset, length: range.length)
     guard !isAligned(range.offset, range.length) else { return try await next.blockStatus(range, limit: limit) }
-    let extents = try await next.blockStatus(range.aligned(to: alignment), limit: limit)
+    let extents = try await next.blockStatus(blocks(of: range), limit: limit)
     return extents.compactMap { extent in
       extent.range.intersection(range).map { Extent(range: $0, status: extent.status, depth: extent.depth) }
     }
@@ -117,16 +130,20 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
     let range = ByteRange(offset: offset, length: UInt64(bytes.byteCount))
     guard alignment > 1 else { return try await writeWhole(bytes, range, options) }
     let isWhole = isAligned(range.offset, range.length)
-    let hold = await blocks.acquire(range.aligned(to: alignment), isWhole ? .shared : .exclusive)
-    defer { blocks.release(hold) }
+    let hold = await changes.acquire(range.aligned(to: alignment), isWhole ? .shared : .exclusive)
+    defer { changes.release(hold) }
     if isWhole { return try await writeWhole(bytes, range, options) }
+    if range.isEmpty { return try checkOpen(.write) }
+    if range.aligned(to: alignment).length <= min(step, Self.maximumMergedByteCount) {
+      return try await changeBlocks(of: range, options) { $0.copy(from: bytes, at: $1) }
+    }
     for part in parts(of: range) {
       let start = Int(part.offset - offset)
       let source = bytes.extracting(start..<start + Int(part.length))
       if isAligned(part.offset, part.length) {
         try await writeWhole(source, part, options)
       } else {
-        try await changeBlock(part, options) { $0.copy(from: source, at: $1) }
+        try await changeBlocks(of: part, options) { $0.copy(from: source, at: $1) }
       }
     }
   }
@@ -151,15 +168,15 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
     guard alignment > 1 else { return try await next.writeZeroes(range, options: options) }
     let isWhole = isAligned(range.offset, range.length)
     if !isWhole, options.contains(.onlyIfFast) { throw BlockError(.notFast, .writeZeroes, range) }
-    let hold = await blocks.acquire(range.aligned(to: alignment), isWhole ? .shared : .exclusive)
-    defer { blocks.release(hold) }
+    let hold = await changes.acquire(range.aligned(to: alignment), isWhole ? .shared : .exclusive)
+    defer { changes.release(hold) }
     if isWhole { return try await next.writeZeroes(range, options: options) }
     let writeOptions: WriteOptions = options.contains(.forceUnitAccess) ? .forceUnitAccess : []
     for part in parts(of: range) {
       if isAligned(part.offset, part.length) {
         try await next.writeZeroes(part, options: options)
       } else {
-        try await changeBlock(part, writeOptions) { $0.zero($1..<$1 + Int(part.length)) }
+        try await changeBlocks(of: part, writeOptions) { $0.zero($1..<$1 + Int(part.length)) }
       }
     }
   }
@@ -174,12 +191,12 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
     let end = range.end / alignment * alignment
     guard start < end else { return try checkOpen(.discard) }
     let whole = ByteRange(start..<end)
-    let hold = await blocks.acquire(whole, .shared)
-    defer { blocks.release(hold) }
+    let hold = await changes.acquire(whole, .shared)
+    defer { changes.release(hold) }
     try await next.discard(whole)
   }
 
-  /// What is left for it is a resize; of a device that wants alignment the end would have to be a whole block's.
+  /// What is left for it is a resize.
   nonisolated(nonsending)
     package func change(
       _ kind: BlockChange, _ range: ByteRange,
@@ -187,9 +204,6 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
     ) async throws(BlockError)
   {
     try checkOpen(kind.operation)
-    guard alignment == 1 else {
-      throw BlockError(.notSupported, kind.operation, range, cause: "the size of a device that wants alignment")
-    }
     try await perform(range)
   }
 
@@ -209,19 +223,28 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
       .filter { !$0.isEmpty }.map { ByteRange($0) }
   }
 
-  /// Changes a part of one block: `body` gets the block's bytes and where the part begins in them.
+  /// Reads the first and the last block of a range, has its bytes changed, and writes all blocks at once: `body` gets
+  /// them and where the range begins in them.
   nonisolated(nonsending)
-    private func changeBlock(
-      _ part: ByteRange, _ options: WriteOptions, _ body: (inout MutableRawSpan, Int) -> Void
+    private func changeBlocks(
+      of range: ByteRange, _ options: WriteOptions, _ body: (inout MutableRawSpan, Int) -> Void
     ) async throws(BlockError)
   {
-    let whole = part.aligned(to: alignment)
-    var scratch = pool.take(Int(whole.length))
+    let whole = range.aligned(to: alignment)
+    let (count, block) = (Int(whole.length), Int(alignment))
+    var scratch = pool.take(count)
     var target = scratch.mutableBytes
-    var block = target.part(0..<Int(whole.length))
-    try await next.read(into: &block, at: whole.offset)
-    body(&block, Int(part.offset - whole.offset))
-    try await next.write(scratch.bytes.extracting(0..<Int(whole.length)), at: whole.offset, options: options)
+    if range.offset > whole.offset || count == block {
+      var first = target.part(0..<block)
+      try await next.read(into: &first, at: whole.offset)
+    }
+    if range.end < whole.end, count > block {
+      var last = target.part(count - block..<count)
+      try await next.read(into: &last, at: whole.end - alignment)
+    }
+    var all = target.part(0..<count)
+    body(&all, Int(range.offset - whole.offset))
+    try await next.write(scratch.bytes.extracting(0..<count), at: whole.offset, options: options)
   }
 }
 

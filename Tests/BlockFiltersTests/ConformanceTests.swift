@@ -26,10 +26,8 @@ import Testing
 
   @Test(arguments: Filter.allCases, BlockDeviceConformance.Check.allCases)
   func aFilterIsADevice(_ filter: Filter, _ check: BlockDeviceConformance.Check) async throws {
-    var traits = BlockDeviceConformance.Traits()
-    traits.resizes = filter == .slot || filter == .alignedAccess
     let suite = BlockDeviceConformance(
-      traits,
+      BlockDeviceConformance.Traits(),
       makeReadOnly: { filter.device($0, isReadOnly: true) },
       make: { filter.device($0) })
     try await LoopActor().run { _ in

@@ -149,7 +149,7 @@ extension BlockDeviceConformance {
     func resizeNeverShowsOldBytes(_ seed: UInt64) async throws
   {
     try await withFilledDevice(seed) { device, model, random in
-      let unit = UInt64(device.limits.requestAlignment)
+      let unit = UInt64(device.limits.lengthAlignment)
       let whole = device.byteCount
       guard traits.resizes else {
         try await expectFailure([.notSupported], "resize") { () async throws(BlockError) in

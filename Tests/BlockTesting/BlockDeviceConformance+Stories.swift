@@ -82,7 +82,8 @@ extension BlockDeviceConformance {
     case 11 where story.random.oneIn(4):
       try await device.flush()
     case 12 where traits.resizes && story.random.oneIn(4):
-      let size = max(range.end, traits.byteCount / 2 / 4096 * 4096)
+      let unit = UInt64(device.limits.lengthAlignment)
+      let size = ByteRange(0..<max(range.end, traits.byteCount / 2 / 4096 * 4096)).aligned(to: unit).length
       try await device.resize(to: size)
       story.model.resize(to: size)
     default:

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFilters
 import BlockTesting
 import Testing
 
@@ -56,7 +57,9 @@ import Testing
         return try await openImage(MemoryDevice(file.image, options: device), isReadOnly: true)
       },
       reopen: { closed in
-        guard let file = (closed as? Qcow2Image)?.file.device as? MemoryDevice else { return closed }
+        guard let below = (closed as? Qcow2Image)?.file.device,
+          let file = ((below as? AlignedAccess)?.next ?? below) as? MemoryDevice
+        else { return closed }
         return try await openImage(MemoryDevice(file.image, options: device))
       },
       make: make)

@@ -23,9 +23,16 @@ final class RecoveryStory: @unchecked Sendable {
     var steps = 14
     /// Of the calls at which power may go, one in so many is tried, fewer with more `TEST_EFFORT`.
     var sampling = 1
+    /// What the device wants, as a file open for direct I/O.
+    var alignment = 1
+    var device: MemoryDevice.Options {
+      var options = MemoryDevice.Options()
+      options.limits.requestAlignment = alignment
+      return options
+    }
     var stride: Int { max(1, sampling / TestEffort.factor) }
     var testDescription: String {
-      "\(clusterByteCount) \(refcountBits) bits\(hasBacking ? ", backing" : "")\(hasSubclusters ? ", subclusters" : "")\(filled > 0 ? ", filled" : "")"
+      "\(clusterByteCount) \(refcountBits) bits\(hasBacking ? ", backing" : "")\(hasSubclusters ? ", subclusters" : "")\(filled > 0 ? ", filled" : "")\(alignment > 1 ? ", blocks of \(alignment)" : "")"
     }
   }
 
@@ -34,6 +41,7 @@ final class RecoveryStory: @unchecked Sendable {
     Setting(clusterByteCount: 512, refcountBits: 64, byteCount: 2_400_256, filled: 2_024_960, steps: 10),
     Setting(clusterByteCount: 4096, refcountBits: 8, hasBacking: true),
     Setting(clusterByteCount: 65536, byteCount: 400 << 10),
+    Setting(clusterByteCount: 4096, steps: 18, alignment: 512),
     Setting(clusterByteCount: 16384, hasBacking: true, hasSubclusters: true),
     Setting(clusterByteCount: 65536, byteCount: 200 << 10, hasSubclusters: true, resizes: true, sampling: 2),
     Setting(clusterByteCount: 2 << 20, byteCount: (2 << 20) + 5120, steps: 8, sampling: 9),
@@ -80,7 +88,7 @@ final class RecoveryStory: @unchecked Sendable {
       below = base
       options.backing = .init(name: "base", format: "raw")
     }
-    let (file, image) = try await makeImage(options, backing: source(below))
+    let (file, image) = try await makeImage(options, backing: source(below), device: setting.device)
     if setting.filled > 0 {
       let bytes = random.bytes(Int(setting.filled))
       try await image.writeBytes(bytes, at: 0)

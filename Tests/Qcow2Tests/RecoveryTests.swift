@@ -35,7 +35,7 @@ private final class Told: @unchecked Sendable {
       while !isOver {
         call += call == 0 ? 1 : setting.stride
         let story = beginning.again()
-        let device = CrashPointDevice(start)
+        let device = CrashPointDevice(start, options: setting.device)
         device.crash(atCall: call)
         do { try await story.run(on: device) } catch {}
         isOver = !device.isCut
@@ -93,7 +93,7 @@ private final class Told: @unchecked Sendable {
       let (start, beginning) = try await RecoveryStory.begin(setting, seed: 9)
       let calls = try await forEachFault { call in
         let story = beginning.again()
-        let memory = MemoryDevice(start)
+        let memory = MemoryDevice(start, options: setting.device)
         let operations = Fault.allOperations.subtracting([.discard])
         let device = FaultyDevice(memory, fault: Fault(atCall: call, of: operations, effect: effect))
         var failure: (any Error)?

@@ -35,14 +35,15 @@ final class Story: @unchecked Sendable {
     } else {
       below = nil
     }
-    (file, image) = try await makeImage(options, backing: Self.source(below), cacheByteCount: 32 << 10)
+    (file, image) = try await makeImage(
+      options, backing: Self.source(below), device: variant.device, cacheByteCount: 32 << 10)
   }
 
   nonisolated(nonsending)
     func reopen() async throws
   {
     try await image.close()
-    file = MemoryDevice(file.image)
+    file = MemoryDevice(file.image, options: variant.device)
     image = try await openImage(file, backing: Self.source(below), cacheByteCount: 32 << 10)
   }
 

@@ -14,13 +14,24 @@ import Testing
     var hasBacking = false
     var hasSubclusters = false
     var byteCount: UInt64 = (1 << 20) + 7 * 512
+    /// What the device under the image wants, as a file open for direct I/O.
+    var alignment = 1
+
+    var device: MemoryDevice.Options {
+      var options = MemoryDevice.Options()
+      options.limits.requestAlignment = alignment
+      return options
+    }
 
     var testDescription: String {
-      "\(clusterByteCount) \(compressionType) \(refcountBits) bits\(hasBacking ? ", backing" : "")\(hasSubclusters ? ", subclusters" : "")"
+      "\(clusterByteCount) \(compressionType) \(refcountBits) bits\(hasBacking ? ", backing" : "")\(hasSubclusters ? ", subclusters" : "")\(alignment > 1 ? ", blocks of \(alignment)" : "")"
     }
   }
 
   static let variants: [Variant] = [
+    Variant(clusterByteCount: 4096, compressionType: .zstd, alignment: 512),
+    Variant(clusterByteCount: 1024, hasBacking: true, alignment: 4096),
+    Variant(clusterByteCount: 65536, compressionType: .zstd, hasBacking: true, alignment: 4096),
     Variant(clusterByteCount: 512),
     Variant(clusterByteCount: 512, refcountBits: 64, hasBacking: true),
     Variant(clusterByteCount: 1024, refcountBits: 1),

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFilters
 import Buffers
 
 /// What an image says of itself, as far as a reader can tell without its data. Also for images that can't be opened.
@@ -23,6 +24,7 @@ package struct Qcow2Description: Hashable, Sendable {
       from file: any BlockDevice, pool: BufferPool
     ) async throws(Qcow2Error) -> Qcow2Description
   {
+    let file = AlignedAccess.over(file, pool: pool)
     let header = try await Qcow2Header.read(from: file, pool: pool)
     try header.checkLayout(fileByteCount: file.byteCount)
     let dataFile = header.contents(ofExtension: HeaderExtension.Kind.externalDataFile)
@@ -71,7 +73,7 @@ package struct Qcow2Description: Hashable, Sendable {
     var span = bytes.mutableSpan
     var raw = span.mutableBytes
     do {
-      try await file.readUnaligned(into: &raw, at: offset, pool: pool)
+      try await file.readPastEnd(into: &raw, at: offset)
     } catch {
       throw .device(error)
     }

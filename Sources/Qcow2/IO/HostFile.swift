@@ -1,7 +1,8 @@
 import BlockCore
+import BlockFilters
 import Buffers
 
-/// The file device under an image: takes requests of any alignment, grows the file, and latches.
+/// The file device under an image: grows the file, guards its tables, and latches.
 ///
 /// Once a write of metadata or a flush has failed, what the file holds is no longer known: nothing more is written.
 ///
@@ -11,7 +12,8 @@ import Buffers
 /// before anything is written to its last block. A data file has exactly the disk's length, and gets it before its
 /// first write. What only reads leaves the length as it is, and so does closing what wasn't changed.
 ///
-/// **One read-modify-write lock a file**: every change of whole blocks shares them, a change of a part has them alone.
+/// **Blocks** that a request covers in part are the business of an `AlignedAccess`, which stands before a device that
+/// wants alignment. Compressed clusters fill such blocks one after the other: see ``writePacked(_:at:)``.
 final class HostFile: @unchecked Sendable {
   // Safe to hand over: confined to the image's loop.
 
@@ -34,7 +36,8 @@ final class HostFile: @unchecked Sendable {
   let places: MetadataPlaces
   /// What lies from here on was made by growing the file and never written: it reads as zeroes.
   private var pristineStart: UInt64
-  private let blocks = RangeLock()
+  /// What was packed and doesn't fill a block yet.
+  let tails: PackedTails
   private let growth = RangeLock()
 
   /// - Parameter exactByteCount: for a data file, the length of the disk.
@@ -42,13 +45,15 @@ final class HostFile: @unchecked Sendable {
     _ device: any BlockDevice, clusterByteCount: UInt64, pool: BufferPool, dataFile: HostFile? = nil,
     exactByteCount: UInt64? = nil
   ) {
-    self.device = device
+    self.device = AlignedAccess.over(device, pool: pool)
     self.dataFile = dataFile
     self.exactByteCount = exactByteCount
     self.pool = pool
     self.clusterByteCount = clusterByteCount
     places = MetadataPlaces(clusterBits: UInt64(clusterByteCount.trailingZeroBitCount))
     pristineStart = device.byteCount
+    let unit = device.limits.lengthAlignment
+    tails = PackedTails(blockByteCount: unit <= clusterByteCount ? unit : 1)
   }
 
   var byteCount: UInt64 { device.byteCount }
@@ -60,7 +65,7 @@ final class HostFile: @unchecked Sendable {
   private var lengthUnit: UInt64 {
     let preferred = device.limits.preferredByteCount
     let isBlock = preferred.nonzeroBitCount == 1 && preferred <= Self.maximumLengthUnit
-    return UInt64(max(device.limits.requestAlignment, pageByteCount, isBlock ? preferred : 0))
+    return UInt64(max(device.limits.lengthAlignment, pageByteCount, isBlock ? preferred : 0))
   }
 
   func checkLatch(_ operation: BlockError.Operation) throws(BlockError) {
@@ -77,13 +82,17 @@ final class HostFile: @unchecked Sendable {
   func isPristine(_ offset: UInt64) -> Bool { offset >= pristineStart }
 
   func tryRead(into buffer: inout MutableRawSpan, at offset: UInt64) throws(BlockError) -> Bool {
-    try device.tryReadUnaligned(into: &buffer, at: offset)
+    if tails.overlaps(ByteRange(offset: offset, length: UInt64(buffer.byteCount))) { return false }
+    return try device.tryReadPastEnd(into: &buffer, at: offset)
   }
 
   nonisolated(nonsending)
     func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
   {
-    try await device.readUnaligned(into: &buffer, at: offset, pool: pool)
+    // Those of the moment when the read begins: what is in the file by then is read from there.
+    let held = tails.parts(of: ByteRange(offset: offset, length: UInt64(buffer.byteCount)))
+    try await device.readPastEnd(into: &buffer, at: offset)
+    for tail in held { tail.copy(into: &buffer, at: offset) }
   }
 
   /// Throws, and latches, if metadata lies where something else is to be stored or given back.
@@ -103,53 +112,20 @@ final class HostFile: @unchecked Sendable {
       _ bytes: RawSpan, at offset: UInt64, options: WriteOptions = [], over kind: MetadataPlaces.Kind? = nil
     ) async throws(BlockError)
   {
-    try checkNotMetadata(ByteRange(offset: offset, length: UInt64(bytes.byteCount)), besides: kind)
-    try checkLatch(.write)
-    try await grow(toHold: offset + UInt64(bytes.byteCount))
-    pristineStart = max(pristineStart, offset + UInt64(bytes.byteCount))
-    let alignment = UInt64(device.limits.requestAlignment)
-    guard alignment > 1 else { return try await writeAligned(bytes, at: offset, options: options) }
     let range = ByteRange(offset: offset, length: UInt64(bytes.byteCount))
-    let aligned = range.aligned(to: alignment)
-    let hold = await blocks.acquire(aligned, aligned == range ? .shared : .exclusive)
-    defer { blocks.release(hold) }
-    if aligned == range { return try await writeAligned(bytes, at: offset, options: options) }
-    try await writeMerged(bytes, range, aligned, options)
+    try await prepare(range, over: kind)
+    tails.forget(range)
+    try await device.write(bytes, at: offset, options: options)
   }
 
+  /// Everything that comes before a write.
   nonisolated(nonsending)
-    private func writeAligned(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
+    func prepare(_ range: ByteRange, over kind: MetadataPlaces.Kind? = nil) async throws(BlockError)
   {
-    let limits = device.limits
-    let step = max(limits.maximumTransferByteCount / limits.requestAlignment, 1) * limits.requestAlignment
-    var done = 0
-    while done < bytes.byteCount {
-      let end = min(bytes.byteCount, done + step)
-      try await device.write(bytes.extracting(done..<end), at: offset + UInt64(done), options: options)
-      done = end
-    }
-  }
-
-  /// Reads the blocks at both ends, puts the bytes between, and writes whole blocks.
-  nonisolated(nonsending)
-    private func writeMerged(
-      _ bytes: RawSpan, _ range: ByteRange, _ aligned: ByteRange, _ options: WriteOptions
-    ) async throws(BlockError)
-  {
-    let block = device.limits.requestAlignment
-    let count = Int(aligned.length)
-    var merged = pool.take(count)
-    var all = merged.mutableBytes
-    if range.offset > aligned.offset || count == block {
-      var first = all.part(0..<block)
-      try await device.readUnaligned(into: &first, at: aligned.offset, pool: pool)
-    }
-    if range.end < aligned.end, count > block {
-      var last = all.part(count - block..<count)
-      try await device.readUnaligned(into: &last, at: aligned.end - UInt64(block), pool: pool)
-    }
-    all.copy(from: bytes, at: Int(range.offset - aligned.offset))
-    try await writeAligned(merged.bytes.extracting(0..<count), at: aligned.offset, options: options)
+    try checkNotMetadata(range, besides: kind)
+    try checkLatch(.write)
+    try await grow(toHold: range.end)
+    pristineStart = max(pristineStart, range.end)
   }
 
   /// Writes metadata, over nothing but its own kind; a failure latches.
@@ -171,6 +147,7 @@ final class HostFile: @unchecked Sendable {
     try checkLatch(.flush)
     do {
       try await dataFile?.device.flush()
+      try await writeTails()
       try await device.flush()
     } catch {
       latch(error)
@@ -186,10 +163,8 @@ final class HostFile: @unchecked Sendable {
     if isPristine(range.offset) { return }
     try checkLatch(.writeZeroes)
     pristineStart = max(pristineStart, range.end)
-    let alignment = UInt64(device.limits.requestAlignment)
-    if range.aligned(to: alignment) == range, range.end <= byteCount {
-      let hold = alignment > 1 ? await blocks.acquire(range, .shared) : nil
-      defer { if let hold { blocks.release(hold) } }
+    if !needsGrowth(toHold: range.end) {
+      tails.forget(range)
       return try await device.writeZeroes(range, options: options)
     }
     var zeroes = pool.take(Int(min(range.length, clusterByteCount)))
@@ -207,12 +182,8 @@ final class HostFile: @unchecked Sendable {
   nonisolated(nonsending)
     func giveBack(_ range: ByteRange) async
   {
-    let alignment = UInt64(device.limits.requestAlignment)
-    guard !isLatched, places.overlap(range) == nil, range.end <= byteCount, range.aligned(to: alignment) == range else {
-      return
-    }
-    let hold = alignment > 1 ? await blocks.acquire(range, .shared) : nil
-    defer { if let hold { blocks.release(hold) } }
+    guard !isLatched, places.overlap(range) == nil, range.end <= byteCount else { return }
+    tails.forget(range)
     try? await device.discard(range)
   }
 
@@ -245,8 +216,8 @@ final class HostFile: @unchecked Sendable {
 
   private func grownByteCount(toHold end: UInt64) -> UInt64 {
     if let exactByteCount {
-      let alignment = UInt64(device.limits.requestAlignment)
-      return ByteRange(offset: 0, length: max(end, exactByteCount, byteCount)).aligned(to: alignment).length
+      let unit = UInt64(device.limits.lengthAlignment)
+      return ByteRange(offset: 0, length: max(end, exactByteCount, byteCount)).aligned(to: unit).length
     }
     let unit = max(lengthUnit, clusterByteCount)
     // Only the last block is made whole.
@@ -271,7 +242,7 @@ final class HostFile: @unchecked Sendable {
   {
     let isExact = exactByteCount != nil
     if isExact { exactByteCount = end }
-    let unit = isExact ? UInt64(device.limits.requestAlignment) : lengthUnit
+    let unit = isExact ? UInt64(device.limits.lengthAlignment) : lengthUnit
     let size = ByteRange(offset: 0, length: end).aligned(to: unit).length
     guard size < byteCount, !isLatched else { return }
     do {

@@ -83,7 +83,7 @@ extension Qcow2Image {
         length += clusters[end].byteCount
         end += 1
       } while end < clusters.count && offsets[end] == offsets[start] + UInt64(length)
-      try await file.write(bytes.extracting(position..<position + length), at: offsets[start])
+      try await file.writePacked(bytes.extracting(position..<position + length), at: offsets[start])
       position += length
       start = end
     }

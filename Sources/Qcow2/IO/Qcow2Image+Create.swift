@@ -72,7 +72,7 @@ extension Qcow2Image {
   nonisolated(nonsending)
     private static func resize(_ file: any BlockDevice, to byteCount: UInt64) async throws(BlockError)
   {
-    let alignment = UInt64(file.limits.requestAlignment)
+    let alignment = UInt64(file.limits.lengthAlignment)
     try await file.resize(to: ByteRange(offset: 0, length: byteCount).aligned(to: alignment).length)
   }
 

@@ -1,5 +1,6 @@
 import Bytes
 import BlockCore
+import BlockFilters
 import Buffers
 
 /// Opens the backing file that an image names.
@@ -67,6 +68,7 @@ extension Qcow2Image {
       dataFile: DataFileSource = .none, work: any BackgroundWork, pool: BufferPool
     ) async throws(Qcow2Error) -> Qcow2Image
   {
+    let file = AlignedAccess.over(file, pool: pool)
     let value = try await Qcow2Header.read(from: file, pool: pool)
     try value.checkFeatures()
     if !options.isReadOnly {
@@ -174,10 +176,10 @@ extension Qcow2Image {
     guard reference.depth <= maximumBackingDepth else { throw .chainTooDeep(maximumBackingDepth) }
     switch source {
     case .none: throw .backingMissing(reference)
-    case .device(let device): return device
+    case .device(let device): return AlignedAccess.over(device)
     case .resolve(let open):
       do {
-        return try await open(reference)
+        return AlignedAccess.over(try await open(reference))
       } catch {
         throw .backingFailed(reference, error)
       }
@@ -186,7 +188,7 @@ extension Qcow2Image {
 }
 
 extension Qcow2Header {
-  /// Reads and decodes the header of the image in `file`; checks only what it says by itself.
+  /// Reads and decodes the header of the image in `file`, which takes any request; checks only what it says by itself.
   nonisolated(nonsending)
     static func read(from file: any BlockDevice, pool: BufferPool) async throws(Qcow2Error) -> Qcow2Header
   {
@@ -195,13 +197,13 @@ extension Qcow2Header {
       var prefix = pool.take(prefixByteCount)
       var all = prefix.mutableBytes
       var part = all.part(0..<prefixCount)
-      try await file.readUnaligned(into: &part, at: 0, pool: pool)
+      try await file.read(into: &part, at: 0)
       let cluster = try clusterByteCount(prefix: prefix.bytes.extracting(0..<prefixCount))
       let count = Int(min(file.byteCount, UInt64(cluster)))
       var buffer = pool.take(count)
       var bytes = buffer.mutableBytes
       var first = bytes.part(0..<count)
-      try await file.readUnaligned(into: &first, at: 0, pool: pool)
+      try await file.read(into: &first, at: 0)
       return try Qcow2Header(decoding: buffer.bytes.extracting(0..<count))
     } catch let error as BlockError {
       throw .device(error)

@@ -32,7 +32,7 @@ extension Qcow2Image {
         part.zero()
         return true
       }
-      return try backing.tryReadUnaligned(into: &part, at: mapping.guest.offset)
+      return try backing.tryReadPastEnd(into: &part, at: mapping.guest.offset)
     }
     return true
   }
@@ -70,7 +70,7 @@ extension Qcow2Image {
       try await expanded.read(cluster, at: place, from: Int(start), into: &part)
     case .unallocated:
       guard let backing else { return part.zero() }
-      try await backing.readUnaligned(into: &part, at: mapping.guest.offset, pool: file.pool)
+      try await backing.readPastEnd(into: &part, at: mapping.guest.offset)
     }
   }
 }
