@@ -65,6 +65,33 @@ struct RepositoryTests {
     }
   }
 
+  @Test func manifestTellsWhatHadTheBackupMade() async throws {
+    try await withBackup { test, made in
+      let bytes = Array(try SampleImage.bytes(made.place.fullPath(.manifest)))
+      #expect(try CheckedDocumentCodec.decode(Manifest.self, from: bytes).madeBy == .hand)
+    }
+  }
+
+  /// Nothing puts anything there yet; what a later version did stays, and is no stranger.
+  @Test func trashIsTheRepositorysOwn() async throws {
+    try await withBackup(lease: LeaseTiming(duration: .seconds(1))) { test, made in
+      let trash = test.repositoryPath + "/trash"
+      let name = TrashName(deletedAt: Date(), backup: made.order.backup).text
+      try FileManager.default.createDirectory(atPath: "\(trash)/\(name)", withIntermediateDirectories: true)
+      try FileManager.default.copyItem(
+        atPath: made.dataPath, toPath: "\(trash)/\(name)/\(made.place.name(.data))")
+      try Data("x".utf8).write(to: URL(fileURLWithPath: trash + "/notes.txt"))
+      let before = TestEngine.files(beneath: trash)
+      let scan = try await test.engine.scan(test.repository)
+      #expect(scan.findings == ["trash/notes.txt doesn't belong here"])
+      #expect(scan.backups.map(\.id) == [made.order.backup])
+      let report = try await test.engine.recover(test.repository, liveJobs: [])
+      #expect(report.removed == [] && report.quarantined == [])
+      #expect(TestEngine.files(beneath: trash) == before)
+      #expect(try await test.engine.openRepository(at: test.repositoryPath, id: RepositoryID()) == test.repository.id)
+    }
+  }
+
   @Test func renamedImageKeepsItsFolder() async throws {
     try await withBackup { test, made in
       var image = made.order.image

@@ -25,7 +25,36 @@ struct DocumentTests {
     }
   }
 
-  @Test func documentsAreReadStrictly() throws {
+  /// What is written at either end of a chain is read back, and nothing beyond.
+  @Test func sequencesEndWhereTheirNamesDo() {
+    let id = BackupID()
+    for sequence in [Manifest.sequences.lowerBound, 9, 10, 999, 1000, Manifest.sequences.upperBound] {
+      let name = BackupFileName(sequence: sequence, backup: id, part: .data)
+      #expect(BackupFileName(name.text) == name)
+    }
+    for sequence in [-1, Manifest.sequences.upperBound + 1, 100_000] {
+      #expect(BackupFileName(BackupFileName(sequence: sequence, backup: id, part: .data).text) == nil)
+    }
+  }
+
+  @Test func trashNamesTellTheTimeOfDeletion() {
+    for milliseconds in [0, 1_767_225_600_123, 1_795_386_123_456] {
+      let name = TrashName(
+        deletedAt: Date(timeIntervalSince1970: Double(milliseconds) / 1000), backup: BackupID())
+      #expect(TrashName(name.text) == name)
+    }
+    let id = BackupID()
+    let time = Date(timeIntervalSince1970: 1_795_386_123.456)
+    #expect(TrashName(deletedAt: time, backup: id).text == "20261122T222203456Z-\(id)")
+    for text in [
+      "", "-", "\(id)", "20261122T222203Z-\(id)", "20261322T234203456Z-\(id)", "20261122T234203456Z-\(id)-",
+      "20261122t222203456z-\(id)", "2026-1122T234203456-\(id)", "ääääääääääääääääääZ-\(id)",
+    ] {
+      #expect(TrashName(text) == nil, "\(text)")
+    }
+  }
+
+  @Test func damagedDocumentsAreRefused() throws {
     let record = ImageRecord(
       id: ImageID(), name: "vm", source: .file(path: "/images/vm \"1\".qcow2"), format: .qcow2, labels: ["a": "ü\n"])
     let bytes = try CheckedDocumentCodec.encode(ImageDocument(record))
@@ -43,15 +72,12 @@ struct DocumentTests {
       }
     }
     let text = String(decoding: bytes, as: UTF8.self)
-    for (old, new) in [("\"labels\"", "\"extra\" : 1, \"labels\""), ("\"formatVersion\" : 1", "\"formatVersion\" : 2")]
-    {
-      let changed = text.replacingOccurrences(of: old, with: new)
-      try #require(changed != text)
-      let damage = #expect(throws: DocumentDamage.self) {
-        try CheckedDocumentCodec.decode(ImageDocument.self, from: Array(changed.utf8))
-      }
-      #expect(damage?.text.contains("checksum") == false, "\(damage as Any)")
+    let newer = text.replacingOccurrences(of: "\"formatVersion\" : 1", with: "\"formatVersion\" : 2")
+    try #require(newer != text)
+    let damage = #expect(throws: DocumentDamage.self) {
+      try CheckedDocumentCodec.decode(ImageDocument.self, from: Array(newer.utf8))
     }
+    #expect(damage?.text.contains("checksum") == false, "\(damage as Any)")
   }
 
   @Test func timesKeepTheirMillisecond() throws {

@@ -35,8 +35,15 @@ package struct BackupStage: Sendable {
 
   private static let parts: [BackupFileName.Part] = [.manifest, .hashes, .data]
 
-  /// Refuses a backup that is there already, under any of its names: nothing of that one is touched.
+  /// Refuses a backup beyond the end of its chain, and one that is there already, under any of its names: nothing of
+  /// that one is touched.
   package func checkVacant() throws {
+    guard Manifest.sequences.contains(place.sequence) else {
+      throw DomainError(
+        .invalidField,
+        "the chain \(place.chain) is full: a backup's number in it is at most \(Manifest.sequences.upperBound)",
+        remedy: "begin a new chain with a full backup")
+    }
     for part in Self.parts + [.tombstone] where try files.status(of: place.path(part)) != nil {
       throw DomainError(
         .targetExists, "\(place.fullPath(part)) exists already", remedy: "start the backup again, with a new id")

@@ -54,7 +54,7 @@ package struct DirectoryRepository: Sendable {
       return (found, try loss.restoreDocument(found))
     }
     try checkEmpty(files, path)
-    for folder in [RepositoryPath.images, RepositoryPath.leases, RepositoryPath.quarantine] {
+    for folder in RepositoryPath.folders where folder != RepositoryPath.trash {
       _ = try files.ensureFolder(folder)
     }
     let document = RepositoryDocument(id: id, createdAt: Timestamp.rounded(now))
@@ -94,7 +94,7 @@ package struct DirectoryRepository: Sendable {
 
   /// What a cut while it was being made leaves, and what a file system of its own begins with, are no content.
   private static func checkEmpty(_ files: any FolderFiles, _ path: String) throws {
-    let own = [RepositoryPath.images, RepositoryPath.leases, RepositoryPath.quarantine, "lost+found"]
+    let own = RepositoryPath.folders + ["lost+found"]
     for entry in try files.entries(of: ".", limit: maximumEntryCount) {
       if entry.kind == .folder, own.contains(entry.name) { continue }
       if let part = PartFileName(entry.name), part.target == RepositoryPath.document { continue }
@@ -140,9 +140,8 @@ package struct DirectoryRepository: Sendable {
   }
 
   private static func refuseHolding(_ files: any FolderFiles, _ path: String) throws {
-    let own = [RepositoryPath.images, RepositoryPath.leases, RepositoryPath.quarantine]
     for entry in try files.entries(of: ".", limit: maximumEntryCount)
-    where entry.kind == .folder && !own.contains(entry.name) {
+    where entry.kind == .folder && !RepositoryPath.folders.contains(entry.name) {
       guard (try? files.status(of: "\(entry.name)/\(RepositoryPath.document)")) ?? nil != nil else { continue }
       throw DomainError(
         .repositoryMismatch, "\(path) holds another repository, \(entry.name)", remedy: "move one out of the other")

@@ -18,6 +18,7 @@ package struct RepositoryReader {
   package static func scan(_ repository: DirectoryRepository) throws -> RepositoryScan {
     var reader = RepositoryReader(repository)
     try reader.readImages()
+    try reader.readTrash()
     if reader.unreportedFindingCount > 0 {
       reader.scan.findings.append("and \(reader.unreportedFindingCount) more")
     }
@@ -46,6 +47,14 @@ package struct RepositoryReader {
         continue
       }
       try readImage(image)
+    }
+  }
+
+  /// What lies in the trash is no backup, and no stranger.
+  private mutating func readTrash() throws {
+    guard try files.status(of: RepositoryPath.trash) != nil else { return }
+    for entry in try entries(RepositoryPath.trash) where entry.kind != .folder || TrashName(entry.name) == nil {
+      find("\(RepositoryPath.trash)/\(entry.name) doesn't belong here")
     }
   }
 

@@ -9,6 +9,7 @@ import Model
 /// - A finished data or hash file without a manifest is moved to `quarantine/`, where the image's lease could be had at
 ///   once (so nobody is about to publish it), and unless another file builds on it.
 /// - Where a tombstone says that the backup was deleted, the deletion is finished.
+/// - What lies in `trash/` stays.
 package struct RepositoryRecovery: Sendable {
   private let repository: DirectoryRepository
   private let leases: LeaseTable

@@ -13,7 +13,8 @@ package struct DocumentDamage: Error, Hashable, Sendable {
 ///
 /// The file is pretty-printed JSON. Its member `checksum` holds the SHA-256, in lower-case hexadecimal, of the whole
 /// file with these 64 digits replaced by zeros, so that any JSON tool reads it and `sed` and `sha256sum` check it.
-/// Reading is strict: a member that isn't known, at any depth, or one that is missing, is an error.
+/// A member that is missing is an error. One that isn't known is ignored, at any depth, so that later versions can add
+/// some; what older versions would misread needs a new format version.
 package protocol CheckedDocument: Codable, Hashable, Sendable {
   static var currentFormatVersion: Int { get }
   var formatVersion: Int { get }
@@ -60,13 +61,7 @@ package enum CheckedDocumentCodec {
       guard version == Document.currentFormatVersion else {
         throw DocumentDamage("its format version is \(version), not \(Document.currentFormatVersion)")
       }
-      let document = try decoder.decode(type, from: data)
-      // What was dropped on the way in isn't there on the way out.
-      let kept = try decoder.decode(JSONValue.self, from: encoder.encode(document))
-      guard try decoder.decode(JSONValue.self, from: data) == kept else {
-        throw DocumentDamage("it has members that version \(version) doesn't know")
-      }
-      return document
+      return try decoder.decode(type, from: data)
     } catch let error as DocumentDamage {
       throw error
     } catch let error as DecodingError {
