@@ -96,6 +96,9 @@ let package = Package(
     // Tests, and the parts that only they use.
     testParts("BlockTesting", ["Buffers", "BlockCore"]),
     testParts("ModelTesting", ["Model", "Locks"]),
+    .executableTarget(
+      name: "filter-cost", dependencies: ["BlockCore", "BlockFilters", "EventLoops"],
+      path: "Tests/Benchmark/FilterCost", swiftSettings: settings),
     tests("BytesTests", ["Bytes"]),
     tests("BuffersTests", ["Buffers", "Locks"]),
     tests("BlockCoreTests", ["BlockCore", "Buffers", "BlockTesting"]),

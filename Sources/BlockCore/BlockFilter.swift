@@ -19,8 +19,9 @@ package enum BlockChange: Hashable, Sendable {
 /// A device that stands before another one and passes on what it doesn't alter.
 ///
 /// Reads, flushes and status go to `next` unless the filter answers them itself. Every change comes to ``change(_:_:_:)``,
-/// so a filter that has to see changes can't forget a kind of them, nor one that is added later. ``PipeSource`` isn't
-/// passed on: bytes in a pipe follow later writes, which only some filters may allow.
+/// so a filter that has to see changes can't forget a kind of them, nor one that is added later. What a filter can say
+/// without waiting it may say in ``tryBegin(_:_:)``, which is asked first. ``PipeSource`` isn't passed on: bytes in a
+/// pipe follow later writes, which only some filters may allow.
 package protocol BlockFilter: BlockDevice {
   /// Where requests go that begin from now on.
   var next: any BlockDevice { get }
@@ -36,9 +37,19 @@ package protocol BlockFilter: BlockDevice {
       _ kind: BlockChange, _ range: ByteRange,
       _ perform: nonisolated(nonsending) (ByteRange) async throws(BlockError) -> Void
     ) async throws(BlockError)
+
+  /// Begins a change that passes whole and at once: true, and ``ended(_:_:)`` follows when it has ended, however.
+  /// False, without an effect, where ``change(_:_:_:)`` has to make it; that is the default.
+  func tryBegin(_ kind: BlockChange, _ range: ByteRange) -> Bool
+
+  /// A change has ended that ``tryBegin(_:_:)`` let pass.
+  func ended(_ kind: BlockChange, _ range: ByteRange)
 }
 
 extension BlockFilter {
+  @inlinable package func tryBegin(_ kind: BlockChange, _ range: ByteRange) -> Bool { false }
+  @inlinable package func ended(_ kind: BlockChange, _ range: ByteRange) {}
+
   @inlinable package var byteCount: UInt64 { next.byteCount }
   @inlinable package var limits: BlockLimits { next.limits }
   @inlinable package var isReadOnly: Bool { next.isReadOnly }
@@ -84,6 +95,10 @@ extension BlockFilter {
   {
     try checkRequest(.write, at: offset, length: UInt64(bytes.byteCount))
     let range = ByteRange(offset: offset, length: UInt64(bytes.byteCount))
+    if tryBegin(.write(options), range) {
+      defer { ended(.write(options), range) }
+      return try await next.write(bytes, at: offset, options: options)
+    }
     try await change(.write(options), range) { (part) async throws(BlockError) in
       let start = Int(part.offset - offset)
       try await next.write(bytes.extracting(start..<start + Int(part.length)), at: part.offset, options: options)
@@ -95,6 +110,10 @@ extension BlockFilter {
     package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
   {
     try checkRequest(.writeZeroes, at: range.offset, length: range.length)
+    if tryBegin(.writeZeroes(options), range) {
+      defer { ended(.writeZeroes(options), range) }
+      return try await next.writeZeroes(range, options: options)
+    }
     try await change(.writeZeroes(options), range) { (part) async throws(BlockError) in
       try await next.writeZeroes(part, options: options)
     }
@@ -105,6 +124,10 @@ extension BlockFilter {
     package func discard(_ range: ByteRange) async throws(BlockError)
   {
     try checkRequest(.discard, at: range.offset, length: range.length)
+    if tryBegin(.discard, range) {
+      defer { ended(.discard, range) }
+      return try await next.discard(range)
+    }
     try await change(.discard, range) { (part) async throws(BlockError) in try await next.discard(part) }
   }
 
@@ -113,6 +136,10 @@ extension BlockFilter {
     package func resize(to byteCount: UInt64) async throws(BlockError)
   {
     let range = ByteRange(min(byteCount, self.byteCount)..<max(byteCount, self.byteCount))
+    if tryBegin(.resize(to: byteCount), range) {
+      defer { ended(.resize(to: byteCount), range) }
+      return try await next.resize(to: byteCount)
+    }
     try await change(.resize(to: byteCount), range) { (_) async throws(BlockError) in
       try await next.resize(to: byteCount)
     }

@@ -60,14 +60,28 @@ package final class Slot: BlockFilter, @unchecked Sendable {
     ) async throws(BlockError)
   {
     while isHeld { await waitForRelease() }
+    begin()
+    defer { end() }
+    try await perform(piece)
+  }
+
+  package func tryBegin(_ kind: BlockChange, _ range: ByteRange) -> Bool {
+    if isHeld || splits(kind, range) { return false }
+    begin()
+    return true
+  }
+
+  package func ended(_ kind: BlockChange, _ range: ByteRange) { end() }
+
+  private func begin() {
     inFlightCount += 1
     changeCount &+= 1
-    defer {
-      changeCount &+= 1
-      inFlightCount -= 1
-      if inFlightCount == 0 { resume(&drain) }
-    }
-    try await perform(piece)
+  }
+
+  private func end() {
+    changeCount &+= 1
+    inFlightCount -= 1
+    if inFlightCount == 0 { resume(&drain) }
   }
 
   // MARK: Points in time
