@@ -60,6 +60,9 @@ package struct ServiceLimits: Sendable {
   package var concurrentLooks = 8
   /// After that long a look that hasn't ended lets the next one begin beside it.
   package var lookTurn = Duration.seconds(30)
+  /// How long a registration, a rescan and the declarations at the start wait to learn which registered sources are one
+  /// file.
+  package var comparisonPatience = Duration.seconds(5)
   /// How long a request waits to learn which images stand on the one that it is about, and how long one folder's
   /// images hold up another's there.
   package var overlayPatience = Duration.seconds(10)

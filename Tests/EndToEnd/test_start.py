@@ -42,6 +42,38 @@ def test_sighup_changes_nothing(start):
     assert server.stop() == 0
 
 
+def test_two_declared_images_that_are_one_file_are_refused(start, workspace):
+    """By a hard link, by a link in the path, and between the configuration and REST."""
+    folder = workspace / "images"
+    (folder / "pool").mkdir()
+    (folder / "pool/a.raw").write_bytes(bytes(1 << 20))
+    os.link(folder / "pool/a.raw", folder / "b.raw")
+    (folder / "way").symlink_to("pool")
+
+    def declared(name, path):
+        return {"name": name, "source": {"kind": "file", "path": str(folder / path)}, "format": "raw"}
+
+    for path in ("b.raw", "way/a.raw"):
+        said = refused(workspace, images=[declared("one", "pool/a.raw"), declared("two", path)])
+        assert f"'one' at {folder}/pool/a.raw" in said and f"'two' at {folder}/{path}" in said, said
+    server = start()
+    server.register(folder / "b.raw", "raw", "made")
+    server.stop()
+    said = refused(workspace, images=[declared("one", "way/a.raw")])
+    assert "'one'" in said and "'made'" in said and "over REST" in said, said
+    server.start()
+    server.expect(204, "DELETE", "/images/made")
+    server.stop()
+    server = start(images=[declared("one", "way/a.raw")])
+    image = server.get("/images/one")
+    problem = server.problem(409, "source-taken", "POST", "/images", declared("two", "b.raw"))
+    assert "'one'" in problem["detail"]
+    # Renamed, and moved by another link: it is the same image.
+    server.stop()
+    server = start(images=[declared("two", "b.raw")])
+    assert server.get("/images/two")["id"] == image["id"]
+
+
 def hold_catalog(workspace):
     """Another program that holds the catalog locked until it is closed."""
     other = sqlite3.connect(workspace / "state/catalog.sqlite", isolation_level=None)

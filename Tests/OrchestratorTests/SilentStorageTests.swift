@@ -138,6 +138,52 @@ import Testing
     #expect(try await bench.end(of: bench.backUp("vm1", into: "nas")).state == .succeeded)
   }
 
+  /// What can't be looked at is compared by its spelling only, and the plan says so.
+  @Test(.timeLimit(.minutes(1))) func silentImageHoldsUpARegistrationForAWhileOnly() async throws {
+    let bench = try await ServiceBench { $0.comparisonPatience = .milliseconds(100) }
+    try await bench.image("vm1")
+    try await bench.image("hung", path: "/far/hung")
+    let gate = Gate()
+    bench.engine.script { script in
+      script.identity = { ["/images/vm1", "/images/link"].contains($0.place) ? .file(device: 1, inode: 7) : nil }
+      script.silence(at: gate) { $0 == .identities([.file(path: "/far/hung")]) }
+    }
+    for name in ["a", "b", "c"] as [ResourceName] { try await bench.image(name) }
+    await expectRefusal(.sourceTaken) { try await bench.image("d", path: "/images/link") }
+    let refusal = await expectRefusal(.sourceTaken) { try await bench.image("d", path: "/far//hung") }
+    #expect(refusal?.detail.contains("'hung'") == true)
+    let draft = ImageDraft(name: "d", source: .file(path: "/images/d"), format: .raw)
+    let plan = try await bench.service.registerImage(draft, Terms(dryRun: true)).planned()
+    #expect(plan.warnings == ["whether it is the file of these images can't be told at the moment: 'hung'"])
+    // One look, which all of them shared.
+    #expect(gate.arrivals == 1)
+    gate.open()
+    try await eventually("it is looked at again") {
+      try await bench.service.registerImage(draft, Terms(dryRun: true)).planned().warnings.isEmpty
+    }
+  }
+
+  @Test(.timeLimit(.minutes(1))) func silentDeclaredImageHoldsUpTheStartForAWhileOnly() async throws {
+    func draft(_ name: ResourceName, _ path: String) -> ImageDraft {
+      ImageDraft(name: name, source: .file(path: path), format: .raw)
+    }
+    let declared = [draft("vm1", "/images/vm1"), draft("hung", "/far/hung"), draft("vm2", "/images/link")]
+    let (gate, engine) = (Gate(), ScriptedEngine())
+    engine.script { script in
+      script.identity = { ["/images/vm1", "/images/link"].contains($0.place) ? .file(device: 1, inode: 7) : nil }
+      script.silence(at: gate) { $0 == .identities([.file(path: "/far/hung")]) }
+    }
+    let adjust: (inout ServiceLimits) -> Void = { $0.comparisonPatience = .milliseconds(100) }
+    // What can be told is told all the same.
+    await expectRefusal(.sourceTaken) {
+      try await ServiceBench(engine: engine, declarations: Declarations(images: declared), adjust).service
+    }
+    let bench = try await ServiceBench(
+      engine: engine, declarations: Declarations(images: Array(declared.prefix(2))), adjust)
+    #expect(try Set(bench.service.images(PageRequest()).items.map(\.name)) == ["vm1", "hung"])
+    gate.open()
+  }
+
   /// The exports and attached images of others aren't held up by an operation that hangs.
   @Test func hungExportHoldsUpOnlyItsOwnImage() async throws {
     let bench = try await ServiceBench()

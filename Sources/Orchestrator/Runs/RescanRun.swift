@@ -21,10 +21,14 @@ struct RescanRun: Sendable {
       live.log(.info, "reading the manifests of repository '\(repository.name)'")
       let scan = try await runner.engine.scan(repository.location)
       try await live.checkpoint()
-      let inspections = await looks(at: scan.images)
+      let newcomers = scan.images.filter { record in (try? runner.ledger.read { try $0.image(record.id) }) == nil }
+      let inspections = await looks(at: newcomers)
+      var known = try KnownRows.read(of: repository.id, from: runner.ledger)
+      await known.sources.compare(
+        with: newcomers.map(\.source), by: ImageLooks(engine: runner.engine, limits: runner.limits),
+        patience: runner.limits.comparisonPatience)
       var merge = ScanMerge(
-        scan, repository: repository.id, job: job.id, inspections: inspections,
-        known: try KnownRows.read(of: repository.id, from: runner.ledger))
+        scan, repository: repository.id, job: job.id, inspections: inspections, known: known)
       while let step = merge.nextStep(upTo: runner.limits.mergeBatch) {
         try await live.checkpoint()
         let part = try await runner.ledger.persistently { try await commit(step) }
@@ -48,7 +52,7 @@ struct RescanRun: Sendable {
   /// What the images that the catalog doesn't know look like now, as far as they can be opened.
   private func looks(at records: [ImageRecord]) async -> [ImageID: ImageInspection] {
     var inspections: [ImageID: ImageInspection] = [:]
-    for record in records where (try? runner.ledger.read { try $0.image(record.id) }) == nil {
+    for record in records {
       let location = ImageLocation(source: record.source, format: record.format)
       inspections[record.id] = try? await runner.engine.inspect(location)
     }

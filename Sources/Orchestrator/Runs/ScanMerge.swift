@@ -43,7 +43,7 @@ struct ScanMerge: Sendable {
       /// Those that could be opened.
       var opened: Set<ImageID>
       /// The sources of all images, before the merge.
-      var sources: [ComparableSource: ResourceName]
+      var sources: KnownSources
     }
 
     fileprivate var part: Part
@@ -88,9 +88,7 @@ struct ScanMerge: Sendable {
   mutating func nextStep(upTo count: Int) -> Step? {
     if let part = Self.take(count, of: &images) {
       defer {
-        for record in part where circumstances.sources[ComparableSource(record.source)] == nil {
-          circumstances.sources[ComparableSource(record.source)] = record.name
-        }
+        for record in part { circumstances.sources.add(record.source, of: record.name) }
       }
       return step(.images(part, circumstances))
     }
@@ -190,13 +188,13 @@ extension ScanMerge.Step {
   }
 
   private static func remarks(
-    on image: Image, _ record: ImageRecord, _ sources: [ComparableSource: ResourceName]
+    on image: Image, _ record: ImageRecord, _ sources: KnownSources
   ) -> [String] {
     var remarks: [String] = []
     if image.name != record.name {
       remarks.append("image \(image.id) is registered as '\(image.name)': the name '\(record.name)' is taken")
     }
-    if let other = sources[ComparableSource(image.source)] {
+    if let other = sources.image(with: image.source) {
       remarks.append("images '\(image.name)' and '\(other)' have the same source \(image.source.place)")
     }
     return remarks

@@ -15,8 +15,8 @@ import Model
 /// 3. Each image that was attached is attached again, and its exports are served. What can't be is unavailable; an image
 ///    that another process still holds is tried for a while longer. Other exports are served again.
 /// 4. Declared repositories that the rows don't tell are opened, and declared images that the catalog doesn't know are
-///    registered, with the ids that repositories know them by. What contradicts fails the start, if it is found out in
-///    time.
+///    registered, with the ids that repositories know them by. Declared images are compared with each other and with
+///    the rest, by which files they are. What contradicts fails the start, if it is found out in time.
 /// 5. Each repository is cleaned up, and tells what became of the backups of 1: what it holds whole is complete, for the
 ///    manifest decides; the rest failed. Deletions that began are settled in the same way. One that can't be opened
 ///    becomes `unavailable`.
@@ -58,7 +58,7 @@ struct StartUp {
     look(at: images.filter(\.isAtRest))
     // Also where no job tells of one: the start before this one may have been killed after its step 1.
     background.begin { await removeRestoreLeftovers() }
-    if !known.newcomers.isEmpty || !rest.isEmpty {
+    if !known.newcomers.isEmpty || !declarations.images.isEmpty || !rest.isEmpty {
       let unsettled = recoveries.filter { !isSettled($0) }
       try await background.begin(waitingUntil: .now + limits.declarationPatience) {
         let ids = try await repositories.settle(known)

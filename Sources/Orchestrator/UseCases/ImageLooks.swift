@@ -31,7 +31,22 @@ final class ImageLooks: Sendable {
   func files(
     of images: [ImageLocation], until deadline: ContinuousClock.Instant
   ) async -> [ImageLocation: ImageFiles] {
-    let found = Lock<[ImageLocation: ImageFiles]>([:])
+    await answers(about: images, until: deadline).compactMapValues(\.self)
+  }
+
+  /// Which file or device each source is, of those whose storage told by `deadline`; nil if there is none.
+  func identities(
+    of sources: [ImageSource], until deadline: ContinuousClock.Instant
+  ) async -> [ImageSource: FileIdentity?] {
+    // Of a raw image nothing but its one file is looked at.
+    let answers = await answers(about: sources.map { ImageLocation(source: $0, format: .raw) }, until: deadline)
+    return Dictionary(uniqueKeysWithValues: answers.map { ($0.key.source, $0.value?.own.first) })
+  }
+
+  private func answers(
+    about images: [ImageLocation], until deadline: ContinuousClock.Instant
+  ) async -> [ImageLocation: ImageFiles?] {
+    let found = Lock<[ImageLocation: ImageFiles?]>([:])
     let folders = Dictionary(grouping: images) { $0.source.place.split(separator: "/").dropLast() }
     let looks = BackgroundTasks()
     looks.begin(
@@ -39,7 +54,7 @@ final class ImageLooks: Sendable {
     ) { [self] images in
       for image in images where ContinuousClock.now < deadline {
         let files = await files(of: image)
-        found.withLock { $0[image] = files }
+        found.withLock { $0[image] = .some(files) }
       }
     }
     await looks.wait(until: deadline)

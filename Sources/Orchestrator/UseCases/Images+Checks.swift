@@ -42,26 +42,43 @@ extension BackupService {
     }
   }
 
-  /// Refuses a source that is the file or device of a registered image under another path. Returns the sources that it
-  /// was compared with.
-  func requireNoOtherPath(to source: ImageSource) async throws -> Set<ImageSource> {
-    let images = try ledger.read { catalog in try allPages { try catalog.images($0) } }
-    let identities = try await engine.identities(of: [source] + images.map(\.source))
-    if let own = identities.first ?? nil,
-      let (other, _) = zip(images, identities.dropFirst()).first(where: { $0.source != source && $1 == own })
-    {
-      throw DomainError(
-        .sourceTaken,
-        "\(source.place) is the file at \(other.source.place), which is registered as image "
-          + "'\(other.name)'",
-        remedy: "use that image")
+  /// Does `body`, which registers the source, with what tells that it isn't the file or device of a registered image
+  /// under another path, and the names of those images of which that can't be told. Repeats it while others are
+  /// registered meanwhile.
+  func comparing<Result>(
+    _ source: ImageSource, _ identities: inout SourceIdentities,
+    _ body: (SourceIdentities, [ResourceName]) async throws -> Result
+  ) async throws -> Result {
+    for _ in 0..<limits.registrationAttempts {
+      let images = try ledger.read { catalog in try allPages { try catalog.images($0) } }
+      await identities.look(at: [source] + images.map(\.source), by: looks, patience: limits.comparisonPatience)
+      if let other = identities.image(among: images, withTheFileOf: source) {
+        throw DomainError(
+          .sourceTaken,
+          "\(source.place) is the file at \(other.source.place), which is registered as image '\(other.name)'",
+          remedy: "use that image")
+      }
+      do {
+        return try await body(identities, identities.images(of: images, notComparedWith: source).map(\.name))
+      } catch is RegisteredMeanwhile {
+        continue
+      }
     }
-    return Set(images.map(\.source))
+    throw DomainError(
+      .sourceTaken, "other images were registered at the same moment, again and again", remedy: "ask again")
   }
 
-  /// Throws ``RegisteredMeanwhile`` if there is an image by now that the source wasn't compared with.
-  static func requireNone(beside sources: Set<ImageSource>, in catalog: any CatalogReading) throws {
-    guard try allPages({ try catalog.images($0) }).allSatisfy({ sources.contains($0.source) }) else {
+  /// Says whose storage was silent while the image was compared with them.
+  func noteNotCompared(_ image: ResourceName, with others: [ResourceName]) {
+    guard !others.isEmpty else { return }
+    logger.warning(
+      "an image is known by its path's spelling only: whether it is the file of others can't be told",
+      metadata: ["image": "\(image)", "others": "\(others.inWords)"])
+  }
+
+  /// Throws ``RegisteredMeanwhile`` if there is an image by now that wasn't part of the comparison.
+  static func requireNone(beside identities: SourceIdentities, in catalog: any CatalogReading) throws {
+    guard try allPages({ try catalog.images($0) }).allSatisfy({ identities.covers($0.source) }) else {
       throw RegisteredMeanwhile()
     }
   }
@@ -86,17 +103,23 @@ extension BackupService {
   }
 
   static func plan(
-    _ draft: ImageDraft, _ location: ImageLocation, _ inspection: ImageInspection
+    _ draft: ImageDraft, _ location: ImageLocation, _ inspection: ImageInspection,
+    notComparedWith others: [ResourceName]
   ) -> Plan {
     let image = Image(
       name: draft.name, source: draft.source, format: location.format, virtualSize: inspection.virtualSize,
       labels: draft.labels, createdAt: .distantPast)
-    let locked = inspection.locks.contains { $0.held }
+    var warnings: [String] = []
+    if inspection.locks.contains(where: \.held) {
+      warnings.append("another process has it open: a backup would be refused while it may write")
+    }
+    if !others.isEmpty {
+      warnings.append("whether it is the file of these images can't be told at the moment: \(others.inWords)")
+    }
     return Plan(
       action: "register-image",
       steps: ["register \(draft.source.place) as image '\(draft.name)', read as \(location.format.rawValue)"],
-      warnings: locked ? ["another process has it open: a backup would be refused while it may write"] : [],
-      resource: json(image))
+      warnings: warnings, resource: json(image))
   }
 
   static func json(_ image: Image) -> JSONValue {
@@ -107,9 +130,6 @@ extension BackupService {
     ])
   }
 }
-
-/// Another image was registered while a source was compared with those that there were: it is compared anew.
-struct RegisteredMeanwhile: Error {}
 
 /// Throws `managedByConfig` for what the config file declares.
 func requireManagedHere(_ managedBy: ManagedBy, _ what: String) throws(DomainError) {

@@ -61,29 +61,27 @@ extension BackupService {
       try checkLabels(draft.labels)
       let location = try await statedLocation(of: draft)
       let inspection = try await openable(location)
-      for _ in 0..<limits.registrationAttempts {
-        do {
-          return try await registerImage(draft, location, inspection, terms)
-        } catch is RegisteredMeanwhile {
-          continue
-        }
+      var identities = SourceIdentities()
+      return try await comparing(draft.source, &identities) { identities, unknown in
+        let answer = try await registerImage(draft, location, inspection, terms, identities, unknown)
+        if case .done(let image) = answer { noteNotCompared(image.name, with: unknown) }
+        return answer
       }
-      throw DomainError(
-        .sourceTaken, "other images were registered at the same moment, again and again", remedy: "ask again")
     }
   }
 
+  /// - Parameter unknown: images of which it can't be told whether they are the file of the draft's source.
   private func registerImage(
-    _ draft: ImageDraft, _ location: ImageLocation, _ inspection: ImageInspection, _ terms: Terms<Image>
+    _ draft: ImageDraft, _ location: ImageLocation, _ inspection: ImageInspection, _ terms: Terms<Image>,
+    _ identities: SourceIdentities, _ unknown: [ResourceName]
   ) async throws -> Answer<Image> {
-    let others = try await requireNoOtherPath(to: draft.source)
     let check: @Sendable (any CatalogReading) throws -> Void = { catalog in
       try Self.requireFree(draft.name, draft.source, in: catalog)
-      try Self.requireNone(beside: others, in: catalog)
+      try Self.requireNone(beside: identities, in: catalog)
     }
     return try await change(terms) { catalog in
       try check(catalog)
-      return Self.plan(draft, location, inspection)
+      return Self.plan(draft, location, inspection, notComparedWith: unknown)
     } apply: { catalog, now in
       try check(catalog)
       let image = Image(

@@ -23,23 +23,15 @@ struct Overlays: Sendable {
     self.unknown = unknown.sorted { $0.text < $1.text }
   }
 
-  /// Images that one warning names.
-  private static let namedImages = 5
-
-  private static func list(_ names: [ResourceName]) -> String {
-    names.prefix(namedImages).map { "'\($0)'" }.joined(separator: ", ")
-      + (names.count > namedImages ? " and \(names.count - namedImages) more" : "")
-  }
-
   private func change(of image: Image) -> String? {
     known.isEmpty
-      ? nil : "what is written to image '\(image.name)' changes the images that stand on it: \(Self.list(known))"
+      ? nil : "what is written to image '\(image.name)' changes the images that stand on it: \(known.inWords)"
   }
 
   func warnings(of image: Image) -> [String] {
     let doubt =
       unknown.isEmpty
-      ? nil : "whether these images stand on image '\(image.name)' can't be told at the moment: \(Self.list(unknown))"
+      ? nil : "whether these images stand on image '\(image.name)' can't be told at the moment: \(unknown.inWords)"
     return [change(of: image), doubt].compactMap { $0 }
   }
 
