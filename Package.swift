@@ -113,7 +113,11 @@ let package = Package(
     tests("ModelTests", ["Model", "ModelTesting"]),
     tests("CatalogTests", ["Catalog", "Model", "ModelTesting", "Assets", "Locks", grdb]),
     tests("OrchestratorTests", ["Orchestrator", "Model", "ModelTesting", "Locks", logging]),
-    tests("RepositoriesTests", ["Repositories", "Model", "ModelTesting", "Bytes", "BlockCore", "BlockTesting"]),
+    tests(
+      "RepositoriesTests",
+      [
+        "Repositories", "Model", "ModelTesting", "Bytes", "BlockCore", "Buffers", "EventLoops", "Qcow2", "BlockTesting",
+      ]),
     tests(
       "EngineTests",
       [

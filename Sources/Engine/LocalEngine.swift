@@ -20,11 +20,9 @@ package final class LocalEngine: BlockEngine {
   let pool: BufferPool
   let work: any BackgroundWork
   let compressors: CompressorShelf
-  let leases: LeaseTable
-  let tombstones: TombstoneWatch
+  let repositories: any RepositoryKind
   let imageFolders: AllowedFolders
   let imageDevices: AllowedDevices
-  private let repositoryFolders: AllowedFolders
   let peers: NBDPeers
   let claims = FileClaims()
   let attachedImages = AttachedImages()
@@ -32,7 +30,7 @@ package final class LocalEngine: BlockEngine {
   let listeners: ExportListeners
   let calls = CallsInFlight()
   /// By repository; at most one each.
-  private let untoldRepairs = Lock<[RepositoryID: String]>([:])
+  let untoldRepairs = Lock<[RepositoryID: String]>([:])
   let logger: Logger
   private let failureHandler = Lock<(@Sendable (ImageFailure) -> Void)?>(nil)
 
@@ -55,14 +53,16 @@ package final class LocalEngine: BlockEngine {
     } catch {
       throw DomainError(.invalidField, "the compression level \(configuration.compressionLevel): \(error)")
     }
-    leases = LeaseTable(writer: configuration.writer, timing: configuration.lease)
-    tombstones = TombstoneWatch(grace: configuration.lease.grace)
+    let repositoryFolders: RepositoryFolders
     do {
       imageFolders = try AllowedFolders(configuration.imageFolders, purpose: "image folders")
-      repositoryFolders = try AllowedFolders(configuration.repositoryFolders, purpose: "repository folders")
+      repositoryFolders = try RepositoryFolders(configuration)
     } catch {
       throw DomainError(any: error, of: error.detail ?? "an allowed folder")
     }
+    repositories = DirectoryRepositories(
+      writer: configuration.writer, lease: configuration.lease, work: work, pool: pool
+    ) { try repositoryFolders.open($0, isMaking: $1) }
     imageDevices = AllowedDevices(configuration.imageDevices)
     peers = try NBDPeers(configuration.peers)
     var options = NBDServerOptions()
@@ -140,134 +140,5 @@ package final class LocalEngine: BlockEngine {
     return ImageOpener(
       folders: imageFolders, devices: imageDevices, peers: peers, claims: claims, work: work, pool: pool,
       loop: loop, latches: latches)
-  }
-
-  func opener(of repository: DirectoryRepository, on loop: EventLoop) -> RepositoryImageOpener {
-    RepositoryImageOpener(repository: repository, work: work, pool: pool, loop: loop)
-  }
-
-  // MARK: Repositories
-
-  /// The folder of a repository; made, with those above it up to the allowed one, if `isMaking`. Blocks.
-  private func files(ofRepositoryAt path: String, isMaking: Bool) throws -> any FolderFiles {
-    do {
-      let place = try isMaking ? repositoryFolders.resolveToMake(path) : repositoryFolders.resolve(path)
-      let outer = configuration.openFiles(place.folder)
-      if isMaking { try DirectoryRepository.refuseWithin(outer, place.relative, path) }
-      var made = place.missing.reduce(place.relative) { path, _ in RepositoryPath.folder(of: path) }
-      for name in place.missing {
-        let above = made
-        made = above == "." ? name : "\(above)/\(name)"
-        if try outer.ensureFolder(made) { try outer.synchronizeFolder(above) }
-      }
-      let folder = try place.folder.openFolder(place.relative, followsLinks: false)
-      return configuration.openFiles(folder)
-    } catch {
-      let failure = DomainError(any: error, of: path)
-      guard failure.code == .sourceNotFound || failure.code == .sourceNotAFile else { throw failure }
-      throw DomainError(
-        .repositoryUnavailable, "the repository's folder \(path) can't be opened: \(failure.detail)",
-        remedy: "mount the repository's storage, or check the path")
-    }
-  }
-
-  nonisolated(nonsending)
-    func open(_ location: RepositoryLocation, on loop: EventLoop) async throws -> DirectoryRepository
-  {
-    try await loop.blocking(about: location.path) { [self] in
-      let repository = try DirectoryRepository.open(
-        location, in: try files(ofRepositoryAt: location.path, isMaking: false), writer: configuration.writer)
-      note(repository.repair, of: location)
-      return repository
-    }
-  }
-
-  package func openRepository(at path: String, id: RepositoryID) async throws -> RepositoryID {
-    try await onLoop(in: .folder(path)) { [self] loop in
-      try await loop.blocking(about: path) { [self] in
-        let files = try files(ofRepositoryAt: path, isMaking: true)
-        let made = try DirectoryRepository.establish(
-          in: files, at: path, id: id, writer: configuration.writer, now: clock.now())
-        try files.requireInPlace(at: path)
-        note(made.repair, of: RepositoryLocation(id: made.id, path: path))
-        return made.id
-      }
-    }
-  }
-
-  /// As ``open(_:on:)``, for work that writes. Throws `repositoryReadOnly` before anything is done.
-  nonisolated(nonsending)
-    func openToWrite(_ location: RepositoryLocation, on loop: EventLoop) async throws -> DirectoryRepository
-  {
-    let repository = try await open(location, on: loop)
-    let access = try await loop.blocking(about: location.path) { try repository.access() }
-    guard access == .readWrite else {
-      throw DomainError(
-        .repositoryReadOnly, "the storage of the repository \(location.path) takes no writes",
-        remedy: "mount it to be written, and give the server's user access to it")
-    }
-    return repository
-  }
-
-  package func access(to location: RepositoryLocation) async throws -> RepositoryAccess {
-    try await onLoop(in: .folder(location.path)) { [self] loop in
-      let repository = try await open(location, on: loop)
-      return try await loop.blocking(about: location.path) { try repository.access() }
-    }
-  }
-
-  package func scan(_ location: RepositoryLocation) async throws -> RepositoryScan {
-    try await onLoop(in: .folder(location.path)) { [self] loop in
-      let repository = try await open(location, on: loop)
-      var scan = try await loop.blocking(about: location.path) { try RepositoryReader.scan(repository) }
-      if let repair = untoldRepairs.withLock({ $0.removeValue(forKey: location.id) }) {
-        scan.findings.insert(repair, at: 0)
-      }
-      return scan
-    }
-  }
-
-  /// Whatever opens a repository puts it right: the log tells at once, and the next scan as a finding.
-  private func note(_ repair: String?, of location: RepositoryLocation) {
-    guard let repair, untoldRepairs.withLock({ $0.updateValue(repair, forKey: location.id) }) != repair else { return }
-    logger.warning("a repository was put right", metadata: ["path": "\(location.path)", "what": "\(repair)"])
-  }
-
-  package func recover(_ location: RepositoryLocation, liveJobs: Set<JobID>) async throws -> RecoveryReport {
-    try await onLoop(in: .folder(location.path)) { [self] loop in
-      let repository = try await open(location, on: loop)
-      let access = try await loop.blocking(about: location.path) { try repository.access() }
-      guard access == .readWrite else { return RecoveryReport(removed: [], quarantined: [], access: access) }
-      let recovery = RepositoryRecovery(
-        repository: repository, leases: leases, tombstones: tombstones
-      ) { [calls] in liveJobs.contains($0) || calls.isLive($0) }
-      let report = try await recovery.run(on: loop)
-      for path in report.removed { logger.debug("removed a leftover", metadata: ["path": "\(path)"]) }
-      for path in report.quarantined { logger.debug("set aside", metadata: ["path": "\(path)"]) }
-      return report
-    }
-  }
-
-  package func record(_ image: ImageRecord, in location: RepositoryLocation) async throws {
-    let job = JobID()
-    try await onLoop(for: job, in: .folder(location.path)) { [self] loop in
-      let repository = try await openToWrite(location, on: loop)
-      try await loop.blocking(about: location.path) {
-        guard try repository.files.status(of: RepositoryPath.image(image.id)) != nil else { return }
-        try repository.record(image, job: job)
-      }
-    }
-  }
-
-  package func delete(_ backup: StoredBackupLocation, control: any JobControl) async throws {
-    try await onLoop(in: .folder(backup.repository.path)) { [self] loop in
-      let repository = try await openToWrite(backup.repository, on: loop)
-      guard try await loop.blocking(about: backup.folder, { try repository.files.status(of: backup.folder) != nil })
-      else { return control.log(.info, "\(backup.fullPath(.manifest)) was gone already") }
-      try await leases.withLease(on: backup.image, of: repository, loop: loop, control: control) { lease in
-        let deletion = BackupDeletion(repository: repository, tombstones: tombstones)
-        try await deletion.run(backup, lease: lease, on: loop, control: control)
-      }
-    }
   }
 }

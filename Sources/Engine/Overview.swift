@@ -7,7 +7,7 @@
 //
 //     image at rest      ImageOpener ──▶ file ── format ──────────────────────────▶ one piece of work, then closed
 //     attached image     ImageOpener ──▶ file ── format ── AlignedAccess ── Slot ──▶ exports, until it is detached
-//     stored backup      RepositoryImage ──▶ file ── format ── Window ────────────▶ restore, verification, exports
+//     stored backup      BackupRepository ──▶ data, hashes ── Window ─────────────▶ restore, verification, exports
 //
 // A piece of work runs on one loop from its beginning to its end, with every device that it opens. It comes in by an
 // order, a value that says all it needs, and tells through `JobControl`: progress, log, pause, cancellation.
@@ -28,10 +28,8 @@
 // 2. A format is stated and never guessed, and the files that an image names are judged before they are opened
 //    (`BackingName`).
 // 3. An image file has one writer: `FileClaims` among our own uses, and QEMU's locks against other processes.
-// 4. A backup is complete when its manifest is there. The order of publishing is that of `BackupStage`; that of taking
-//    away is the reverse (`BackupDeletion`). `RepositoryRecovery` puts right what a crash left between two steps.
-// 5. Who writes below an image's folder of a repository holds its lease, whose epoch is looked at before publishing.
-// 6. Storage that hangs holds up only what needs it: blocking calls run in its lane.
+// 4. A backup is complete when its repository has published it, under the image's lease (`BackupRepository`).
+// 5. Storage that hangs holds up only what needs it: blocking calls run in its lane.
 //
 // ## The folders
 //

@@ -67,13 +67,11 @@ extension LocalEngine {
       }
     case .backup(let place):
       guard order.isReadOnly else { throw DomainError(.invalidField, "a backup can only be exported read-only") }
-      return try await onLoop(in: .folder(place.repository.path)) { [self] loop in
-        let repository = try await open(place.repository, on: loop)
-        let manifest = try await loop.blocking(about: place.fullPath(.manifest)) { try repository.manifest(place) }
-        let stored = StoredBackup(manifest: manifest, place: place, opener: opener(of: repository, on: loop))
+      return try await onLoop(in: place.repository.lane) { [self] loop in
+        let stored = try await open(place.repository, on: loop).stored(place)
         let data = try await stored.openData()
         return OpenExportSource(
-          device: Window(data, byteCount: manifest.virtualSize), loop: loop, image: nil)
+          device: Window(data.device, byteCount: stored.manifest.virtualSize), loop: loop, image: nil)
       }
     }
   }

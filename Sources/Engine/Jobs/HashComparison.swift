@@ -69,7 +69,7 @@ final class HashComparison {
 
 extension StoredBackup {
   func comparison(_ hashes: HashTreeReader) -> HashComparison {
-    HashComparison(hashes, dataName: place.fullPath(.data), hashesName: place.fullPath(.hashes))
+    HashComparison(hashes, dataName: dataName, hashesName: hashesName)
   }
 }
 

@@ -11,7 +11,7 @@ extension LocalEngine {
   package func backUp(_ order: BackupOrder, control: any JobControl) async throws -> BackupReceipt {
     let location = ImageLocation(source: order.image.source, format: order.image.format)
     try attachedImages.checkDetached(location)
-    return try await onLoop(for: control.job, in: .folder(order.repository.path)) { [self] loop in
+    return try await onLoop(for: control.job, in: order.repository.lane) { [self] loop in
       let repository = try await openToWrite(order.repository, on: loop)
       let image = try await opener(on: loop).open(
         location, isReadOnly: true, for: ImageUse("the backup job \(control.job)"))
@@ -19,7 +19,7 @@ extension LocalEngine {
         control.log(.warning, "\(uri): nothing can prove that nobody writes to an NBD export while it is backed up")
       }
       return try await closing([image.device]) {
-        try await leases.withLease(on: order.image.id, of: repository, loop: loop, control: control) { lease in
+        try await repository.withLease(on: order.image.id, control: control) { lease in
           try await backUp(image, order, to: repository, lease, loop, control)
         }
       }
@@ -29,21 +29,17 @@ extension LocalEngine {
   /// Copies the image into a new stored backup and publishes it; leaves nothing behind if anything fails.
   nonisolated(nonsending)
     private func backUp(
-      _ image: OpenImage, _ order: BackupOrder, to repository: DirectoryRepository, _ lease: Lease, _ loop: EventLoop,
-      _ control: any JobControl
+      _ image: OpenImage, _ order: BackupOrder, to repository: any BackupRepository, _ lease: any RepositoryLease,
+      _ loop: EventLoop, _ control: any JobControl
     ) async throws -> BackupReceipt
   {
     let place = StoredBackupLocation(
       repository: order.repository, image: order.image.id, chain: order.chain, sequence: 0, backup: order.backup)
-    let stage = BackupStage(repository, place, image: order.image, job: control.job)
-    try await loop.blocking(about: repository.location.path) { [tombstones] in
-      try tombstones.sweep(order.image.id, of: repository)
-      try stage.checkVacant()
-    }
+    let stage = try await lease.begin(place, of: order.image, for: control.job)
     return try await attempt {
-      try await fill(stage, with: image, order, lease, loop, control)
+      try await fill(stage, in: repository, with: image, order, loop, control)
     } orCleanUp: {
-      for text in await loop.blocking({ stage.discard() }) {
+      for text in await stage.discard() {
         control.log(.warning, "a leftover couldn't be removed, recovery will try again: \(text)")
       }
     }
@@ -51,50 +47,37 @@ extension LocalEngine {
 
   nonisolated(nonsending)
     private func fill(
-      _ stage: BackupStage, with image: OpenImage, _ order: BackupOrder, _ lease: Lease, _ loop: EventLoop,
-      _ control: any JobControl
+      _ stage: any BackupStage, in repository: any BackupRepository, with image: OpenImage, _ order: BackupOrder,
+      _ loop: EventLoop, _ control: any JobControl
     ) async throws -> BackupReceipt
   {
-    let (repository, place) = (stage.repository, stage.place)
     let pointInTime = clock.now()
-    let copied = try await copy(image, order, stage, loop, control)
+    let names = (data: repository.name(of: .data, stage.backup), hashes: repository.name(of: .hashes, stage.backup))
+    let copied = try await copy(image, order, stage, names, loop, control)
     try await checkUnchanged(image, loop)
     try await control.checkpoint()
     let manifest = Manifest(
-      order: order, sequence: 0, parent: nil, consistency: .offline, pointInTime: pointInTime,
+      order: order, sequence: stage.backup.sequence, parent: nil, consistency: .offline, pointInTime: pointInTime,
       createdAt: order.backup.ulid.date, finishedAt: clock.now(), virtualSize: image.device.byteCount,
       dirtyBytes: copied.dataByteCount, merkleRoot: copied.root)
-    let storedSize = try await loop.blocking(about: repository.location.path) {
-      try stage.publish(manifest, lease: lease)
-      // Complete from here on, whatever comes.
-      return (try? repository.storedByteCount(place)) ?? 0
-    }
-    control.log(.info, "the backup is complete: \(place.fullPath(.manifest))")
+    let storedSize = try await stage.publish(manifest)
+    control.log(.info, "the backup is complete: \(repository.name(of: stage.backup))")
     return BackupReceipt(
       pointInTime: manifest.pointInTime, finishedAt: manifest.finishedAt, virtualSize: manifest.virtualSize,
       dirtyBytes: manifest.dirtyBytes, storedSize: storedSize, merkleRoot: manifest.merkleRoot,
       consistency: manifest.consistency)
   }
 
-  /// Writes data and hashes to work files and closes them.
+  /// Writes data and hashes and closes them.
   nonisolated(nonsending)
     private func copy(
-      _ image: OpenImage, _ order: BackupOrder, _ stage: BackupStage, _ loop: EventLoop, _ control: any JobControl
+      _ image: OpenImage, _ order: BackupOrder, _ stage: any BackupStage, _ names: (data: String, hashes: String),
+      _ loop: EventLoop, _ control: any JobControl
     ) async throws -> (root: Digest, dataByteCount: UInt64)
   {
-    let names = (data: stage.place.fullPath(.data), hashes: stage.place.fullPath(.hashes))
-    let files = stage.repository.files
-    let (dataFile, hashFile) = try await loop.blocking(about: stage.repository.location.path) {
-      try stage.makeFolders()
-      return (try stage.createFile(.data), try stage.createFile(.hashes))
-    }
-    let hashDevice = try await telling(about: names.hashes) {
-      try await files.device(over: hashFile, isReadOnly: false, direct: false, on: loop)
-    }
+    let hashDevice = try await stage.create(.hashes)
     return try await closing([hashDevice]) {
-      let dataDevice = try await telling(about: names.data) {
-        try await files.device(over: dataFile, isReadOnly: false, direct: true, on: loop)
-      }
+      let dataDevice = try await stage.create(.data)
       return try await closing([dataDevice]) {
         let target = try await makeImage(over: dataDevice, byteCount: image.device.byteCount, name: names.data)
         return try await closing([target]) {

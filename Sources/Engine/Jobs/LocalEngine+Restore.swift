@@ -10,20 +10,16 @@ import Repositories
 
 extension LocalEngine {
   package func restore(_ order: RestoreOrder, control: any JobControl) async throws -> RestoreReport {
-    try await onLoop(for: control.job, in: .folder(order.backup.repository.path)) { [self] loop in
-      let repository = try await open(order.backup.repository, on: loop)
-      let manifest = try await loop.blocking(about: order.backup.fullPath(.manifest)) {
-        try repository.manifest(order.backup)
-      }
-      let stored = StoredBackup(manifest: manifest, place: order.backup, opener: opener(of: repository, on: loop))
+    try await onLoop(for: control.job, in: order.backup.repository.lane) { [self] loop in
+      let stored = try await open(order.backup.repository, on: loop).stored(order.backup)
       let hashes = try await stored.openHashes()
       return try await closing([hashes.device]) {
         let data = try await stored.openData()
-        return try await closing([data]) {
+        return try await closing([data.device]) {
           let reading = RestoreReading(
-            stored: stored, hashes: hashes.reader, data: data, loop: loop, control: control)
+            stored: stored, hashes: hashes.reader, data: data.device, loop: loop, control: control)
           let written = try await restore(reading, to: order.target)
-          return RestoreReport(virtualSize: manifest.virtualSize, writtenBytes: written)
+          return RestoreReport(virtualSize: stored.manifest.virtualSize, writtenBytes: written)
         }
       }
     }
@@ -48,7 +44,7 @@ extension LocalEngine {
     let (stored, loop, control) = (reading.stored, reading.loop, reading.control)
     let sink = RestoreSink(
       stored.comparison(reading.hashes), target: target, targetName: name, targetIsZero: targetIsZero, control: control)
-    let source = stored.place.fullPath(.data)
+    let source = stored.dataName
     try await run(from: reading.data, byteCount: stored.manifest.virtualSize, to: sink, loop, control) {
       DomainError($0, of: source, damage: .backupCorrupt)
     }
@@ -238,7 +234,7 @@ extension LocalEngine {
 struct RestoreReading {
   let stored: StoredBackup
   let hashes: HashTreeReader
-  let data: Qcow2Image
+  let data: any BlockDevice
   let loop: EventLoop
   let control: any JobControl
 }

@@ -40,14 +40,11 @@ private struct Findings {
 
 extension LocalEngine {
   package func verify(_ order: VerifyOrder, control: any JobControl) async throws -> VerifyReport {
-    try await onLoop(in: .folder(order.backup.repository.path)) { [self] loop in
+    try await onLoop(in: order.backup.repository.lane) { [self] loop in
       let repository = try await open(order.backup.repository, on: loop)
       var findings = Findings()
-      let manifest = try await findings.collect {
-        try await loop.blocking(about: order.backup.fullPath(.manifest)) { try repository.manifest(order.backup) }
-      }
-      guard let manifest else { return report(findings, 0) }
-      let stored = StoredBackup(manifest: manifest, place: order.backup, opener: opener(of: repository, on: loop))
+      let stored = try await findings.collect { try await repository.stored(order.backup) }
+      guard let stored else { return report(findings, 0) }
       let verified = try await verify(stored, order.level, &findings, loop, control)
       return report(findings, verified)
     }
@@ -67,17 +64,17 @@ extension LocalEngine {
     let hashes = try await findings.collect { try await stored.openHashes() }
     return try await closing(hashes.map { [$0.device] } ?? []) {
       let data = try await findings.collect { try await stored.openData() }
-      return try await closing(data.map { [$0] } ?? []) {
-        try await checkMetadata(stored, hashes?.reader, data, &findings, control)
+      return try await closing(data.map { [$0.device] } ?? []) {
+        try await checkMetadata(stored, hashes?.reader, data?.tables, &findings, control)
         guard level == .checksum, let hashes, let data else { return 0 }
-        return try await compare(stored, hashes.reader, data, &findings, loop, control)
+        return try await compare(stored, hashes.reader, data.device, &findings, loop, control)
       }
     }
   }
 
   nonisolated(nonsending)
     private func checkMetadata(
-      _ stored: StoredBackup, _ hashes: HashTreeReader?, _ data: Qcow2Image?, _ findings: inout Findings,
+      _ stored: StoredBackup, _ hashes: HashTreeReader?, _ tables: Qcow2Image?, _ findings: inout Findings,
       _ control: any JobControl
     ) async throws
   {
@@ -86,17 +83,17 @@ extension LocalEngine {
         do {
           try await hashes.proveAll { try await control.checkpoint() }
         } catch let failure as HashTreeReader.Failure {
-          throw DomainError(failure, of: stored.place.fullPath(.hashes))
+          throw DomainError(failure, of: stored.hashesName)
         }
       }
     }
-    guard let data else { return }
+    guard let tables else { return }
     try await control.checkpoint()
-    let name = stored.place.fullPath(.data)
+    let name = stored.dataName
     let report = try await findings.collect {
       try await telling(about: name, damage: .backupCorrupt) {
         try await Self.walking(control, telling: nil) { (progress) async throws(BlockError) in
-          try await data.check(progress)
+          try await tables.check(progress)
         }
       }
     }
@@ -108,11 +105,11 @@ extension LocalEngine {
 
   nonisolated(nonsending)
     private func compare(
-      _ stored: StoredBackup, _ hashes: HashTreeReader, _ data: Qcow2Image, _ findings: inout Findings,
+      _ stored: StoredBackup, _ hashes: HashTreeReader, _ data: any BlockDevice, _ findings: inout Findings,
       _ loop: EventLoop, _ control: any JobControl
     ) async throws -> UInt64
   {
-    let name = stored.place.fullPath(.data)
+    let name = stored.dataName
     let sink = VerifySink(stored.comparison(hashes))
     _ = try await findings.collect {
       try await run(from: data, byteCount: stored.manifest.virtualSize, to: sink, loop, control) {

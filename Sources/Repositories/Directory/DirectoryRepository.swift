@@ -1,232 +1,221 @@
+import BlockCore
+import Buffers
 import EventLoops
+import Failures
 import Foundation
-import Glibc
 import Model
 
-/// A repository of kind `directory` that is open: its folder is held, and holds what it should.
-package struct DirectoryRepository: Sendable {
-  package let location: RepositoryLocation
-  package let files: any FolderFiles
-  /// Who writes: part of the names of work files.
-  package let writer: ULID
-  /// What was put right in opening it, as a sentence; nil if nothing was.
-  package let repair: String?
+/// Repositories of kind `directory`: folders of this machine, local or mounted.
+package final class DirectoryRepositories: RepositoryKind {
+  let writer: ULID
+  let leases: LeaseTable
+  let tombstones: TombstoneWatch
+  let work: any BackgroundWork
+  let pool: BufferPool
+  private let openFolder: @Sendable (_ path: String, _ isMaking: Bool) throws -> any FolderFiles
 
-  /// The most names that one folder of a repository may hold.
-  package static let maximumEntryCount = 100_000
-
-  /// Opens what must be the repository that `location` names. Blocks.
-  package static func open(
-    _ location: RepositoryLocation, in files: any FolderFiles, writer: ULID
-  ) throws -> DirectoryRepository {
-    let loss = LostDocument(files: files, path: location.path, writer: writer)
-    var repair: String?
-    let id: RepositoryID
-    if let document = try document(in: files, at: location.path) {
-      id = document.id
-    } else if let found = try loss.idInManifests() {
-      if found == location.id { repair = try loss.restoreDocument(found) }
-      id = found
-    } else {
-      throw DomainError(
-        .repositoryUnavailable, "\(location.path) holds no \(RepositoryPath.document)",
-        remedy: "mount the repository's storage, or give the path of its folder")
-    }
-    guard id == location.id else {
-      throw DomainError(
-        .repositoryMismatch, "\(location.path) holds the repository \(id), not \(location.id)",
-        remedy: "mount the right storage, or register this folder as a repository of its own")
-    }
-    return DirectoryRepository(location: location, files: files, writer: writer, repair: repair)
-  }
-
-  /// Makes the folder a repository with `id`, or tells the id of the one that it is, with what was put right
-  /// in it. Blocks.
-  package static func establish(
-    in files: any FolderFiles, at path: String, id: RepositoryID, writer: ULID, now: Date
-  ) throws -> (id: RepositoryID, repair: String?) {
-    if let document = try document(in: files, at: path) {
-      try refuseHolding(files, path)
-      return (document.id, nil)
-    }
-    let loss = LostDocument(files: files, path: path, writer: writer)
-    if let found = try loss.idInManifests() {
-      return (found, try loss.restoreDocument(found))
-    }
-    try checkEmpty(files, path)
-    for folder in RepositoryPath.folders where folder != RepositoryPath.trash {
-      _ = try files.ensureFolder(folder)
-    }
-    let document = RepositoryDocument(id: id, createdAt: Timestamp.rounded(now))
-    do throws(SystemError) {
-      try publish(document, in: files, at: path, writer: writer, isReplacing: false)
-    } catch {
-      // Another server was first.
-      if error.code == EEXIST, let document = try Self.document(in: files, at: path) { return (document.id, nil) }
-      throw error
-    }
-    return (id, nil)
-  }
-
-  static func publish(
-    _ document: RepositoryDocument, in files: any FolderFiles, at path: String, writer: ULID, isReplacing: Bool
-  ) throws(SystemError) {
-    let bytes: [UInt8]
-    do { bytes = try CheckedDocumentCodec.encode(document) } catch { throw SystemError(EIO, "\(path): \(error)") }
-    let way = PartFileName(target: RepositoryPath.document, writer: writer, job: JobID()).text
-    try files.publish(bytes, as: RepositoryPath.document, by: way, isReplacing: isReplacing)
-  }
-
-  /// Nil if there is none, or only the empty file or the zeroes that a power cut leaves on some file systems.
-  private static func document(in files: any FolderFiles, at path: String) throws -> RepositoryDocument? {
-    do {
-      let bytes = try files.contents(of: RepositoryPath.document, limit: CheckedDocumentCodec.maximumByteCount)
-      if bytes.allSatisfy({ $0 == 0 }) { return nil }
-      return try CheckedDocumentCodec.decode(RepositoryDocument.self, from: bytes)
-    } catch let error as SystemError where error.code == ENOENT {
-      return nil
-    } catch let error as DocumentDamage {
-      throw DomainError(
-        .repositoryMismatch, "\(path)/\(RepositoryPath.document): \(error.text)",
-        remedy: "put the file back as it was, or use another folder")
-    }
-  }
-
-  /// What a cut while it was being made leaves, and what a file system of its own begins with, are no content.
-  private static func checkEmpty(_ files: any FolderFiles, _ path: String) throws {
-    let own = RepositoryPath.folders + ["lost+found"]
-    for entry in try files.entries(of: ".", limit: maximumEntryCount) {
-      if entry.kind == .folder, own.contains(entry.name) { continue }
-      if let part = PartFileName(entry.name), part.target == RepositoryPath.document { continue }
-      if entry.name == RepositoryPath.document {
-        throw DomainError(
-          .repositoryMismatch, "\(path)/\(entry.name) is empty, and no backup tells whose it is",
-          remedy: "put the file back as it was, or remove it if the folder holds nothing else")
-      }
-      throw DomainError(
-        .repositoryMismatch, "\(path) isn't a repository and isn't empty: it holds '\(entry.name)'",
-        remedy: "use an empty folder, or one that doesn't exist yet")
-    }
-    for folder in own.dropLast() where try files.status(of: folder) != nil {
-      guard try files.entries(of: folder, limit: 1).isEmpty else {
-        throw DomainError(
-          .repositoryMismatch, "\(path) has lost its \(RepositoryPath.document): '\(folder)' isn't empty",
-          remedy: "put \(RepositoryPath.document) back as it was")
-      }
-    }
-  }
-
-  // MARK: Nesting
-
-  /// Refuses a folder that lies in a repository: what is written in there isn't that repository's. Blocks.
   /// - Parameters:
-  ///   - outer: the files of an allowed folder, and `relative` the repository's path beneath it.
-  package static func refuseWithin(_ outer: any FolderFiles, _ relative: String, _ path: String) throws {
-    var above = relative
-    while above != "." {
-      above = RepositoryPath.folder(of: above)
-      let document = above == "." ? RepositoryPath.document : "\(above)/\(RepositoryPath.document)"
-      do throws(SystemError) {
-        guard try outer.status(of: document) != nil else { continue }
-      } catch {
-        // Nothing is known of a folder that can't be read.
-        guard [EACCES, EPERM].contains(error.code) else { throw error }
-        continue
-      }
-      throw DomainError(
-        .repositoryMismatch, "\(path) lies within another repository, the one whose \(document) is there",
-        remedy: "choose a folder outside of it")
+  ///   - writer: this server.
+  ///   - openFolder: opens the folder at a path that may hold repositories; makes it, with those above it up to the
+  ///     allowed one, if `isMaking`. Blocks.
+  package init(
+    writer: ULID, lease timing: LeaseTiming, work: any BackgroundWork, pool: BufferPool,
+    openFolder: @escaping @Sendable (_ path: String, _ isMaking: Bool) throws -> any FolderFiles
+  ) {
+    self.writer = writer
+    leases = LeaseTable(writer: writer, timing: timing)
+    tombstones = TombstoneWatch(grace: timing.grace)
+    self.work = work
+    self.pool = pool
+    self.openFolder = openFolder
+  }
+
+  nonisolated(nonsending)
+    package func open(_ location: RepositoryLocation, on loop: EventLoop) async throws -> any BackupRepository
+  {
+    try await loop.blocking(about: location.path) { [self] in
+      let folder = try RepositoryFolder.open(location, in: try openFolder(location.path, false), writer: writer)
+      return DirectoryRepository(folder: folder, kind: self, loop: loop)
     }
   }
 
-  private static func refuseHolding(_ files: any FolderFiles, _ path: String) throws {
-    for entry in try files.entries(of: ".", limit: maximumEntryCount)
-    where entry.kind == .folder && !RepositoryPath.folders.contains(entry.name) {
-      guard (try? files.status(of: "\(entry.name)/\(RepositoryPath.document)")) ?? nil != nil else { continue }
-      throw DomainError(
-        .repositoryMismatch, "\(path) holds another repository, \(entry.name)", remedy: "move one out of the other")
+  nonisolated(nonsending)
+    package func establish(
+      at path: String, id: RepositoryID, now: Date, on loop: EventLoop
+    ) async throws -> EstablishedRepository
+  {
+    try await loop.blocking(about: path) { [self] in
+      let files = try openFolder(path, true)
+      let made = try RepositoryFolder.establish(in: files, at: path, id: id, writer: writer, now: now)
+      try files.requireInPlace(at: path)
+      return made
+    }
+  }
+}
+
+/// One of them that is open: what blocks runs off the loop, in the lane of the storage.
+struct DirectoryRepository: BackupRepository {
+  let folder: RepositoryFolder
+  let kind: DirectoryRepositories
+  let loop: EventLoop
+
+  var location: RepositoryLocation { folder.location }
+  var repair: String? { folder.repair }
+
+  func name(of backup: StoredBackupLocation) -> String { backup.fullPath(.manifest) }
+
+  func name(of file: StoredFile, _ backup: StoredBackupLocation) -> String {
+    backup.fullPath(BackupFileName.Part(file))
+  }
+
+  nonisolated(nonsending)
+    func access() async throws -> RepositoryAccess
+  {
+    try await loop.blocking(about: location.path) { [folder] in try folder.access() }
+  }
+
+  nonisolated(nonsending)
+    func scan() async throws -> RepositoryScan
+  {
+    try await loop.blocking(about: location.path) { [folder] in try RepositoryReader.scan(folder) }
+  }
+
+  nonisolated(nonsending)
+    func recover(isLive: @escaping @Sendable (JobID) -> Bool) async throws -> RecoveryReport
+  {
+    let recovery = RepositoryRecovery(
+      repository: folder, leases: kind.leases, tombstones: kind.tombstones, isLive: isLive)
+    return try await recovery.run(on: loop)
+  }
+
+  nonisolated(nonsending)
+    func record(_ image: ImageRecord, job: JobID) async throws
+  {
+    try await loop.blocking(about: location.path) { [folder] in
+      guard try folder.files.status(of: RepositoryPath.image(image.id)) != nil else { return }
+      try folder.record(image, job: job)
     }
   }
 
-  /// Refuses a repository whose path doesn't lead to the open folder any more: what is written there won't be found.
-  /// Blocks.
-  package func requireInPlace() throws { try files.requireInPlace(at: location.path) }
-
-  /// Blocks.
-  package func access() throws(SystemError) -> RepositoryAccess { try files.isWritable() ? .readWrite : .readOnly }
-
-  // MARK: Documents
-
-  package func manifestBytes(_ backup: StoredBackupLocation) throws(SystemError) -> [UInt8] {
-    try files.contents(of: backup.path(.manifest), limit: CheckedDocumentCodec.maximumByteCount)
+  nonisolated(nonsending)
+    func manifest(of backup: StoredBackupLocation) async throws -> Manifest
+  {
+    try await loop.blocking(about: backup.fullPath(.manifest)) { [folder] in try folder.manifest(backup) }
   }
 
-  /// The manifest of a backup that is complete, as it should be at that place. Blocks.
-  package func manifest(_ backup: StoredBackupLocation) throws -> Manifest {
-    let path = backup.path(.manifest)
+  private var opener: RepositoryImageOpener {
+    RepositoryImageOpener(repository: folder, work: kind.work, pool: kind.pool, loop: loop)
+  }
+
+  nonisolated(nonsending)
+    func openHashes(of backup: StoredBackupLocation) async throws -> any BlockDevice
+  {
+    try await opener.openFile(backup.path(.hashes))
+  }
+
+  nonisolated(nonsending)
+    func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> StoredData
+  {
+    let image = try await opener.open(manifest, at: backup)
+    return StoredData(device: image, tables: image)
+  }
+
+  nonisolated(nonsending)
+    func takeLease(on image: ImageID, control: any JobControl) async throws -> any RepositoryLease
+  {
+    DirectoryLease(
+      repository: self, held: try await kind.leases.take(image, of: folder, loop: loop, control: control))
+  }
+
+  nonisolated(nonsending)
+    func delete(_ backup: StoredBackupLocation, control: any JobControl) async throws
+  {
+    guard
+      try await loop.blocking(about: backup.folder, { [folder] in try folder.files.status(of: backup.folder) != nil })
+    else { return control.log(.info, "\(name(of: backup)) was gone already") }
+    let held = try await kind.leases.take(backup.image, of: folder, loop: loop, control: control)
+    let deletion = BackupDeletion(repository: folder, tombstones: kind.tombstones)
+    let result: Result<Void, any Error>
     do {
-      let manifest = try CheckedDocumentCodec.decode(Manifest.self, from: try manifestBytes(backup))
-      guard manifest.belongs(at: backup) else { throw DocumentDamage("it belongs to another backup") }
-      _ = try manifest.root()
-      return manifest
-    } catch let error as DocumentDamage {
-      throw DomainError(
-        .backupCorrupt, "the manifest \(path) can't be used: \(error.text)", remedy: "use another backup")
-    } catch let error as SystemError where error.code == EMSGSIZE {
-      throw DomainError(
-        .backupCorrupt, "the manifest \(path) can't be used: \(error.detail ?? "it is too long")",
-        remedy: "use another backup")
-    } catch let error as SystemError where error.code == ENOENT {
-      let isDeleted = try files.status(of: backup.path(.tombstone)) != nil
-      throw DomainError(
-        .backupNotComplete,
-        isDeleted
-          ? "the backup \(backup.backup) was deleted" : "the backup \(backup.backup) has no manifest at \(path)",
-        remedy: "use another backup")
-    }
-  }
-
-  /// Writes image.json if it doesn't say the same already. The image's folder exists. Blocks.
-  package func record(_ image: ImageRecord, job: JobID) throws {
-    let path = RepositoryPath.imageDocument(image.id)
-    let bytes = try CheckedDocumentCodec.encode(ImageDocument(image))
-    do throws(SystemError) {
-      if try files.contents(of: path, limit: CheckedDocumentCodec.maximumByteCount) == bytes { return }
+      result = .success(try await deletion.run(backup, lease: held.lease, on: loop, control: control))
     } catch {
-      // One that is too long is damaged, and replaced.
-      guard error.code == ENOENT || error.code == EMSGSIZE else { throw error }
+      result = .failure(error)
     }
-    let way = PartFileName(target: path, writer: writer, job: job).text
-    try files.publish(bytes, as: path, by: way, isReplacing: true)
-  }
-
-  /// Bytes that the backup's files take.
-  package func storedByteCount(_ backup: StoredBackupLocation) throws(SystemError) -> UInt64 {
-    var count: UInt64 = 0
-    for part in [BackupFileName.Part.data, .hashes, .manifest] {
-      count += try files.status(of: backup.path(part))?.allocatedByteCount ?? 0
-    }
-    return count
+    await held.giveBack()
+    try result.get()
   }
 }
 
-extension StoredBackupLocation {
-  package var folder: String { RepositoryPath.chain(chain, of: image) }
+/// The lease on an image's folder.
+struct DirectoryLease: RepositoryLease {
+  let repository: DirectoryRepository
+  let held: HeldLease
 
-  package func name(_ part: BackupFileName.Part) -> String {
-    BackupFileName(sequence: sequence, backup: backup, part: part).text
+  var epoch: UInt64 { held.lease.epoch }
+
+  nonisolated(nonsending)
+    func begin(
+      _ backup: StoredBackupLocation, of image: ImageRecord, for job: JobID
+    ) async throws -> any BackupStage
+  {
+    let (folder, tombstones) = (repository.folder, repository.kind.tombstones)
+    let stage = StageFolder(folder, backup, image: image, job: job)
+    try await repository.loop.blocking(about: repository.location.path) {
+      try tombstones.sweep(image.id, of: folder)
+      try stage.checkVacant()
+    }
+    return DirectoryStage(files: stage, lease: held.lease, loop: repository.loop)
   }
 
-  /// Within the repository.
-  package func path(_ part: BackupFileName.Part) -> String { "\(folder)/\(name(part))" }
-
-  /// What a person knows the file by.
-  package func fullPath(_ part: BackupFileName.Part) -> String { "\(repository.path)/\(path(part))" }
+  nonisolated(nonsending)
+    func giveBack() async
+  { await held.giveBack() }
 }
 
-extension Manifest {
-  package func belongs(at place: StoredBackupLocation) -> Bool {
-    repository == place.repository.id && image == place.image && chain == place.chain && sequence == place.sequence
-      && backup == place.backup
+/// A backup's files while they are being written.
+struct DirectoryStage: BackupStage {
+  let files: StageFolder
+  let lease: Lease
+  let loop: EventLoop
+
+  var backup: StoredBackupLocation { files.place }
+
+  nonisolated(nonsending)
+    func create(_ file: StoredFile) async throws -> any BlockDevice
+  {
+    let part = BackupFileName.Part(file)
+    let descriptor = try await loop.blocking(about: files.repository.location.path) { [files] in
+      try files.makeFolders()
+      return try files.createFile(part)
+    }
+    return try await telling(about: backup.fullPath(part)) {
+      // Data are written in large pieces and once; hashes in single pages.
+      try await files.repository.files.device(over: descriptor, isReadOnly: false, direct: part == .data, on: loop)
+    }
+  }
+
+  nonisolated(nonsending)
+    func publish(_ manifest: Manifest) async throws -> UInt64
+  {
+    try await loop.blocking(about: files.repository.location.path) { [files, lease] in
+      try files.publish(manifest, lease: lease)
+      // Complete from here on, whatever comes.
+      return (try? files.repository.storedByteCount(files.place)) ?? 0
+    }
+  }
+
+  nonisolated(nonsending)
+    func discard() async -> [String]
+  {
+    await loop.blocking { [files] in files.discard() }
+  }
+}
+
+extension BackupFileName.Part {
+  init(_ file: StoredFile) {
+    switch file {
+    case .data: self = .data
+    case .hashes: self = .hashes
+    }
   }
 }

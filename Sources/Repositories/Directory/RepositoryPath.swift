@@ -91,7 +91,7 @@ package struct BackupFileName: Hashable, Sendable {
 
   private static let digitCount = String(Manifest.sequences.upperBound).count
 
-  /// Of a sequence beyond the bound it isn't a name that is read back: ``BackupStage/checkVacant()`` refuses it.
+  /// Of a sequence beyond the bound it isn't a name that is read back: ``RepositoryLease/begin(_:of:for:)`` refuses it.
   package var text: String {
     let digits = String(sequence)
     return String(repeating: "0", count: max(0, Self.digitCount - digits.count))

@@ -4,18 +4,18 @@ import Glibc
 import Model
 
 /// Reads everything that a repository's files tell, and changes nothing. Blocks.
-package struct RepositoryReader {
-  private let repository: DirectoryRepository
+struct RepositoryReader {
+  private let repository: RepositoryFolder
   private var scan = RepositoryScan(images: [], chains: [], backups: [], findings: [])
   private var unreportedFindingCount = 0
 
   /// More findings than this are only counted.
   private static let maximumFindingCount = 1000
 
-  private init(_ repository: DirectoryRepository) { self.repository = repository }
+  private init(_ repository: RepositoryFolder) { self.repository = repository }
 
   /// - Throws: only for what keeps the whole from being read; a bad file is a finding.
-  package static func scan(_ repository: DirectoryRepository) throws -> RepositoryScan {
+  static func scan(_ repository: RepositoryFolder) throws -> RepositoryScan {
     var reader = RepositoryReader(repository)
     try reader.readImages()
     try reader.readTrash()
@@ -36,7 +36,7 @@ package struct RepositoryReader {
   }
 
   private func entries(_ path: String) throws -> [FolderEntry] {
-    try files.entries(of: path, limit: DirectoryRepository.maximumEntryCount)
+    try files.entries(of: path, limit: RepositoryFolder.maximumEntryCount)
   }
 
   private mutating func readImages() throws {

@@ -10,25 +10,15 @@ import Model
 ///   once (so nobody is about to publish it), and unless another file builds on it.
 /// - Where a tombstone says that the backup was deleted, the deletion is finished.
 /// - What lies in `trash/` stays.
-package struct RepositoryRecovery: Sendable {
-  private let repository: DirectoryRepository
-  private let leases: LeaseTable
-  private let tombstones: TombstoneWatch
-  private let isLive: @Sendable (JobID) -> Bool
-
-  /// - Parameter isLive: whether the job may still be writing.
-  package init(
-    repository: DirectoryRepository, leases: LeaseTable, tombstones: TombstoneWatch,
-    isLive: @escaping @Sendable (JobID) -> Bool
-  ) {
-    self.repository = repository
-    self.leases = leases
-    self.tombstones = tombstones
-    self.isLive = isLive
-  }
+struct RepositoryRecovery: Sendable {
+  let repository: RepositoryFolder
+  let leases: LeaseTable
+  let tombstones: TombstoneWatch
+  /// Whether the job may still be writing.
+  let isLive: @Sendable (JobID) -> Bool
 
   nonisolated(nonsending)
-    package func run(on loop: EventLoop) async throws -> RecoveryReport
+    func run(on loop: EventLoop) async throws -> RecoveryReport
   {
     var report = RecoveryReport(removed: [], quarantined: [])
     let images = try await loop.blocking(about: repository.location.path) { [self] in
@@ -46,7 +36,7 @@ package struct RepositoryRecovery: Sendable {
   private var files: any FolderFiles { repository.files }
 
   private func entries(_ path: String) throws(SystemError) -> [FolderEntry] {
-    try files.entries(of: path, limit: DirectoryRepository.maximumEntryCount)
+    try files.entries(of: path, limit: RepositoryFolder.maximumEntryCount)
   }
 
   private func imageFolders() throws(SystemError) -> [String] {

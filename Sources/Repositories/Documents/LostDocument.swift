@@ -49,7 +49,7 @@ struct LostDocument {
     let document = RepositoryDocument(id: id, createdAt: Timestamp.rounded(id.ulid.date))
     do throws(SystemError) {
       // What an empty file holds isn't lost by replacing it.
-      try DirectoryRepository.publish(document, in: files, at: path, writer: writer, isReplacing: true)
+      try RepositoryFolder.publish(document, in: files, at: path, writer: writer, isReplacing: true)
     } catch {
       guard error.code == EROFS || error.code == EACCES || error.code == EPERM else { throw error }
       return
@@ -59,7 +59,7 @@ struct LostDocument {
   }
 
   private func entries(_ path: String) throws(SystemError) -> [FolderEntry] {
-    try files.entries(of: path, limit: DirectoryRepository.maximumEntryCount)
+    try files.entries(of: path, limit: RepositoryFolder.maximumEntryCount)
   }
 
   private func chainFolders() throws(SystemError) -> [String] {

@@ -18,6 +18,11 @@ package struct Manifest: CheckedDocument {
     package var backup: BackupID
     /// The parent's root when this backup was made: what it builds on must still have it.
     package var merkleRoot: String
+
+    package init(backup: BackupID, merkleRoot: String) {
+      self.backup = backup
+      self.merkleRoot = merkleRoot
+    }
   }
 
   /// What had the backup made: a person, or a policy.

@@ -9,7 +9,7 @@ import Model
 /// Two things back it: an OFD lock on the lease's file, which ends with the process and counts on this host; and the
 /// record in the file, whose beats tell other hosts that the holder lives. It is checked again before each step that
 /// others could see (``confirm()``). All calls block.
-package final class Lease: Sendable {
+final class Lease: Sendable {
   /// What trying to take one came to.
   enum Attempt {
     case taken(Lease)
@@ -43,7 +43,7 @@ package final class Lease: Sendable {
     state = Lock(State(record: record, lastBeat: .now))
   }
 
-  package var epoch: UInt64 { state.withLock { $0.record.epoch } }
+  var epoch: UInt64 { state.withLock { $0.record.epoch } }
 
   /// Takes the lease if it is free, or this server's own from an earlier life, or still `expired` byte for byte.
   static func attempt(

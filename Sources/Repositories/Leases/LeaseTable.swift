@@ -4,7 +4,7 @@ import Locks
 import Model
 
 /// The leases that this server holds: jobs on the same image of a repository share one.
-package final class LeaseTable: Sendable {
+final class LeaseTable: Sendable {
   private struct Key: Hashable {
     var repository: RepositoryID
     var image: ImageID
@@ -30,18 +30,17 @@ package final class LeaseTable: Sendable {
   /// Between two looks at a lease that is in transition here, or another server's.
   private static let shortPause = Duration.milliseconds(10)
 
-  package init(writer: ULID, timing: LeaseTiming) {
+  init(writer: ULID, timing: LeaseTiming) {
     self.writer = writer
     self.timing = timing
   }
 
-  /// Holds the image's lease while `body` runs, and renews it meanwhile.
+  /// Takes the image's lease, or a share of it, and renews it until it is given back.
   /// - Throws: `repositoryLeased` if another server holds it and lives.
   nonisolated(nonsending)
-    package func withLease<Result: Sendable>(
-      on image: ImageID, of repository: DirectoryRepository, loop: EventLoop, control: any JobControl,
-      _ body: (Lease) async throws -> Result
-    ) async throws -> Result
+    func take(
+      _ image: ImageID, of repository: RepositoryFolder, loop: EventLoop, control: any JobControl
+    ) async throws -> HeldLease
   {
     let key = Key(repository: repository.location.id, image: image)
     let lease = try await obtain(key, repository, loop, control)
@@ -53,18 +52,13 @@ package final class LeaseTable: Sendable {
         }
       }
     }
-    let result: Swift.Result<Result, any Error>
-    do { result = .success(try await body(lease)) } catch { result = .failure(error) }
-    renewal.cancel()
-    await renewal.value
-    await giveBack(key, loop)
-    return try result.get()
+    return HeldLease(lease: lease, renewal: renewal) { [self] in await giveBack(key, loop) }
   }
 
   /// Takes the lease only if that needs no waiting, and nobody here uses it; nil otherwise.
   nonisolated(nonsending)
     func withIdleLease<Result: Sendable>(
-      on image: ImageID, of repository: DirectoryRepository, loop: EventLoop,
+      on image: ImageID, of repository: RepositoryFolder, loop: EventLoop,
       _ body: @Sendable @escaping (Lease) throws -> Result
     ) async throws -> Result?
   {
@@ -88,7 +82,7 @@ package final class LeaseTable: Sendable {
 
   nonisolated(nonsending)
     private func obtain(
-      _ key: Key, _ repository: DirectoryRepository, _ loop: EventLoop, _ control: any JobControl
+      _ key: Key, _ repository: RepositoryFolder, _ loop: EventLoop, _ control: any JobControl
     ) async throws -> Lease
   {
     while true {
@@ -125,7 +119,7 @@ package final class LeaseTable: Sendable {
   /// Takes a free lease at once; waits out one whose holder gives no sign for its whole time, by our own clock.
   nonisolated(nonsending)
     private func take(
-      _ key: Key, _ repository: DirectoryRepository, _ loop: EventLoop, _ control: any JobControl
+      _ key: Key, _ repository: RepositoryFolder, _ loop: EventLoop, _ control: any JobControl
     ) async throws -> Lease
   {
     var observed: (bytes: [UInt8], since: ContinuousClock.Instant, patience: Duration)?
@@ -169,10 +163,26 @@ package final class LeaseTable: Sendable {
     do throws(SystemError) { try await loop.sleep(for: duration) } catch { throw CancellationError() }
   }
 
-  private func leased(_ key: Key, _ repository: DirectoryRepository, _ who: String) -> DomainError {
+  private func leased(_ key: Key, _ repository: RepositoryFolder, _ who: String) -> DomainError {
     DomainError(
       .repositoryLeased,
       "\(who) is writing to the backups of image \(key.image) in the repository \(repository.location.path)",
       remedy: "wait until it has finished, then start the job again")
+  }
+}
+
+/// One use of a lease that this server holds.
+struct HeldLease: Sendable {
+  let lease: Lease
+  fileprivate let renewal: Task<Void, Never>
+  fileprivate let end: nonisolated(nonsending) @Sendable () async -> Void
+
+  /// To be called once; the last use gives up the lease itself.
+  nonisolated(nonsending)
+    func giveBack() async
+  {
+    renewal.cancel()
+    await renewal.value
+    await end()
   }
 }

@@ -14,13 +14,13 @@ import Model
 /// 4. The lease is confirmed, and that the repository's path leads to the open folder. The manifest is renamed without
 ///    replacing anything, and its folder made durable.
 /// 5. The path is looked at once more: a repository that was moved away by then has no complete backup.
-package struct BackupStage: Sendable {
-  package let repository: DirectoryRepository
-  package let place: StoredBackupLocation
+struct StageFolder: Sendable {
+  let repository: RepositoryFolder
+  let place: StoredBackupLocation
   private let image: ImageRecord
   private let job: JobID
 
-  package init(_ repository: DirectoryRepository, _ place: StoredBackupLocation, image: ImageRecord, job: JobID) {
+  init(_ repository: RepositoryFolder, _ place: StoredBackupLocation, image: ImageRecord, job: JobID) {
     self.repository = repository
     self.place = place
     self.image = image
@@ -29,7 +29,7 @@ package struct BackupStage: Sendable {
 
   private var files: any FolderFiles { repository.files }
 
-  package func workPath(_ part: BackupFileName.Part) -> String {
+  func workPath(_ part: BackupFileName.Part) -> String {
     PartFileName(target: place.path(part), writer: repository.writer, job: job).text
   }
 
@@ -37,7 +37,7 @@ package struct BackupStage: Sendable {
 
   /// Refuses a backup beyond the end of its chain, and one that is there already, under any of its names: nothing of
   /// that one is touched.
-  package func checkVacant() throws {
+  func checkVacant() throws {
     guard Manifest.sequences.contains(place.sequence) else {
       throw DomainError(
         .invalidField,
@@ -54,7 +54,7 @@ package struct BackupStage: Sendable {
   private static let folderAttempts = 4
 
   /// Makes the folders. From here on ``discard()`` is due if anything fails.
-  package func makeFolders() throws(SystemError) {
+  func makeFolders() throws(SystemError) {
     for _ in 1..<Self.folderAttempts {
       do throws(SystemError) { return try ensureFolders() } catch {
         guard error.code == ENOENT else { throw error }
@@ -69,13 +69,13 @@ package struct BackupStage: Sendable {
     }
   }
 
-  package func createFile(_ part: BackupFileName.Part) throws -> FileDescriptor {
+  func createFile(_ part: BackupFileName.Part) throws -> FileDescriptor {
     try files.createFile(workPath(part))
   }
 
   /// Makes it all durable and visible, the manifest last.
   /// - Parameter manifest: made when all else is in place.
-  package func publish(_ manifest: Manifest, lease: Lease) throws {
+  func publish(_ manifest: Manifest, lease: Lease) throws {
     try repository.requireInPlace()
     for part in [BackupFileName.Part.data, .hashes] { try makeDurable(workPath(part)) }
     try repository.record(image, job: job)
@@ -104,7 +104,7 @@ package struct BackupStage: Sendable {
   }
 
   /// Removes everything that this job made, what claims to be complete first. Returns what couldn't be removed.
-  package func discard() -> [String] {
+  func discard() -> [String] {
     var left: [String] = []
     for part in Self.parts {
       for path in [place.path(part), workPath(part)] {

@@ -8,24 +8,69 @@ import Model
 import Qcow2
 
 /// Opens the data files of a repository, through the repository's own files: whatever they name must lie in there.
-package struct RepositoryImageOpener: Sendable {
-  let repository: DirectoryRepository
-  private let work: any BackgroundWork
+struct RepositoryImageOpener: Sendable {
+  let repository: RepositoryFolder
+  let work: any BackgroundWork
   let pool: BufferPool
   let loop: EventLoop
 
-  package init(repository: DirectoryRepository, work: any BackgroundWork, pool: BufferPool, loop: EventLoop) {
-    self.repository = repository
-    self.work = work
-    self.pool = pool
-    self.loop = loop
+  /// The data file of a stored backup, read-only, with what it builds on.
+  /// - Throws: `backupCorrupt` where it isn't what the manifest says.
+  nonisolated(nonsending)
+    func open(_ manifest: Manifest, at place: StoredBackupLocation) async throws -> Qcow2Image
+  {
+    let path = place.path(.data)
+    let backing = try await backingName(of: place)
+    let expected = try await expectedBackingName(manifest, place)
+    guard backing == expected else {
+      throw DomainError(
+        .backupCorrupt,
+        "\(place.fullPath(.data)) builds on \(backing ?? "nothing") instead of \(expected ?? "nothing")",
+        remedy: "use another backup")
+    }
+    let image = try await open(path, depth: 0, above: [])
+    let byteCount = Qcow2Image.byteCount(holding: manifest.virtualSize)
+    guard image.byteCount == byteCount else {
+      let found = image.byteCount
+      try? await image.close()
+      throw DomainError(
+        .backupCorrupt, "\(place.fullPath(.data)) is of \(found) bytes instead of \(byteCount)",
+        remedy: "use another backup")
+    }
+    return image
   }
 
-  /// The data file of a stored backup, read-only, with what it builds on.
   nonisolated(nonsending)
-    func open(_ path: String) async throws -> Qcow2Image
+    private func backingName(of place: StoredBackupLocation) async throws -> String?
   {
-    try await open(path, depth: 0, above: [])
+    let device = try await openFile(place.path(.data))
+    return try await closing([device]) {
+      try await telling(about: place.fullPath(.data), damage: .backupCorrupt) {
+        try await Qcow2Description.read(from: device, pool: pool).backing?.name
+      }
+    }
+  }
+
+  /// What the data file must build on: the data of the manifest's parent, which must have the root that it had then.
+  nonisolated(nonsending)
+    private func expectedBackingName(_ manifest: Manifest, _ place: StoredBackupLocation) async throws -> String?
+  {
+    guard let parent = manifest.parent else { return nil }
+    return try await loop.blocking(about: place.folder) { [repository] in
+      let entries = try repository.files.entries(of: place.folder, limit: RepositoryFolder.maximumEntryCount)
+      let file = entries.compactMap { BackupFileName($0.name) }
+        .first { $0.backup == parent.backup && $0.part == .manifest }
+      guard let file else {
+        throw DomainError(.backupCorrupt, "the parent \(parent.backup) of \(place.backup) is missing")
+      }
+      var other = place
+      other.sequence = file.sequence
+      other.backup = file.backup
+      guard try repository.manifest(other).merkleRoot == parent.merkleRoot else {
+        throw DomainError(.backupCorrupt, "the parent \(parent.backup) of \(place.backup) isn't what it was")
+      }
+      return other.name(.data)
+    }
   }
 
   nonisolated(nonsending)
@@ -84,4 +129,9 @@ package struct RepositoryImageOpener: Sendable {
     }
     return "\(RepositoryPath.folder(of: path))/\(name)"
   }
+}
+
+extension Qcow2Image {
+  /// The size of an image for so many bytes of a guest: a multiple of 512, as the format wants it.
+  package static func byteCount(holding guestByteCount: UInt64) -> UInt64 { (guestByteCount + 511) / 512 * 512 }
 }

@@ -15,12 +15,12 @@ struct ChainReferences: Sendable {
   /// - Throws: where a file can't be read. One whose contents make no sense names nothing.
   nonisolated(nonsending)
     static func read(
-      _ folder: String, of repository: DirectoryRepository, on loop: EventLoop
+      _ folder: String, of repository: RepositoryFolder, on loop: EventLoop
     ) async throws -> ChainReferences
   {
     let files = repository.files
     let names = try await loop.blocking(about: folder) {
-      try files.entries(of: folder, limit: DirectoryRepository.maximumEntryCount)
+      try files.entries(of: folder, limit: RepositoryFolder.maximumEntryCount)
         .filter { $0.kind == .file }.map(\.name)
     }
     var references = ChainReferences()
