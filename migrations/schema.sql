@@ -1,41 +1,52 @@
 -- What the migrations make together; kept so by a test. UPDATE_SCHEMA=1 swift test --filter SchemaTests
 
-CREATE TABLE backups (
-  id             TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
-  image          TEXT    NOT NULL CHECK (length(image) = 26),
-  repository     TEXT    NOT NULL REFERENCES repositories (id),
-  chain          TEXT    NOT NULL REFERENCES chains (id),
-  sequence       INTEGER NOT NULL CHECK (sequence >= 0),
-  group_id       TEXT    NOT NULL CHECK (length(group_id) = 26),
-  kind           TEXT    NOT NULL CHECK (kind IN ('full', 'copy')),
-  requested_kind TEXT    NOT NULL CHECK (requested_kind IN ('full', 'copy')),
-  reason         TEXT    NOT NULL,
-  parent         TEXT             CHECK (length(parent) = 26),
-  state          TEXT    NOT NULL CHECK (state IN ('running', 'complete', 'failed', 'corrupt', 'expired')),
-  compression    TEXT    NOT NULL CHECK (compression IN ('zstd', 'none')),
-  consistency    TEXT    NOT NULL CHECK (consistency IN ('offline', 'crash', 'filesystem')),
-  point_in_time  INTEGER NOT NULL,
-  created_at     INTEGER NOT NULL,
-  finished_at    INTEGER,
-  virtual_size   INTEGER NOT NULL CHECK (virtual_size >= 0),
-  dirty_bytes    INTEGER NOT NULL CHECK (dirty_bytes >= 0),
-  stored_size    INTEGER NOT NULL CHECK (stored_size >= 0),
-  merkle_root    TEXT,
-  verified_at    INTEGER,
-  verify_level   TEXT             CHECK (verify_level IN ('metadata', 'checksum')),
-  job            TEXT             CHECK (length(job) = 26),
-  failure        TEXT,
-  revision       INTEGER NOT NULL CHECK (revision > 0)
-, mixture INTEGER CHECK (mixture IN (0, 1)), state_before_deletion TEXT
-  CHECK (state_before_deletion IN ('complete', 'failed', 'corrupt', 'expired')), failure_before_deletion TEXT) STRICT;
+CREATE TABLE backup_kinds (name TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
+
+CREATE TABLE backup_states (name TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
+
+CREATE TABLE "backups" (
+  id                      TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
+  image                   TEXT    NOT NULL CHECK (length(image) = 26),
+  repository              TEXT    NOT NULL REFERENCES repositories (id),
+  chain                   TEXT    NOT NULL REFERENCES chains (id),
+  sequence                INTEGER NOT NULL CHECK (sequence >= 0),
+  group_id                TEXT    NOT NULL CHECK (length(group_id) = 26),
+  kind                    TEXT    NOT NULL REFERENCES backup_kinds (name),
+  requested_kind          TEXT    NOT NULL REFERENCES requested_backup_kinds (name),
+  reason                  TEXT    NOT NULL,
+  parent                  TEXT             CHECK (length(parent) = 26),
+  state                   TEXT    NOT NULL REFERENCES backup_states (name),
+  compression             TEXT    NOT NULL CHECK (compression IN ('zstd', 'none')),
+  consistency             TEXT    NOT NULL CHECK (consistency IN ('offline', 'crash', 'filesystem')),
+  mixture                 INTEGER NOT NULL CHECK (mixture IN (0, 1)),
+  point_in_time           INTEGER NOT NULL,
+  created_at              INTEGER NOT NULL,
+  finished_at             INTEGER,
+  virtual_size            INTEGER NOT NULL CHECK (virtual_size >= 0),
+  dirty_bytes             INTEGER NOT NULL CHECK (dirty_bytes >= 0),
+  stored_size             INTEGER NOT NULL CHECK (stored_size >= 0),
+  merkle_root             TEXT,
+  verified_at             INTEGER,
+  verify_level            TEXT             CHECK (verify_level IN ('metadata', 'checksum')),
+  job                     TEXT             CHECK (length(job) = 26),
+  failure                 TEXT,
+  state_before_deletion   TEXT             REFERENCES backup_states (name)
+                                           CHECK (state_before_deletion <> 'running'),
+  failure_before_deletion TEXT,
+  revision                INTEGER NOT NULL CHECK (revision > 0)
+) STRICT;
 
 CREATE INDEX backups_by_chain ON backups (chain, id);
 
 CREATE INDEX backups_by_image ON backups (image, id);
 
+CREATE INDEX backups_by_image_and_state ON backups (image, state, id);
+
 CREATE INDEX backups_by_parent ON backups (parent, id) WHERE parent IS NOT NULL;
 
 CREATE INDEX backups_by_repository ON backups (repository, id);
+
+CREATE INDEX backups_by_repository_and_state ON backups (repository, state, id);
 
 CREATE INDEX backups_by_state ON backups (state, id);
 
@@ -51,14 +62,12 @@ CREATE INDEX chains_by_image ON chains (image, id);
 
 CREATE INDEX chains_by_repository ON chains (repository, id);
 
+CREATE TABLE event_kinds (name TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
+
 CREATE TABLE "events" (
   id      INTEGER PRIMARY KEY AUTOINCREMENT,
   at      INTEGER NOT NULL,
-  kind    TEXT    NOT NULL CHECK (kind IN ('image.created', 'image.changed', 'image.deleted',
-                                           'repository.created', 'repository.changed', 'repository.deleted',
-                                           'backup.created', 'backup.changed', 'backup.deleted',
-                                           'export.created', 'export.changed', 'export.deleted',
-                                           'job.created', 'job.changed')),
+  kind    TEXT    NOT NULL REFERENCES event_kinds (name),
   subject TEXT    NOT NULL CHECK (length(subject) = 26),
   job     TEXT             CHECK (length(job) = 26),
   payload TEXT    NOT NULL CHECK (json_valid(payload))
@@ -103,22 +112,31 @@ CREATE TABLE idempotency_keys (
 
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 
+CREATE TABLE image_source_kinds (name TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
+
+CREATE TABLE image_states (name TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
+
 CREATE TABLE "images" (
   id             TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
   name           TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 63),
-  source_kind    TEXT    NOT NULL CHECK (source_kind IN ('file', 'device', 'nbd')),
+  source_kind    TEXT    NOT NULL REFERENCES image_source_kinds (name),
   source_place   TEXT    NOT NULL,
   format         TEXT    NOT NULL CHECK (format IN ('raw', 'qcow2')),
   virtual_size   INTEGER NOT NULL CHECK (virtual_size >= 0),
-  state          TEXT    NOT NULL CHECK (state IN ('detached', 'attached', 'unavailable')),
+  state          TEXT    NOT NULL REFERENCES image_states (name),
   attached_cache TEXT             CHECK (attached_cache IN ('direct', 'writeback')),
   attached_by    TEXT             CHECK (attached_by IN ('request', 'export')),
+  damaged_since  INTEGER,
+  damaged_why    TEXT,
+  damaged_job    TEXT             CHECK (length(damaged_job) = 26),
   labels         TEXT    NOT NULL CHECK (json_type(labels) = 'object'),
   managed_by     TEXT    NOT NULL CHECK (managed_by IN ('api', 'config')),
   created_at     INTEGER NOT NULL,
-  revision       INTEGER NOT NULL CHECK (revision > 0), damaged_since INTEGER, damaged_why TEXT, damaged_job TEXT CHECK (length(damaged_job) = 26),
+  revision       INTEGER NOT NULL CHECK (revision > 0),
   CHECK ((attached_cache IS NULL) = (attached_by IS NULL))
 ) STRICT;
+
+CREATE TABLE job_kinds (name TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
 
 CREATE TABLE job_log (
   job      TEXT    NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
@@ -131,8 +149,7 @@ CREATE TABLE job_log (
 
 CREATE TABLE "jobs" (
   id             TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
-  kind           TEXT    NOT NULL CHECK (kind IN ('backup', 'verify', 'restore', 'delete-backup', 'rescan',
-                                                  'check', 'attach', 'detach')),
+  kind           TEXT    NOT NULL REFERENCES job_kinds (name),
   request        TEXT    NOT NULL CHECK (json_type(request) = 'object'),
   state          TEXT    NOT NULL CHECK (state IN ('queued', 'running', 'paused', 'cancelling',
                                                    'succeeded', 'failed', 'cancelled', 'interrupted')),
@@ -144,14 +161,17 @@ CREATE TABLE "jobs" (
   started_at     INTEGER,
   finished_at    INTEGER,
   waiting_for    TEXT,
+  paused_until   INTEGER,
   retry_of       TEXT             CHECK (length(retry_of) = 26),
   result         TEXT             CHECK (result IS NULL OR json_valid(result)),
   error          TEXT             CHECK (json_type(error) = 'object'),
   links          TEXT    NOT NULL CHECK (json_type(links) = 'object'),
   revision       INTEGER NOT NULL CHECK (revision > 0)
-, paused_until INTEGER) STRICT;
+) STRICT;
 
 CREATE INDEX jobs_by_kind ON jobs (kind, id);
+
+CREATE INDEX jobs_by_kind_and_state ON jobs (kind, state, id);
 
 CREATE INDEX jobs_by_state ON jobs (state, id);
 
@@ -162,13 +182,18 @@ CREATE TABLE migrations (
   applied_at INTEGER NOT NULL
 ) STRICT;
 
-CREATE TABLE repositories (
+CREATE TABLE "repositories" (
   id         TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),
   name       TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 63),
-  kind       TEXT    NOT NULL CHECK (kind IN ('directory')),
+  kind       TEXT    NOT NULL REFERENCES repository_kinds (name),
   path       TEXT    NOT NULL,
   state      TEXT    NOT NULL CHECK (state IN ('ready', 'unavailable')),
+  read_only  INTEGER NOT NULL CHECK (read_only IN (0, 1)),
   managed_by TEXT    NOT NULL CHECK (managed_by IN ('api', 'config')),
   created_at INTEGER NOT NULL,
   revision   INTEGER NOT NULL CHECK (revision > 0)
-, read_only INTEGER CHECK (read_only IN (0, 1))) STRICT;
+) STRICT;
+
+CREATE TABLE repository_kinds (name TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
+
+CREATE TABLE requested_backup_kinds (name TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;

@@ -3,40 +3,40 @@ import Model
 
 extension CatalogSession: CatalogReading {
   package func image(_ id: ImageID) throws -> Image? {
-    try one(ImageRow.self, where: Condition("id", id.description))
+    try one(Image.self, where: Condition("id", id.description))
   }
 
   package func image(named name: ResourceName) throws -> Image? {
-    try one(ImageRow.self, where: Condition("name", name.text))
+    try one(Image.self, where: Condition("name", name.text))
   }
 
   package func images(_ page: PageRequest) throws -> Page<Image> {
-    try self.page(ImageRow.self, .images, page, id: \.id)
+    try self.page(Image.self, .images, page)
   }
 
   package func repository(_ id: RepositoryID) throws -> Repository? {
-    try one(RepositoryRow.self, where: Condition("id", id.description))
+    try one(Repository.self, where: Condition("id", id.description))
   }
 
   package func repository(named name: ResourceName) throws -> Repository? {
-    try one(RepositoryRow.self, where: Condition("name", name.text))
+    try one(Repository.self, where: Condition("name", name.text))
   }
 
   package func repositories(_ page: PageRequest) throws -> Page<Repository> {
-    try self.page(RepositoryRow.self, .repositories, page, id: \.id)
+    try self.page(Repository.self, .repositories, page)
   }
 
   package func repositories(_ ids: Set<RepositoryID>) throws -> [RepositoryID: Repository] {
-    let found = try all(RepositoryRow.self, where: "id", in: ids.map(\.description))
+    let found = try all(Repository.self, where: "id", in: ids.map(\.description))
     return Dictionary(uniqueKeysWithValues: found.map { ($0.id, $0) })
   }
 
   package func chain(_ id: ChainID) throws -> Chain? {
-    try one(ChainRow.self, where: Condition("id", id.description))
+    try one(Chain.self, where: Condition("id", id.description))
   }
 
   package func chains(_ ids: Set<ChainID>) throws -> [ChainID: Chain] {
-    let found = try all(ChainRow.self, where: "id", in: ids.map(\.description))
+    let found = try all(Chain.self, where: "id", in: ids.map(\.description))
     return Dictionary(uniqueKeysWithValues: found.map { ($0.id, $0) })
   }
 
@@ -44,11 +44,12 @@ extension CatalogSession: CatalogReading {
     let conditions = [
       Condition("image", ifGiven: image?.description), Condition("repository", ifGiven: repository?.description),
     ]
-    return try self.page(ChainRow.self, .chains, where: conditions, page, id: \.id)
+    let index = image != nil ? "chains_by_image" : repository != nil ? "chains_by_repository" : nil
+    return try self.page(Chain.self, .chains, where: Filter(conditions, index: index), page)
   }
 
   package func backup(_ id: BackupID) throws -> Backup? {
-    try one(BackupRow.self, where: Condition("id", id.description))
+    try one(Backup.self, where: Condition("id", id.description))
   }
 
   package func backups(_ filter: BackupFilter, _ page: PageRequest) throws -> Page<Backup> {
@@ -57,51 +58,56 @@ extension CatalogSession: CatalogReading {
       Condition("repository", ifGiven: filter.repository?.description),
       Condition("chain", ifGiven: filter.chain?.description), Condition("state", ifGiven: filter.state?.rawValue),
     ]
-    return try self.page(BackupRow.self, .backups, where: conditions, page, id: \.id)
+    return try self.page(Backup.self, .backups, where: Filter(conditions, index: filter.index), page)
   }
 
   package func backups(of chains: Set<ChainID>) throws -> [ChainID: [Backup]] {
-    let found = try all(BackupRow.self, where: "chain", in: chains.map(\.description))
+    let found = try all(Backup.self, where: "chain", in: chains.map(\.description))
     return Dictionary(grouping: found.sorted { $0.id < $1.id }, by: \.chain)
   }
 
   package func dependents(of backups: Set<BackupID>) throws -> [BackupID: [BackupID]] {
     let statement = try database.cachedStatement(
-      sql: "SELECT parent, id FROM backups WHERE parent IN (SELECT value FROM json_each(?))")
+      sql: "SELECT id, parent FROM backups WHERE parent IN (SELECT value FROM json_each(?))")
     var dependents: [BackupID: [BackupID]] = [:]
     let rows = try Row.fetchCursor(statement, arguments: [Self.json(backups.map(\.description))])
     while let row = try rows.next() {
-      let (parent, id): (String, String) = (row[0], row[1])
-      let check = RowCheck(table: BackupRow.table, key: id)
-      dependents[try check.id(parent), default: []].append(try check.id(id))
+      var reader = RowReader(row, of: Backup.mapping.table)
+      let (id, parent) = (try BackupID(from: &reader), try BackupID(from: &reader))
+      dependents[parent, default: []].append(id)
     }
     return dependents.mapValues { $0.sorted() }
   }
 
   package func export(_ id: ExportID) throws -> Export? {
-    try one(ExportRow.self, where: Condition("id", id.description))
+    try one(Export.self, where: Condition("id", id.description))
   }
 
   package func export(named name: ResourceName) throws -> Export? {
-    try one(ExportRow.self, where: Condition("name", name.text))
+    try one(Export.self, where: Condition("name", name.text))
   }
 
   package func exports(_ filter: ExportFilter, _ page: PageRequest) throws -> Page<Export> {
     let conditions = [
       Condition("image", ifGiven: filter.image?.description), Condition("backup", ifGiven: filter.backup?.description),
     ]
-    return try self.page(ExportRow.self, .exports, where: conditions, page, id: \.id)
+    return try self.page(Export.self, .exports, where: Filter(conditions), page)
   }
 
   package func exported(among backups: Set<BackupID>) throws -> Set<BackupID> {
     let statement = try database.cachedStatement(
       sql: "SELECT backup FROM exports WHERE backup IN (SELECT value FROM json_each(?))")
-    let found = try String.fetchAll(statement, arguments: [Self.json(backups.map(\.description))])
-    return Set(try found.map { try RowCheck(table: ExportRow.table, key: $0).id($0) })
+    let rows = try Row.fetchCursor(statement, arguments: [Self.json(backups.map(\.description))])
+    var exported: Set<BackupID> = []
+    while let row = try rows.next() {
+      var reader = RowReader(row, of: Export.mapping.table)
+      exported.insert(try BackupID(from: &reader))
+    }
+    return exported
   }
 
   package func job(_ id: JobID) throws -> Job? {
-    try one(JobRow.self, where: Condition("id", id.description))
+    try one(Job.self, where: Condition("id", id.description))
   }
 
   /// One look-up for each state, each by its index, merged: jobs that are queued or running are few among many that
@@ -111,21 +117,22 @@ extension CatalogSession: CatalogReading {
     let kind = Condition("kind", ifGiven: filter.kind?.rawValue)
     let states: [Condition?] = filter.states.map { $0.map { Condition("state", $0.rawValue) } } ?? [nil]
     let found = try states.flatMap { state in
-      try list(JobRow.self, where: [state, kind].compactMap(\.self), after: after, limit: page.boundedLimit + 1)
+      try list(Job.self, where: Filter([kind, state]), after: after, limit: page.boundedLimit + 1)
     }
     return Page(found.sorted { $0.id < $1.id }, .jobs, page) { $0.id }
   }
 
   package func jobLog(_ job: JobID, _ page: PageRequest) throws -> Page<JobLogEntry> {
     let entries = try list(
-      JobLogRow.self, where: [Condition("job", job.description)], after: try page.number(in: .jobLog) ?? Int.min,
+      JobLogEntry.self, where: Filter([Condition("job", job.description)]),
+      after: try page.number(in: .jobLog) ?? Int.min,
       key: "sequence", limit: page.boundedLimit + 1)
     return Page(entries, .jobLog, page) { $0.sequence }
   }
 
   package func events(after id: Int64, job: JobID?, limit: Int) throws -> [Event] {
-    let conditions = [Condition("job", ifGiven: job?.description)].compactMap(\.self)
-    return try list(EventRow.self, where: conditions, after: id, limit: max(limit, 0))
+    let filter = Filter([Condition("job", ifGiven: job?.description)])
+    return try list(Event.self, where: filter, after: id, limit: max(limit, 0))
   }
 
   package func eventSpan() throws -> ClosedRange<Int64>? {
@@ -137,6 +144,23 @@ extension CatalogSession: CatalogReading {
 
   package func idempotencyRecord(_ key: IdempotencyKey) throws -> IdempotencyRecord? {
     try one(
-      IdempotencyRow.self, where: Condition("who", key.who), Condition("route", key.route), Condition("key", key.key))
+      IdempotencyRecord.self, where: Condition("who", key.who), Condition("route", key.route), Condition("key", key.key)
+    )
+  }
+}
+
+extension BackupFilter {
+  /// The index that serves these filters in order of id: a chain has few backups, an image more, a repository many,
+  /// and a state may have nearly all.
+  fileprivate var index: String? {
+    switch (chain, image, repository, state) {
+    case (_?, _, _, _): "backups_by_chain"
+    case (nil, _?, _, nil): "backups_by_image"
+    case (nil, _?, _, _?): "backups_by_image_and_state"
+    case (nil, nil, _?, nil): "backups_by_repository"
+    case (nil, nil, _?, _?): "backups_by_repository_and_state"
+    case (nil, nil, nil, _?): "backups_by_state"
+    case (nil, nil, nil, nil): nil
+    }
   }
 }

@@ -5,54 +5,27 @@ import Model
 extension CatalogSession: CatalogWriting {
   // MARK: Images
 
-  package func insert(_ image: Image) throws {
-    try refuseExisting(ImageRow.table, "image", image.id)
-    try refuseTaken(image.name, ImageRow.table, "image", image.id)
-    try insert(ImageRow(image))
-  }
-
-  @discardableResult
-  package func update(_ image: Image) throws -> Image {
-    try checkRevision(ImageRow.table, "image", image.id, given: image.revision)
-    try refuseTaken(image.name, ImageRow.table, "image", image.id)
-    var raised = image
-    raised.revision += 1
-    try overwrite(ImageRow(raised), id: image.id.description)
-    return raised
-  }
-
-  package func delete(_ image: ImageID) throws { try delete(ImageRow.table, "image", image) }
+  package func insert(_ image: Image) throws { try insertNamed(image) }
+  @discardableResult package func update(_ image: Image) throws -> Image { try updateNamed(image) }
+  package func delete(_ image: ImageID) throws { try remove(image) }
 
   // MARK: Repositories
 
-  package func insert(_ repository: Repository) throws {
-    try refuseExisting(RepositoryRow.table, "repository", repository.id)
-    try refuseTaken(repository.name, RepositoryRow.table, "repository", repository.id)
-    try insert(RepositoryRow(repository))
-  }
-
-  @discardableResult
-  package func update(_ repository: Repository) throws -> Repository {
-    try checkRevision(RepositoryRow.table, "repository", repository.id, given: repository.revision)
-    try refuseTaken(repository.name, RepositoryRow.table, "repository", repository.id)
-    var raised = repository
-    raised.revision += 1
-    try overwrite(RepositoryRow(raised), id: repository.id.description)
-    return raised
-  }
+  package func insert(_ repository: Repository) throws { try insertNamed(repository) }
+  @discardableResult package func update(_ repository: Repository) throws -> Repository { try updateNamed(repository) }
 
   package func delete(_ repository: RepositoryID) throws {
     try execute("DELETE FROM backups WHERE repository = ?", repository.description)
     try execute("DELETE FROM chains WHERE repository = ?", repository.description)
-    try delete(RepositoryRow.table, "repository", repository)
+    try remove(repository)
   }
 
   // MARK: Chains and backups
 
   package func insert(_ chain: Chain) throws {
-    try refuseExisting(ChainRow.table, "chain", chain.id)
-    try requireRow(RepositoryRow.table, "repository", chain.repository)
-    try insert(ChainRow(chain))
+    try refuseExisting(chain.id)
+    try requireRow(chain.repository)
+    try store(chain)
   }
 
   package func setImageName(_ name: ResourceName, onChainsOf image: ImageID) throws {
@@ -62,85 +35,54 @@ extension CatalogSession: CatalogWriting {
   package func delete(_ chain: ChainID) throws {
     let backups = try value(Int.self, "SELECT 1 FROM backups WHERE chain = ? LIMIT 1", chain.description)
     guard backups == nil else { throw CatalogRefusal.chainNotEmpty(chain) }
-    try delete(ChainRow.table, "chain", chain)
+    try remove(chain)
   }
 
   package func insert(_ backup: Backup) throws {
-    try refuseExisting(BackupRow.table, "backup", backup.id)
-    try requireRow(RepositoryRow.table, "repository", backup.repository)
-    try requireRow(ChainRow.table, "chain", backup.chain)
-    try insert(BackupRow(backup))
+    try refuseExisting(backup.id)
+    try requireRow(backup.repository)
+    try requireRow(backup.chain)
+    try store(backup)
   }
 
-  @discardableResult
-  package func update(_ backup: Backup) throws -> Backup {
-    try checkRevision(BackupRow.table, "backup", backup.id, given: backup.revision)
-    var raised = backup
-    raised.revision += 1
-    try overwrite(BackupRow(raised), id: backup.id.description)
-    return raised
-  }
-
-  package func delete(_ backup: BackupID) throws { try delete(BackupRow.table, "backup", backup) }
+  @discardableResult package func update(_ backup: Backup) throws -> Backup { try updateRevised(backup) }
+  package func delete(_ backup: BackupID) throws { try remove(backup) }
 
   // MARK: Exports
 
-  package func insert(_ export: Export) throws {
-    try refuseExisting(ExportRow.table, "export", export.id)
-    try refuseTaken(export.name, ExportRow.table, "export", export.id)
-    try insert(ExportRow(export))
-  }
-
-  @discardableResult
-  package func update(_ export: Export) throws -> Export {
-    try checkRevision(ExportRow.table, "export", export.id, given: export.revision)
-    try refuseTaken(export.name, ExportRow.table, "export", export.id)
-    var raised = export
-    raised.revision += 1
-    try overwrite(ExportRow(raised), id: export.id.description)
-    return raised
-  }
-
-  package func delete(_ export: ExportID) throws { try delete(ExportRow.table, "export", export) }
+  package func insert(_ export: Export) throws { try insertNamed(export) }
+  @discardableResult package func update(_ export: Export) throws -> Export { try updateNamed(export) }
+  package func delete(_ export: ExportID) throws { try remove(export) }
 
   // MARK: Jobs
 
   package func insert(_ job: Job) throws {
-    try refuseExisting(JobRow.table, "job", job.id)
-    try insert(JobRow(job))
+    try refuseExisting(job.id)
+    try store(job)
   }
 
-  @discardableResult
-  package func update(_ job: Job) throws -> Job {
-    try checkRevision(JobRow.table, "job", job.id, given: job.revision)
-    var raised = job
-    raised.revision += 1
-    try overwrite(JobRow(raised), id: job.id.description)
-    return raised
-  }
+  @discardableResult package func update(_ job: Job) throws -> Job { try updateRevised(job) }
 
   package func setProgress(_ progress: JobProgress, of job: JobID) throws {
-    let columns = try ProgressColumns(progress)
-    let changed = try execute(
-      """
-      UPDATE jobs SET progress_done = ?, progress_total = ?, progress_rate = ?, progress_eta = ? WHERE id = ?
-      """, columns.done, columns.total, columns.rate, columns.eta, job.description)
-    guard changed == 1 else { throw CatalogRefusal.missing("job", job) }
+    let settings = Job.progressColumns.names.map { "\($0) = ?" }.joined(separator: ", ")
+    let statement = try database.cachedStatement(sql: "UPDATE jobs SET \(settings) WHERE id = ?")
+    try statement.execute(arguments: StatementArguments(try progress.stored() + [job.description.databaseValue]))
+    guard database.changesCount == 1 else { throw CatalogRefusal.missing(Job.noun, job) }
   }
 
   package func append(_ entry: JobLogEntry, to job: JobID) throws {
-    try requireRow(JobRow.table, "job", job)
+    try requireRow(job)
     let same = try value(
       Int.self, "SELECT 1 FROM job_log WHERE job = ? AND sequence = ?", job.description, entry.sequence)
     guard same == nil else { throw CatalogRefusal.exists("entry \(entry.sequence) of the log of job \(job)") }
-    try insert(JobLogRow(entry), extra: ["job": job.description])
+    try store(entry, with: ["job": job.description])
   }
 
   // MARK: Events and idempotency keys
 
   @discardableResult
   package func append(_ event: Event) throws -> Event {
-    try insert(EventRow(event))
+    try store(event)
     var stored = event
     stored.id = database.lastInsertedRowID
     return stored
@@ -153,7 +95,7 @@ extension CatalogSession: CatalogWriting {
 
   package func insert(_ record: IdempotencyRecord) throws {
     guard try idempotencyRecord(record.key) == nil else { throw CatalogRefusal.keyAnswered(record.key) }
-    try insert(IdempotencyRow(record))
+    try store(record)
   }
 
   package func deleteIdempotencyRecords(before date: Date) throws {
@@ -164,38 +106,60 @@ extension CatalogSession: CatalogWriting {
 // MARK: Rules of the store
 
 extension CatalogSession {
-  private func refuseExisting<Entity>(_ table: String, _ kind: String, _ id: Identifier<Entity>) throws {
-    guard try !hasRow(table, id.description) else { throw CatalogRefusal.exists("\(kind) \(id)") }
+  private func insertNamed(_ entity: some NamedEntity) throws {
+    try refuseExisting(entity.id)
+    try refuseTakenName(of: entity)
+    try store(entity)
   }
 
-  private func requireRow<Entity>(_ table: String, _ kind: String, _ id: Identifier<Entity>) throws {
-    guard try hasRow(table, id.description) else { throw CatalogRefusal.missing(kind, id) }
+  private func updateNamed<Stored: NamedEntity>(_ entity: Stored) throws -> Stored {
+    try checkRevision(of: entity)
+    try refuseTakenName(of: entity)
+    return try overwriteRaised(entity)
   }
 
-  private func hasRow(_ table: String, _ id: String) throws -> Bool {
-    try value(Int.self, "SELECT 1 FROM \(table) WHERE id = ?", id) != nil
+  private func updateRevised<Stored: RevisedEntity>(_ entity: Stored) throws -> Stored {
+    try checkRevision(of: entity)
+    return try overwriteRaised(entity)
   }
 
-  /// Throws if another row than `own` has the name.
-  private func refuseTaken<Entity>(
-    _ name: ResourceName, _ table: String, _ kind: String, _ own: Identifier<Entity>
-  ) throws {
+  private func overwriteRaised<Stored: RevisedEntity>(_ entity: Stored) throws -> Stored {
+    var raised = entity
+    raised.revision += 1
+    try overwrite(raised)
+    return raised
+  }
+
+  private func remove<Stored: IdentifiedEntity>(_ id: Identifier<Stored>) throws {
+    let changed = try execute("DELETE FROM \(Stored.mapping.table) WHERE id = ?", id.description)
+    guard changed == 1 else { throw CatalogRefusal.missing(Stored.noun, id) }
+  }
+
+  private func refuseExisting<Stored: IdentifiedEntity>(_ id: Identifier<Stored>) throws {
+    guard try !hasRow(id) else { throw CatalogRefusal.exists("\(Stored.noun) \(id)") }
+  }
+
+  private func requireRow<Stored: IdentifiedEntity>(_ id: Identifier<Stored>) throws {
+    guard try hasRow(id) else { throw CatalogRefusal.missing(Stored.noun, id) }
+  }
+
+  private func hasRow<Stored: IdentifiedEntity>(_ id: Identifier<Stored>) throws -> Bool {
+    try value(Int.self, "SELECT 1 FROM \(Stored.mapping.table) WHERE id = ?", id.description) != nil
+  }
+
+  /// Throws if another row has the name.
+  private func refuseTakenName<Stored: NamedEntity>(of entity: Stored) throws {
+    let (table, name) = (Stored.mapping.table, entity.name)
     guard let text = try value(String.self, "SELECT id FROM \(table) WHERE name = ?", name.text) else { return }
-    let holder: Identifier<Entity> = try RowCheck(table: table, key: text).id(text)
-    guard holder == own else { throw CatalogRefusal.nameTaken(name, kind, by: holder) }
+    guard let holder = Identifier<Stored>(text) else { throw DomainError.damagedRow(table, text, "its id is no ULID") }
+    guard holder == entity.id else { throw CatalogRefusal.nameTaken(name, Stored.noun, by: holder) }
   }
 
-  private func checkRevision<Entity>(
-    _ table: String, _ kind: String, _ id: Identifier<Entity>, given: Int
-  ) throws {
-    guard let stored = try value(Int.self, "SELECT revision FROM \(table) WHERE id = ?", id.description) else {
-      throw CatalogRefusal.missing(kind, id)
-    }
-    guard stored == given else { throw CatalogRefusal.stale(kind, id, stored: stored, given: given) }
-  }
-
-  private func delete<Entity>(_ table: String, _ kind: String, _ id: Identifier<Entity>) throws {
-    let changed = try execute("DELETE FROM \(table) WHERE id = ?", id.description)
-    guard changed == 1 else { throw CatalogRefusal.missing(kind, id) }
+  private func checkRevision<Stored: RevisedEntity>(of entity: Stored) throws {
+    let (id, given) = (entity.id, entity.revision)
+    let stored = try value(
+      Int.self, "SELECT revision FROM \(Stored.mapping.table) WHERE id = ?", id.description)
+    guard let stored else { throw CatalogRefusal.missing(Stored.noun, id) }
+    guard stored == given else { throw CatalogRefusal.stale(Stored.noun, id, stored: stored, given: given) }
   }
 }

@@ -25,71 +25,75 @@ extension CatalogSession {
     }
   }
 
-  func one<Stored: TableRow>(_ type: Stored.Type, where conditions: Condition...) throws -> Stored.Entity? {
-    let statement = try database.cachedStatement(
-      sql: "SELECT \(type.columns.joined(separator: ", ")) FROM \(type.table) WHERE \(Self.text(conditions))")
-    return try rows(type, of: statement, conditions.map(\.value)).first?.entity()
+  /// The conditions of a list, all of which hold, and the index that serves them in the list's order. It is named
+  /// where there are several to choose from: without statistics SQLite may choose the one that reads the most.
+  struct Filter {
+    var conditions: [Condition]
+    var index: String?
+
+    init(_ conditions: [Condition?] = [], index: String? = nil) {
+      self.conditions = conditions.compactMap(\.self)
+      self.index = index
+    }
   }
 
-  /// The rows whose `column`, which has an index, is one of these ids.
-  func all<Stored: TableRow>(
-    _ type: Stored.Type, where column: String, in ids: [String]
-  ) throws -> [Stored.Entity] {
+  func one<Stored: StoredEntity>(_ type: Stored.Type, where conditions: Condition...) throws -> Stored? {
+    let statement = try database.cachedStatement(sql: "\(Self.select(type)) WHERE \(Self.text(conditions))")
+    let found: [Stored] = try entities(of: statement, conditions.map(\.value))
+    return found.first
+  }
+
+  /// The entities whose `column`, which has an index, is one of these ids.
+  func all<Stored: StoredEntity>(_ type: Stored.Type, where column: String, in ids: [String]) throws -> [Stored] {
     let statement = try database.cachedStatement(
-      sql: """
-        SELECT \(type.columns.joined(separator: ", ")) FROM \(type.table)
-        WHERE \(column) IN (SELECT value FROM json_each(?))
-        """)
-    return try rows(type, of: statement, [Self.json(ids)]).map { try $0.entity() }
+      sql: "\(Self.select(type)) WHERE \(column) IN (SELECT value FROM json_each(?))")
+    return try entities(of: statement, [Self.json(ids)])
   }
 
   /// Ids, which need no escape, as a JSON array: a statement takes any number of them in one place.
   static func json(_ ids: [String]) -> String { "[" + ids.map { "\"\($0)\"" }.joined(separator: ",") + "]" }
 
-  /// At most `limit` rows that meet the conditions and whose `key` is above `after`, in order of `key`.
-  func list<Stored: TableRow>(
-    _ type: Stored.Type, where conditions: [Condition] = [], after: some DatabaseValueConvertible,
+  /// At most `limit` entities that meet the conditions and whose `key` is above `after`, in order of `key`.
+  func list<Stored: StoredEntity>(
+    _ type: Stored.Type, where filter: Filter = Filter(), after: some DatabaseValueConvertible,
     key: String = "id", limit: Int
-  ) throws -> [Stored.Entity] {
-    let fixed = conditions.isEmpty ? "" : Self.text(conditions) + " AND "
+  ) throws -> [Stored] {
+    let index = filter.index.map { " INDEXED BY \($0)" } ?? ""
+    let fixed = filter.conditions.isEmpty ? "" : Self.text(filter.conditions) + " AND "
     let statement = try database.cachedStatement(
-      sql: """
-        SELECT \(type.columns.joined(separator: ", ")) FROM \(type.table)
-        WHERE \(fixed)\(key) > ? ORDER BY \(key) LIMIT ?
-        """)
-    let values = conditions.map(\.value) + [after, limit]
-    return try rows(type, of: statement, values).map { try $0.entity() }
+      sql: "\(Self.select(type))\(index) WHERE \(fixed)\(key) > ? ORDER BY \(key) LIMIT ?")
+    return try entities(of: statement, filter.conditions.map(\.value) + [after, limit])
   }
 
   /// A page of a list that is ordered by id.
-  func page<Stored: TableRow, Entity: Sendable>(
-    _ type: Stored.Type, _ list: PagedList, where conditions: [Condition?] = [], _ request: PageRequest,
-    id: (Entity) -> Identifier<Entity>
-  ) throws -> Page<Entity> where Stored.Entity == Entity {
-    let after = try request.id(Entity.self, in: list)
-    let found = try self.list(
-      type, where: conditions.compactMap(\.self), after: after?.description ?? "", limit: request.boundedLimit + 1)
-    return Page(found, list, request) { id($0) }
+  func page<Stored: IdentifiedEntity>(
+    _ type: Stored.Type, _ list: PagedList, where filter: Filter = Filter(), _ request: PageRequest
+  ) throws -> Page<Stored> {
+    let after = try request.id(Stored.self, in: list)
+    let found = try self.list(type, where: filter, after: after?.description ?? "", limit: request.boundedLimit + 1)
+    return Page(found, list, request) { $0.id }
   }
 
-  func insert(_ row: some TableRow) throws { try insert(row, extra: [:]) }
-
-  /// Inserts the row with columns that its type leaves out.
-  func insert<Stored: TableRow>(_ row: Stored, extra: KeyValuePairs<String, any DatabaseValueConvertible>) throws {
-    let columns = Stored.columns + extra.map(\.key)
+  /// Inserts the entity's row, with columns that the entity doesn't know.
+  func store<Stored: StoredEntity>(
+    _ entity: Stored, with extra: KeyValuePairs<String, any DatabaseValueConvertible> = [:]
+  ) throws {
+    let columns = Stored.mapping.writtenColumns + extra.map(\.key)
     let statement = try database.cachedStatement(
       sql: """
-        INSERT INTO \(Stored.table) (\(columns.joined(separator: ", ")))
+        INSERT INTO \(Stored.mapping.table) (\(columns.joined(separator: ", ")))
         VALUES (\(columns.map { _ in "?" }.joined(separator: ", ")))
         """)
-    try statement.execute(arguments: StatementArguments(row.values + extra.map(\.value)))
+    try statement.execute(
+      arguments: StatementArguments(try Stored.mapping.values(of: entity) + extra.map(\.value.databaseValue)))
   }
 
-  /// Overwrites every column of the row with that id.
-  func overwrite<Stored: TableRow>(_ row: Stored, id: String) throws {
-    let statement = try database.cachedStatement(
-      sql: "UPDATE \(Stored.table) SET \(Stored.columns.map { "\($0) = ?" }.joined(separator: ", ")) WHERE id = ?")
-    try statement.execute(arguments: StatementArguments(row.values + [id]))
+  /// Overwrites every column of the row with the entity's id.
+  func overwrite<Stored: IdentifiedEntity>(_ entity: Stored) throws {
+    let settings = Stored.mapping.writtenColumns.map { "\($0) = ?" }.joined(separator: ", ")
+    let statement = try database.cachedStatement(sql: "UPDATE \(Stored.mapping.table) SET \(settings) WHERE id = ?")
+    try statement.execute(
+      arguments: StatementArguments(try Stored.mapping.values(of: entity) + [entity.id.description.databaseValue]))
   }
 
   /// Runs a statement; returns how many rows it changed.
@@ -105,16 +109,17 @@ extension CatalogSession {
     try Value.fetchOne(database.cachedStatement(sql: sql), arguments: StatementArguments(values))
   }
 
-  private func rows<Stored: TableRow>(
-    _ type: Stored.Type, of statement: Statement, _ values: [any DatabaseValueConvertible]
+  private func entities<Stored: StoredEntity>(
+    of statement: Statement, _ values: [any DatabaseValueConvertible]
   ) throws -> [Stored] {
     let cursor = try Row.fetchCursor(statement, arguments: StatementArguments(values))
-    var rows: [Stored] = []
-    while let row = try cursor.next() {
-      var columns = ColumnReader(row)
-      rows.append(Stored(from: &columns))
-    }
-    return rows
+    var entities: [Stored] = []
+    while let row = try cursor.next() { entities.append(try Stored.mapping.entity(from: row)) }
+    return entities
+  }
+
+  private static func select<Stored: StoredEntity>(_ type: Stored.Type) -> String {
+    "SELECT \(Stored.mapping.columns.joined(separator: ", ")) FROM \(Stored.mapping.table)"
   }
 
   private static func text(_ conditions: [Condition]) -> String {

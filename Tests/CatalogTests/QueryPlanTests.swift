@@ -73,15 +73,7 @@ struct QueryPlanTests {
     let (backup, job) = try await fill(catalog, backups: 10_000)
     try catalog.close()
 
-    let statements = StatementLog()
-    var configuration = GRDB.Configuration()
-    configuration.prepareDatabase { database in
-      database.trace(options: .statement) { event in
-        if case .statement(let statement) = event { statements.append(statement.expandedSQL) }
-      }
-    }
-    configuration.publicStatementArguments = true
-    let queue = try DatabaseQueue(path: folder.path(SQLiteCatalog.fileName), configuration: configuration)
+    let (queue, statements) = try traced()
     try await queue.read { database in
       for read in Self.reads { try read(CatalogSession(database), backup, job) }
     }
@@ -98,6 +90,63 @@ struct QueryPlanTests {
       #expect(!steps.contains { $0.contains("SCAN") || $0.contains("TEMP B-TREE") }, "\(sql): \(plan)")
     }
     try queue.close()
+  }
+
+  /// Of two indexes for one filter the wrong one reads a million rows for a page of ten.
+  @Test(arguments: [
+    ("image", "backups_by_image (image=? AND id>?)"),
+    ("image state", "backups_by_image_and_state (image=? AND state=? AND id>?)"),
+    ("image repository", "backups_by_image (image=? AND id>?)"),
+    ("image repository state", "backups_by_image_and_state (image=? AND state=? AND id>?)"),
+    ("repository", "backups_by_repository (repository=? AND id>?)"),
+    ("repository state", "backups_by_repository_and_state (repository=? AND state=? AND id>?)"),
+    ("state", "backups_by_state (state=? AND id>?)"),
+    ("chain", "backups_by_chain (chain=? AND id>?)"),
+    ("chain image repository state", "backups_by_chain (chain=? AND id>?)"),
+  ])
+  func aListOfBackupsReadsByTheNarrowestOfItsFilters(_ filters: String, _ index: String) async throws {
+    let given = Set(filters.split(separator: " "))
+    let plan = try await self.plan { view in
+      let filter = BackupFilter(
+        image: given.contains("image") ? ImageID() : nil,
+        repository: given.contains("repository") ? RepositoryID() : nil,
+        chain: given.contains("chain") ? ChainID() : nil, state: given.contains("state") ? .complete : nil)
+      _ = try view.backups(filter, PageRequest())
+    }
+    #expect(plan == ["SEARCH backups USING INDEX \(index)"])
+  }
+
+  @Test func aListOfJobsReadsByKindAndState() async throws {
+    let plan = try await self.plan { view in
+      _ = try view.jobs(JobFilter(states: [.failed], kind: .check), PageRequest())
+    }
+    #expect(plan == ["SEARCH jobs USING INDEX jobs_by_kind_and_state (kind=? AND state=? AND id>?)"])
+  }
+
+  /// How SQLite carries out the one statement that `read` runs.
+  private func plan(_ read: @Sendable @escaping (any CatalogReading) throws -> Void) async throws -> [String] {
+    try SQLiteCatalog(stateFolder: folder.path).close()
+    let (queue, statements) = try traced()
+    defer { try? queue.close() }
+    return try await queue.read { database in
+      try read(CatalogSession(database))
+      let selects = statements.all.filter { $0.hasPrefix("SELECT") && !$0.contains("sqlite_") }
+      let sql = try #require(selects.first)
+      #expect(selects.count == 1)
+      return try Row.fetchAll(database, sql: "EXPLAIN QUERY PLAN \(sql)").map { $0["detail"] as String }
+    }
+  }
+
+  private func traced() throws -> (DatabaseQueue, StatementLog) {
+    let statements = StatementLog()
+    var configuration = GRDB.Configuration()
+    configuration.prepareDatabase { database in
+      database.trace(options: .statement) { event in
+        if case .statement(let statement) = event { statements.append(statement.expandedSQL) }
+      }
+    }
+    configuration.publicStatementArguments = true
+    return (try DatabaseQueue(path: folder.path(SQLiteCatalog.fileName), configuration: configuration), statements)
   }
 
   private func fill(_ catalog: SQLiteCatalog, backups count: Int) async throws -> (Backup, JobID) {

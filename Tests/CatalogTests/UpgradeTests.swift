@@ -15,6 +15,7 @@ struct UpgradeTests {
     let released = [
       "V0001_catalog.sql": "2be5e22573821c569b57e9cbd7fd621cde490ed4966ec08b94b1905f3cb3bccc",
       "V0002_exports.sql": "74e9453e130cb0f6b21ebef4b94a39ac4b5228d39dfef5b1042ddd5f0f877f67",
+      "V0003_damage_and_pauses.sql": "33f73c1b11f4e3cf43667842cf389cddc59f0d6807ee65d4eea753b166035770",
     ]
     for (name, sha256) in released {
       #expect(Migration.embedded.first { $0.name == name }?.sha256 == sha256, "\(name)")
