@@ -15,14 +15,14 @@ package struct StoredBackup: Sendable {
   /// The hashes, with the device to close when they aren't needed any more.
   /// - Throws: `backupCorrupt` where they aren't what the manifest says.
   nonisolated(nonsending)
-    package func openHashes() async throws -> (reader: HashTreeReader, device: any BlockDevice)
+    package func openHashes(work: any BackgroundWork) async throws -> (reader: HashTreeReader, device: any BlockDevice)
   {
     let device = try await repository.openHashes(of: location)
     return try await attempt {
       do throws(HashTreeReader.Failure) {
         let reader = try await HashTreeReader(
           device, expecting: Digest(hexadecimal: manifest.merkleRoot) ?? .zero, byteCount: manifest.virtualSize,
-          backup: manifest.backup)
+          backup: manifest.backup, work: work)
         return (reader, device)
       } catch {
         throw DomainError(error, of: hashesName)

@@ -44,7 +44,8 @@ struct HashTreeTests {
       let file = MemoryDevice(byteCount: 0)
       let root = try await write(leaves, byteCount: byteCount, joinsZeroes: joinsZeroes, to: file)
       #expect(root == expected, "\(random)")
-      let reader = try await HashTreeReader(file, expecting: root, byteCount: byteCount, backup: Self.backup)
+      let reader = try await HashTreeReader(
+        file, expecting: root, byteCount: byteCount, backup: Self.backup, work: InlineWork())
       try await reader.proveAll {}
       #expect(try await reader.leaves(0..<count) == leaves)
       for _ in 0..<min(count, 20) {
@@ -61,15 +62,15 @@ struct HashTreeTests {
       _ leaves: [Digest], byteCount: UInt64, joinsZeroes: Bool, to file: MemoryDevice
     ) async throws -> Digest
   {
-    let writer = try await HashTreeWriter(HashTree(byteCount: byteCount), to: file)
+    let writer = try await HashTreeWriter(HashTree(byteCount: byteCount), to: file, work: InlineWork())
     var index = 0
     while index < leaves.count {
       let isZero = leaves[index] == .zero
       let end = leaves[index...].firstIndex { ($0 == .zero) != isZero } ?? leaves.count
       if isZero, joinsZeroes {
-        try await writer.appendZeroes(UInt64(end - index))
+        try await writer.putZeroes(UInt64(index)..<UInt64(end))
       } else {
-        try await writer.append(Array(leaves[index..<end]))
+        try await writer.put(Array(leaves[index..<end]), at: UInt64(index))
       }
       index = end
     }
@@ -88,7 +89,8 @@ struct HashTreeTests {
       bytes[0] ^= 1
       try await file.writeBytes(bytes, at: offset)
       await #expect(throws: HashTreeReader.Failure.self, "byte \(offset)") {
-        let reader = try await HashTreeReader(file, expecting: root, byteCount: byteCount, backup: Self.backup)
+        let reader = try await HashTreeReader(
+          file, expecting: root, byteCount: byteCount, backup: Self.backup, work: InlineWork())
         try await reader.proveAll {}
       }
       file.image = sound
@@ -102,7 +104,7 @@ struct HashTreeTests {
       (Self.leaf(2), 65536, Self.backup), (root, 65535, Self.backup), (root, 65536, BackupID()),
     ] as [(Digest, UInt64, BackupID)] {
       await #expect(throws: HashTreeReader.Failure.self) {
-        _ = try await HashTreeReader(file, expecting: root, byteCount: byteCount, backup: backup)
+        _ = try await HashTreeReader(file, expecting: root, byteCount: byteCount, backup: backup, work: InlineWork())
       }
     }
   }
@@ -138,7 +140,8 @@ struct HashTreeTests {
         try await file.writeZeroes(ByteRange(offset: offset, length: page), options: [.mayUnmap])
       }
       await #expect(throws: HashTreeReader.Failure.self, "the page at \(offset)") {
-        let reader = try await HashTreeReader(file, expecting: root, byteCount: byteCount, backup: Self.backup)
+        let reader = try await HashTreeReader(
+          file, expecting: root, byteCount: byteCount, backup: Self.backup, work: InlineWork())
         try await reader.proveAll {}
       }
       file.image = sound
@@ -149,12 +152,13 @@ struct HashTreeTests {
     // 16 TiB with data at its beginning and its end.
     let tree = HashTree(byteCount: 1 << 44)
     let file = MemoryDevice(byteCount: 0)
-    let writer = try await HashTreeWriter(tree, to: file)
-    try await writer.append((0..<16).map(Self.leaf))
-    try await writer.appendZeroes(tree.leafCount - 17)
-    try await writer.append([Self.leaf(17)])
+    let writer = try await HashTreeWriter(tree, to: file, work: InlineWork())
+    try await writer.put((0..<16).map(Self.leaf), at: 0)
+    try await writer.putZeroes(16..<tree.leafCount - 1)
+    try await writer.put([Self.leaf(17)], at: tree.leafCount - 1)
     let root = try await writer.finish(backup: Self.backup)
-    let reader = try await HashTreeReader(file, expecting: root, byteCount: 1 << 44, backup: Self.backup)
+    let reader = try await HashTreeReader(
+      file, expecting: root, byteCount: 1 << 44, backup: Self.backup, work: InlineWork())
     let before = file.calls[.read]
     try await reader.proveAll {}
     #expect(file.calls[.read] - before < 64)

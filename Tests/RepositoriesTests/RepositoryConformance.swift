@@ -69,8 +69,8 @@ struct RepositoryConformance {
   {
     let ones = [UInt8](repeating: 1, count: 65536)
     let hashes = try await stage.create(.hashes)
-    let writer = try await HashTreeWriter(HashTree(byteCount: Self.guestByteCount), to: hashes)
-    try await writer.append([HashTree.leaf(of: ones.span.bytes), .zero, .zero])
+    let writer = try await HashTreeWriter(HashTree(byteCount: Self.guestByteCount), to: hashes, work: InlineWork())
+    try await writer.put([HashTree.leaf(of: ones.span.bytes), .zero, .zero], at: 0)
     let root = try await writer.finish(backup: stage.backup.backup)
     try await hashes.flush()
     try await hashes.close()
@@ -132,7 +132,7 @@ struct RepositoryConformance {
     #expect(scan.findings == [] && scan.images == [image] && scan.backups.map(\.id) == [place.backup])
     let stored = try await reader.stored(place)
     #expect(stored.manifest.madeBy == .hand)
-    let hashes = try await stored.openHashes()
+    let hashes = try await stored.openHashes(work: InlineWork())
     try await hashes.reader.proveAll {}
     try await hashes.device.close()
     let data = try await stored.openData()

@@ -32,8 +32,8 @@ final class BackupSink: CopySink {
       throw DomainError(BlockError(.corrupt(damage.text), .read, damage.range), of: source)
     }
     do throws(BlockError) {
-      try await hashes.appendZeroes(chunk.plan.zeroes.grainCount)
-      try await hashes.append(chunk.leaves)
+      try await hashes.putZeroes(chunk.plan.zeroes.leaves)
+      try await hashes.put(chunk.leaves, at: chunk.data.leaves.lowerBound)
     } catch {
       throw DomainError(error, of: hashesName)
     }

@@ -94,7 +94,7 @@ extension LocalEngine {
     ) async throws -> (root: Digest, dataByteCount: UInt64)
   {
     let hashes = try await telling(about: names.hashes) {
-      try await HashTreeWriter(HashTree(byteCount: image.device.byteCount), to: hashDevice)
+      try await HashTreeWriter(HashTree(byteCount: image.device.byteCount), to: hashDevice, work: work)
     }
     let sink = BackupSink(
       source: image.name, hashes: hashes, hashesName: names.hashes, target: target, targetName: names.data)

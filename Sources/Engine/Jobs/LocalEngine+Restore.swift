@@ -12,7 +12,7 @@ extension LocalEngine {
   package func restore(_ order: RestoreOrder, control: any JobControl) async throws -> RestoreReport {
     try await onLoop(for: control.job, in: order.backup.repository.lane) { [self] loop in
       let stored = try await open(order.backup.repository, on: loop).stored(order.backup)
-      let hashes = try await stored.openHashes()
+      let hashes = try await stored.openHashes(work: work)
       return try await closing([hashes.device]) {
         let data = try await stored.openData()
         return try await closing([data.device]) {

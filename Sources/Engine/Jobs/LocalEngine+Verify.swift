@@ -61,7 +61,7 @@ extension LocalEngine {
       _ control: any JobControl
     ) async throws -> UInt64
   {
-    let hashes = try await findings.collect { try await stored.openHashes() }
+    let hashes = try await findings.collect { try await stored.openHashes(work: work) }
     return try await closing(hashes.map { [$0.device] } ?? []) {
       let data = try await findings.collect { try await stored.openData() }
       return try await closing(data.map { [$0.device] } ?? []) {

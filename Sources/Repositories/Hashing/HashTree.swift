@@ -66,19 +66,25 @@ package struct HashTree: Hashable, Sendable {
   }
 
   package static func node(_ left: Digest, _ right: Digest) -> Digest {
+    var room = nodeRoom
+    return node(left, right, in: &room)
+  }
+
+  private static func node(_ left: Digest, _ right: Digest, in room: inout [UInt8]) -> Digest {
     if left == .zero, right == .zero { return .zero }
-    var bytes = nodePrefix + [UInt8](repeating: 0, count: 2 * Digest.byteCount)
-    left.store(in: &bytes, at: nodePrefix.count)
-    right.store(in: &bytes, at: nodePrefix.count + Digest.byteCount)
-    return Digest(of: bytes.span.bytes)
+    left.store(in: &room, at: nodePrefix.count)
+    right.store(in: &room, at: nodePrefix.count + Digest.byteCount)
+    return Digest(of: room.span.bytes)
   }
 
   /// The node over one page of nodes (missing ones are zero).
   package static func node(overPage nodes: [Digest]) -> Digest {
     precondition(nodes.count == nodesPerPage)
-    var nodes = nodes
-    while nodes.count > 1 {
-      nodes = (0..<nodes.count / 2).map { node(nodes[2 * $0], nodes[2 * $0 + 1]) }
+    var (nodes, room) = (nodes, nodeRoom)
+    var count = nodesPerPage
+    while count > 1 {
+      count /= 2
+      for index in 0..<count { nodes[index] = node(nodes[2 * index], nodes[2 * index + 1], in: &room) }
     }
     return nodes[0]
   }
@@ -94,5 +100,7 @@ package struct HashTree: Hashable, Sendable {
   }
 
   private static let nodePrefix = Array("cobweb node 1\0".utf8)
+  /// What is hashed for a node: its prefix, and room for two more.
+  private static let nodeRoom = nodePrefix + [UInt8](repeating: 0, count: 2 * Digest.byteCount)
   private static let rootPrefix = Array("cobweb root 1\0".utf8)
 }

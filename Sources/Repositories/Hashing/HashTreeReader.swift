@@ -5,7 +5,8 @@ import Model
 
 /// Reads the leaves of a `.hashes` file; each page is proven against the root before a leaf of it is given out.
 ///
-/// Keeps one page of each stored level, so that reading in order reads each page once.
+/// Keeps one page of each stored level, so that reading in order reads each page once. One call at a time; pages are
+/// hashed on the worker pool.
 package final class HashTreeReader {
   /// A page that was read and proven.
   private struct Page {
@@ -21,15 +22,17 @@ package final class HashTreeReader {
   package let tree: HashTree
   package let header: HashFileHeader
   let file: any BlockDevice
+  private let work: any BackgroundWork
   private var pages: [Page?]
 
   /// Reads the header and compares the file with it and with what the manifest says.
   nonisolated(nonsending)
     package init(
-      _ file: any BlockDevice, expecting root: Digest, byteCount: UInt64, backup: BackupID
+      _ file: any BlockDevice, expecting root: Digest, byteCount: UInt64, backup: BackupID, work: any BackgroundWork
     ) async throws(Failure)
   {
     self.file = file
+    self.work = work
     tree = HashTree(byteCount: byteCount)
     pages = Array(repeating: nil, count: tree.storedLevels.count)
     guard file.byteCount == tree.fileByteCount else {
@@ -115,10 +118,12 @@ package final class HashTreeReader {
   nonisolated(nonsending)
     private func isProven(_ nodes: [Digest], _ index: UInt64, _ level: Int) async throws(Failure) -> Bool
   {
-    if level == tree.storedLevels.count - 1 { return tree.root(topPage: nodes) == header.root }
+    if level == tree.storedLevels.count - 1 {
+      return await work.run { [tree] in tree.root(topPage: nodes) } == header.root
+    }
     let pageSize = UInt64(HashTree.nodesPerPage)
     let parents = try await provenPage(index / pageSize, ofLevel: level + 1)
-    return HashTree.node(overPage: nodes) == parents[Int(index % pageSize)]
+    return await work.run { HashTree.node(overPage: nodes) } == parents[Int(index % pageSize)]
   }
 
   nonisolated(nonsending)

@@ -2,110 +2,301 @@ import Bytes
 import BlockCore
 import Model
 
-/// Writes a `.hashes` file while the leaves come in, in order, with one page of memory for each stored level.
+/// Writes a `.hashes` file while the leaves come in, in any order, each once; those that don't come are the parent's.
 ///
-/// Runs of zeroes cost next to nothing, in time and on the storage: their pages stay holes.
+/// - One call at a time. What comes out is the same whatever the order, to the byte.
+/// - A page is hashed on the worker pool and written as soon as it is complete, and its node goes to the level above.
+///   Pages that are begun stay in memory, ``cachedPageCount`` at most; more are put by in their places in the file, with
+///   ``missing`` for what hasn't come, and are read again when they go on. In the order of the disk none ever is.
+/// - Runs of zeroes cost next to nothing, in time and on the storage: their pages stay holes.
 package final class HashTreeWriter {
   package let tree: HashTree
   private let file: any BlockDevice
-  // By stored level: the page being filled, how much of it is, and its number.
-  private var pages: [[Digest]]
-  private var fillCounts: [Int]
-  private var pageIndices: [UInt64]
-  private var appendedLeafCount: UInt64 = 0
+  private let work: any BackgroundWork
+  private let parent: HashTreeReader?
+  private var pages: [Position: Page] = [:]
+  private var useCount: UInt64 = 0
+  private var hasPutBy = false
+  /// The page of the highest level, when it is complete.
+  private var top: [Digest]?
 
-  /// - Parameter file: empty; it is grown to the tree's size at once.
-  nonisolated(nonsending)
-    package init(_ tree: HashTree, to file: any BlockDevice) async throws(BlockError)
-  {
-    self.tree = tree
-    self.file = file
-    let count = tree.storedLevels.count
-    pages = Array(repeating: Self.emptyPage, count: count)
-    fillCounts = Array(repeating: 0, count: count)
-    pageIndices = Array(repeating: 0, count: count)
-    try await file.resize(to: tree.fileByteCount)
-  }
+  /// Pages in memory, beside the highest level's.
+  package static let cachedPageCount = 64
 
-  /// The leaves that have come so far.
-  package var leafCount: UInt64 { appendedLeafCount }
+  /// Stands for a node that hasn't come: no SHA-256 of anything is known to be that.
+  private static let missing = Digest(
+    from: [UInt8](repeating: 0xFF, count: Digest.byteCount).span.bytes, at: 0)
 
-  nonisolated(nonsending)
-    package func append(_ leaves: [Digest]) async throws(BlockError)
-  {
-    for leaf in leaves {
-      appendedLeafCount += 1
-      try await append(leaf, toLevel: 0)
+  private struct Position: Hashable {
+    var level: Int
+    /// Among the level's pages.
+    var index: UInt64
+
+    /// Where the node over the page goes.
+    var above: Position { Position(level: level + 1, index: index / UInt64(HashTree.nodesPerPage)) }
+    var placeAbove: Int { Int(index % UInt64(HashTree.nodesPerPage)) }
+    func below(_ place: Int) -> Position {
+      Position(level: level - 1, index: index * UInt64(HashTree.nodesPerPage) + UInt64(place))
     }
   }
 
+  private struct Page {
+    var nodes: [Digest]
+    var missingCount: Int
+    /// Whether nothing has come yet, for it or for a page below it.
+    var isFresh: Bool
+    /// Whether something else stands in its place in the file.
+    var wasPutBy: Bool
+    var lastUse: UInt64 = 0
+  }
+
+  /// - Parameters:
+  ///   - parent: has the leaves that don't come; those of grains that are as long there as here.
+  ///   - file: empty; it is grown to the tree's size at once.
   nonisolated(nonsending)
-    package func appendZeroes(_ count: UInt64) async throws(BlockError)
+    package init(
+      _ tree: HashTree, over parent: HashTreeReader? = nil, to file: any BlockDevice, work: any BackgroundWork
+    ) async throws(BlockError)
   {
-    appendedLeafCount += count
-    try await appendZeroes(count, toLevel: 0)
+    self.tree = tree
+    self.parent = parent
+    self.file = file
+    self.work = work
+    try await file.resize(to: tree.fileByteCount)
+  }
+
+  /// Leaves from `index` on.
+  nonisolated(nonsending)
+    package func put(_ leaves: [Digest], at index: UInt64) async throws(BlockError)
+  {
+    precondition(index + UInt64(leaves.count) <= tree.leafCount)
+    try await put(leaves, at: index, ofLevel: 0)
+  }
+
+  /// Leaves of zeroes.
+  nonisolated(nonsending)
+    package func putZeroes(_ range: Range<UInt64>) async throws(BlockError)
+  {
+    precondition(range.upperBound <= tree.leafCount)
+    try await putZeroes(range, ofLevel: 0)
   }
 
   /// Completes the tree and writes the header; nothing is flushed.
-  /// - Precondition: all leaves have come.
+  /// - Precondition: all leaves have come, or the parent has them.
+  /// - Throws: `BlockError`; `HashTreeReader.Failure` for the parent's file; what `checkpoint` throws, which is called
+  ///   between pages that are the parent's.
   nonisolated(nonsending)
-    package func finish(backup: BackupID) async throws(BlockError) -> Digest
+    package func finish(backup: BackupID, _ checkpoint: () async throws -> Void = {}) async throws -> Digest
   {
-    precondition(appendedLeafCount == tree.leafCount, "\(appendedLeafCount) of \(tree.leafCount) leaves came")
-    for level in pages.indices where fillCounts[level] > 0 { try await closePage(ofLevel: level) }
-    let root = tree.root(topPage: pages.last ?? [])
+    if top == nil, let parent, !tree.storedLevels.isEmpty {
+      let position = Position(level: tree.storedLevels.count - 1, index: 0)
+      var page = try await take(position)
+      try await complete(&page, at: position, from: parent, checkpoint)
+      top = page.nodes
+    }
+    let top = top ?? []
+    precondition(!top.isEmpty || tree.storedLevels.isEmpty, "not all of \(tree.leafCount) leaves came")
+    if let level = tree.storedLevels.indices.last {
+      _ = try await write(top, at: Position(level: level, index: 0), isAlways: false)
+    }
+    let root = await work.run { [tree] in tree.root(topPage: top) }
     let header = HashFileHeader(guestByteCount: tree.byteCount, root: root, backup: backup).encoded()
     try await file.write(header.span.bytes, at: 0)
     return root
   }
 
-  private static let emptyPage = [Digest](repeating: .zero, count: HashTree.nodesPerPage)
+  // MARK: Nodes of one level
 
-  private func isTop(_ level: Int) -> Bool { level == pages.count - 1 }
+  private func isTop(_ level: Int) -> Bool { level == tree.storedLevels.count - 1 }
 
   nonisolated(nonsending)
-    private func append(_ node: Digest, toLevel level: Int) async throws(BlockError)
+    private func put(_ nodes: [Digest], at index: UInt64, ofLevel level: Int) async throws(BlockError)
   {
-    pages[level][fillCounts[level]] = node
-    fillCounts[level] += 1
-    // The top page stays in memory for the root.
-    if fillCounts[level] == HashTree.nodesPerPage, !isTop(level) { try await closePage(ofLevel: level) }
+    let pageSize = UInt64(HashTree.nodesPerPage)
+    var done = 0
+    while done < nodes.count {
+      let next = index + UInt64(done)
+      let place = Int(next % pageSize)
+      let count = min(HashTree.nodesPerPage - place, nodes.count - done)
+      try await put(nodes[done..<done + count], at: place, of: Position(level: level, index: next / pageSize))
+      done += count
+    }
   }
 
   nonisolated(nonsending)
-    private func appendZeroes(_ count: UInt64, toLevel level: Int) async throws(BlockError)
+    private func put(_ nodes: ArraySlice<Digest>, at place: Int, of position: Position) async throws(BlockError)
   {
-    var left = count
-    while left > 0, fillCounts[level] > 0 || isTop(level) {
-      try await append(.zero, toLevel: level)
-      left -= 1
+    var page = try await take(position)
+    for (offset, node) in nodes.enumerated() {
+      precondition(page.nodes[place + offset] == Self.missing, "a leaf came twice")
+      page.nodes[place + offset] = node
     }
-    guard left > 0 else { return }
-    // Here starts a page: whole ones of zeroes are told to the level above and stay holes.
-    let (whole, rest) = left.quotientAndRemainder(dividingBy: UInt64(HashTree.nodesPerPage))
-    if whole > 0 {
-      pageIndices[level] += whole
-      try await appendZeroes(whole, toLevel: level + 1)
-    }
-    for _ in 0..<rest { try await append(.zero, toLevel: level) }
+    page.missingCount -= nodes.count
+    if page.isFresh, parent != nil, !isTop(position.level) { try await begin(position.above) }
+    page.isFresh = false
+    if page.missingCount > 0 { return try await keep(page, at: position) }
+    guard !isTop(position.level) else { return top = page.nodes }
+    let node = try await write(page.nodes, at: position, isAlways: page.wasPutBy)
+    try await put([node], at: position.placeAbove, of: position.above)
   }
 
-  /// Writes the page that was being filled, passes its node up and starts the next one.
+  /// Notes that something has come below the page: the parent's can't be taken whole.
   nonisolated(nonsending)
-    private func closePage(ofLevel level: Int) async throws(BlockError)
+    private func begin(_ position: Position) async throws(BlockError)
   {
-    let page = pages[level]
-    let node = HashTree.node(overPage: page)
-    if node != .zero {
-      var bytes = [UInt8](repeating: 0, count: HashTree.pageByteCount)
-      for (index, node) in page.enumerated() { node.store(in: &bytes, at: index * Digest.byteCount) }
-      let offset = tree.storedLevels[level].fileOffset + pageIndices[level] * UInt64(HashTree.pageByteCount)
-      try await file.write(bytes.span.bytes, at: offset)
+    var page = try await take(position)
+    if page.isFresh, !isTop(position.level) { try await begin(position.above) }
+    page.isFresh = false
+    try await keep(page, at: position)
+  }
+
+  nonisolated(nonsending)
+    private func putZeroes(_ range: Range<UInt64>, ofLevel level: Int) async throws(BlockError)
+  {
+    guard !range.isEmpty else { return }
+    let pageSize = UInt64(HashTree.nodesPerPage)
+    let (first, rest) = range.lowerBound.quotientAndRemainder(dividingBy: pageSize)
+    // Whole pages of zeroes are told to the level above and stay holes; the last page of a level may be short.
+    let isToEnd = range.upperBound == tree.storedLevels[level].nodeCount
+    let wholeStart = first + (rest == 0 ? 0 : 1)
+    let wholeEnd = (range.upperBound + (isToEnd ? pageSize - 1 : 0)) / pageSize
+    guard !isTop(level), wholeStart < wholeEnd else {
+      return try await put([Digest](repeating: .zero, count: range.count), at: range.lowerBound, ofLevel: level)
     }
-    guard !isTop(level) else { return }
-    pages[level] = Self.emptyPage
-    fillCounts[level] = 0
-    pageIndices[level] += 1
-    try await append(node, toLevel: level + 1)
+    for part in [
+      range.lowerBound..<wholeStart * pageSize, min(wholeEnd * pageSize, range.upperBound)..<range.upperBound,
+    ] {
+      try await put([Digest](repeating: .zero, count: part.count), at: part.lowerBound, ofLevel: level)
+    }
+    try await putZeroes(wholeStart..<wholeEnd, ofLevel: level + 1)
+  }
+
+  // MARK: Pages
+
+  /// Writes a page that is complete, unless it is zero. Returns the node over it.
+  nonisolated(nonsending)
+    private func write(
+      _ nodes: [Digest], at position: Position, isAlways: Bool
+    ) async throws(BlockError) -> Digest
+  {
+    let (node, bytes) = await work.run { (HashTree.node(overPage: nodes), Self.bytes(of: nodes)) }
+    if node != .zero || isAlways { try await file.write(bytes.span.bytes, at: offset(of: position)) }
+    return node
+  }
+
+  private func offset(of position: Position) -> UInt64 {
+    tree.storedLevels[position.level].fileOffset + position.index * UInt64(HashTree.pageByteCount)
+  }
+
+  private static func bytes(of nodes: [Digest]) -> [UInt8] {
+    var bytes = [UInt8](repeating: 0, count: HashTree.pageByteCount)
+    for (index, node) in nodes.enumerated() { node.store(in: &bytes, at: index * Digest.byteCount) }
+    return bytes
+  }
+
+  /// The page as it is by now; it isn't in memory any more, and is the caller's to keep or to complete.
+  nonisolated(nonsending)
+    private func take(_ position: Position) async throws(BlockError) -> Page
+  {
+    if let page = pages.removeValue(forKey: position) { return page }
+    if hasPutBy, let page = try await readPutBy(position) { return page }
+    let first = position.index * UInt64(HashTree.nodesPerPage)
+    let count = min(tree.storedLevels[position.level].nodeCount - first, UInt64(HashTree.nodesPerPage))
+    let nodes = (0..<HashTree.nodesPerPage).map { $0 < count ? Self.missing : .zero }
+    return Page(nodes: nodes, missingCount: Int(count), isFresh: true, wasPutBy: false)
+  }
+
+  nonisolated(nonsending)
+    private func readPutBy(_ position: Position) async throws(BlockError) -> Page?
+  {
+    var bytes = [UInt8](repeating: 0, count: HashTree.pageByteCount)
+    do {
+      var span = bytes.mutableSpan
+      var raw = span.mutableBytes
+      try await file.read(into: &raw, at: offset(of: position))
+    }
+    // What was put by misses something, so it isn't zero.
+    guard !bytes.span.bytes.isZero else { return nil }
+    let nodes = (0..<HashTree.nodesPerPage).map { Digest(from: bytes.span.bytes, at: $0 * Digest.byteCount) }
+    return Page(
+      nodes: nodes, missingCount: nodes.count { $0 == Self.missing }, isFresh: false, wasPutBy: true)
+  }
+
+  nonisolated(nonsending)
+    private func keep(_ page: Page, at position: Position) async throws(BlockError)
+  {
+    var page = page
+    useCount += 1
+    page.lastUse = useCount
+    pages[position] = page
+    guard pages.count > Self.cachedPageCount + 1 else { return }
+    let oldest = pages.filter { !isTop($0.key.level) }.min { $0.value.lastUse < $1.value.lastUse }
+    guard let oldest else { return }
+    pages[oldest.key] = nil
+    hasPutBy = true
+    try await file.write(Self.bytes(of: oldest.value.nodes).span.bytes, at: offset(of: oldest.key))
+  }
+
+  // MARK: The parent's leaves
+
+  /// Leaves that stand for the same bytes in both trees.
+  private func commonLeafCount(_ parent: HashTreeReader) -> UInt64 {
+    if parent.tree.byteCount == tree.byteCount { return tree.leafCount }
+    return min(parent.tree.byteCount, tree.byteCount) / UInt64(HashTree.grainByteCount)
+  }
+
+  /// Takes all that is missing in the page from the parent, with the pages below.
+  nonisolated(nonsending)
+    private func complete(
+      _ page: inout Page, at position: Position, from parent: HashTreeReader, _ checkpoint: () async throws -> Void
+    ) async throws
+  {
+    try await checkpoint()
+    let common = commonLeafCount(parent)
+    let first = position.index * UInt64(HashTree.nodesPerPage)
+    var leaves: [Digest] = []
+    if position.level == 0 {
+      leaves = try await parent.leaves(min(first, common)..<min(first + UInt64(HashTree.nodesPerPage), common))
+    }
+    for place in page.nodes.indices where page.nodes[place] == Self.missing {
+      if position.level == 0 {
+        precondition(place < leaves.count, "the leaf \(first + UInt64(place)) didn't come, and the parent has none")
+        page.nodes[place] = leaves[place]
+      } else {
+        page.nodes[place] = try await completeNode(at: position.below(place), from: parent, checkpoint)
+      }
+    }
+    page.missingCount = 0
+  }
+
+  /// Completes one page below. Returns the node over it.
+  nonisolated(nonsending)
+    private func completeNode(
+      at position: Position, from parent: HashTreeReader, _ checkpoint: () async throws -> Void
+    ) async throws -> Digest
+  {
+    var page = try await take(position)
+    let leavesPerPage = UInt64(HashTree.nodesPerPage) << UInt64(HashTree.levelsPerPage * position.level)
+    let isSame =
+      parent.tree.byteCount == tree.byteCount || (position.index + 1) * leavesPerPage <= commonLeafCount(parent)
+    if page.isFresh, isSame { return try await copy(position, from: parent, checkpoint) }
+    try await complete(&page, at: position, from: parent, checkpoint)
+    return try await write(page.nodes, at: position, isAlways: page.wasPutBy)
+  }
+
+  /// Copies a page of the parent's with all below it. Returns the node over it.
+  nonisolated(nonsending)
+    private func copy(
+      _ position: Position, from parent: HashTreeReader, _ checkpoint: () async throws -> Void
+    ) async throws -> Digest
+  {
+    try await checkpoint()
+    let nodes = try await parent.provenPage(position.index, ofLevel: position.level)
+    if position.level > 0 {
+      for place in nodes.indices where nodes[place] != .zero {
+        _ = try await copy(position.below(place), from: parent, checkpoint)
+      }
+    }
+    return try await write(nodes, at: position, isAlways: false)
   }
 }
