@@ -54,7 +54,7 @@ let package = Package(
     room("Buffers", ["Locks"]),
     room("BlockCore", []),
     room("BlockFilters", ["BlockCore", "Buffers"]),
-    room("EventLoops", ["CLiburing", "Descriptors", "Locks"]),
+    room("EventLoops", ["Bytes", "CLiburing", "Descriptors", "Locks"]),
     room("RawFile", ["Buffers", "BlockCore", "Descriptors", "EventLoops"]),
     room("Qcow2", ["Bytes", "Locks", "Buffers", "BlockCore", "BlockFilters", "CZstd", "CZlib"]),
     room("NBD", ["Bytes", "Buffers", "BlockCore", "EventLoops", "Locks", "CGnuTLS", logging]),
@@ -109,7 +109,10 @@ let package = Package(
     tests("Qcow2Tests", ["Qcow2", "BlockCore", "BlockFilters", "Buffers", "BlockTesting", "CZlib"]),
     tests(
       "NBDTests",
-      ["NBD", "EventLoops", "BlockCore", "BlockFilters", "Buffers", "Locks", "RawFile", "BlockTesting", logging]),
+      [
+        "NBD", "Bytes", "EventLoops", "BlockCore", "BlockFilters", "Buffers", "Locks", "RawFile", "BlockTesting",
+        logging,
+      ]),
     tests("ModelTests", ["Model", "ModelTesting"]),
     tests("CatalogTests", ["Catalog", "Model", "ModelTesting", "Assets", "Locks", grdb]),
     tests("OrchestratorTests", ["Orchestrator", "Model", "ModelTesting", "Locks", logging]),

@@ -107,4 +107,9 @@ package struct HostAndPort: Hashable, Sendable {
 
 extension HostAndPort: CustomStringConvertible {
   package var description: String { port.map { "\(host):\($0)" } ?? "\(host)" }
+
+  /// HOST:PORT of a host without brackets, which an IPv6 address gets.
+  package static func text(host: String, port: UInt16) -> String {
+    host.utf8.contains(UInt8(ascii: ":")) ? "[\(host)]:\(port)" : "\(host):\(port)"
+  }
 }

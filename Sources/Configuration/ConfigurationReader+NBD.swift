@@ -1,3 +1,4 @@
+import Bytes
 import Glibc
 
 extension ConfigurationReader {
@@ -85,9 +86,9 @@ extension ConfigurationReader {
   func nbdURI(_ node: ConfigurationNode) -> String? {
     let text = node.text
     guard !text.isEmpty else { return nil }
-    let schemes = ["nbd", "nbds", "nbd+unix", "nbds+unix"]
-    guard schemes.contains(where: { text.lowercased().hasPrefix("\($0)://") }) else {
-      node.fault("'\(text)' is no NBD URI: must start with \(schemes.map { "\($0)://" }.joined(separator: ", "))")
+    guard NBDURI.hasScheme(text) else {
+      let schemes = NBDURI.schemes.map { "\($0)://" }.joined(separator: ", ")
+      node.fault("'\(text)' is no NBD URI: must start with \(schemes)")
       return nil
     }
     return text

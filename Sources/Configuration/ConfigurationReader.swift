@@ -1,3 +1,4 @@
+import Bytes
 import Foundation
 import Glibc
 import Model
@@ -113,8 +114,8 @@ extension ConfigurationReader {
       node.fault("names no socket")
       return nil
     }
-    guard path.utf8.count <= ListenAddress.maximumSocketPathLength else {
-      node.fault("\(path) is too long for a socket: at most \(ListenAddress.maximumSocketPathLength) bytes")
+    guard path.utf8.count <= UnixSocket.longestPath else {
+      node.fault("\(path) is too long for a socket: at most \(UnixSocket.longestPath) bytes")
       return nil
     }
     return path

@@ -7,9 +7,6 @@ package enum ListenAddress: Hashable, Sendable {
   /// An absolute path.
   case unix(path: String)
 
-  /// Bytes that the path of a unix socket may have (sun_path, less its end).
-  package static let maximumSocketPathLength = 107
-
   /// Whether only this host can reach it.
   package var isLocal: Bool {
     switch self {
@@ -30,7 +27,7 @@ extension ListenAddress: CustomStringConvertible {
   /// As it stands in the file.
   package var description: String {
     switch self {
-    case .tcp(let host, let port): host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
+    case .tcp(let host, let port): HostAndPort.text(host: host, port: port)
     case .unix(let path): "unix:\(path)"
     }
   }

@@ -1,4 +1,5 @@
 import BlockTesting
+import Bytes
 import Engine
 import EventLoops
 import Foundation

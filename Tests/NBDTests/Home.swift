@@ -1,5 +1,6 @@
 import BlockCore
 import BlockTesting
+import Bytes
 import EventLoops
 import Foundation
 import NBD

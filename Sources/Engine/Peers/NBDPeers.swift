@@ -1,4 +1,5 @@
 import BlockCore
+import Bytes
 import EventLoops
 import Failures
 import Foundation

@@ -1,15 +1,13 @@
+import Bytes
 import CLiburing
 import Glibc
 
 /// Where a stream socket listens or connects to. Names aren't resolved here, as that blocks.
 package enum SocketAddress: Hashable, Sendable {
-  /// A unix socket's path, at most ``longestPath`` bytes.
+  /// A unix socket's path, at most ``UnixSocket/longestPath`` bytes.
   case unix(path: String)
   /// A numeric IPv4 or IPv6 address, without brackets, and a port; port 0 lets the kernel choose when listening.
   case ip(host: String, port: UInt16)
-
-  /// What the kernel's structure holds, without the closing zero.
-  package static let longestPath = 107
 
   var family: Int32 {
     switch self {
@@ -31,7 +29,7 @@ extension SocketAddress: CustomStringConvertible {
   package var description: String {
     switch self {
     case .unix(let path): path
-    case .ip(let host, let port): host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
+    case .ip(let host, let port): HostAndPort.text(host: host, port: port)
     }
   }
 }
@@ -55,8 +53,8 @@ struct KernelAddress {
 
   init(path: String) throws(SystemError) {
     let bytes = Array(path.utf8)
-    guard !bytes.isEmpty, bytes.count <= SocketAddress.longestPath, !bytes.contains(0) else {
-      throw SystemError(ENAMETOOLONG, "a unix socket's path has 1 to \(SocketAddress.longestPath) bytes: \(path)")
+    guard !bytes.isEmpty, bytes.count <= UnixSocket.longestPath, !bytes.contains(0) else {
+      throw SystemError(ENAMETOOLONG, "a unix socket's path has 1 to \(UnixSocket.longestPath) bytes: \(path)")
     }
     self.init()
     let address = cast(to: sockaddr_un.self)

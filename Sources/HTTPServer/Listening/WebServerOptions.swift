@@ -1,3 +1,5 @@
+import Bytes
+
 /// The bounds and times of a server.
 package struct WebServerOptions: Sendable {
   /// Threads of libmicrohttpd per address.
@@ -52,7 +54,7 @@ package enum HTTPListenAddress: Sendable, Equatable, CustomStringConvertible {
 
   package var description: String {
     switch self {
-    case .tcp(let host, let port): host.utf8.contains(UInt8(ascii: ":")) ? "[\(host)]:\(port)" : "\(host):\(port)"
+    case .tcp(let host, let port): HostAndPort.text(host: host, port: port)
     case .unix(let path, _): "unix:\(path)"
     }
   }

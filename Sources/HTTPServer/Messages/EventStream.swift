@@ -1,6 +1,9 @@
 import Locks
 
 /// One server-sent event (HTML standard, "Server-sent events").
+///
+/// Events and their stream are hand-written because the libraries for them bring a server of their own, and libmicrohttpd
+/// has none: it asks for the next bytes of a body.
 package struct ServerSentEvent: Sendable {
   package let bytes: [UInt8]
 

@@ -47,11 +47,12 @@ package struct Export: Hashable, Sendable, Codable {
 
   /// What a client is given to connect, after the NBD URI specification.
   package var uri: String {
-    let scheme = tls == nil ? "nbd" : "nbds"
-    switch listen {
-    case .unix(let path): return "\(scheme)+unix:///\(name)?socket=\(PercentEncoding.encode(path: path))"
-    case .tcp(let host, let port): return "\(scheme)://\(host.contains(":") ? "[\(host)]" : host):\(port)/\(name)"
-    }
+    let place: NBDURI.Place =
+      switch listen {
+      case .unix(let path): .unix(path: path)
+      case .tcp(let host, let port): .tcp(host: host, port: port)
+      }
+    return NBDURI(place, exportName: name.text, usesTLS: tls != nil).description
   }
 }
 
@@ -72,20 +73,15 @@ package enum ExportAddress: Hashable, Sendable, Codable {
   package var isLocal: Bool {
     switch self {
     case .unix: true
-    case .tcp(let host, _): host == "localhost" || host == "::1" || Self.isIPv4Loopback(host)
+    case .tcp(let host, _): NetworkHost(withoutBrackets: host).map { $0.isLoopback && $0.text == host } ?? false
     }
-  }
-
-  private static func isIPv4Loopback(_ host: String) -> Bool {
-    let parts = host.split(separator: ".", omittingEmptySubsequences: false)
-    return parts.count == 4 && parts[0] == "127" && parts.allSatisfy { UInt8($0) != nil }
   }
 
   /// For a person: `unix:PATH`, or `HOST:PORT`.
   package var text: String {
     switch self {
     case .unix(let path): "unix:\(path)"
-    case .tcp(let host, let port): "\(host.contains(":") ? "[\(host)]" : host):\(port)"
+    case .tcp(let host, let port): HostAndPort.text(host: host, port: port)
     }
   }
 }

@@ -1,3 +1,4 @@
+import Bytes
 import EventLoops
 import Glibc
 import Locks

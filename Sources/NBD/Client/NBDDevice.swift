@@ -1,5 +1,6 @@
 import BlockCore
 import Buffers
+import Bytes
 import EventLoops
 import Glibc
 

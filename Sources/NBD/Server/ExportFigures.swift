@@ -1,6 +1,9 @@
 import Locks
 
 /// How long requests took, in buckets that grow by a fifth to a quarter.
+///
+/// It is hand-written because it lies among counters that one lock guards, and two digits are enough: the histograms of
+/// libraries bring locks and reports of their own.
 package struct LatencyHistogram: Hashable, Sendable {
   /// Buckets in each doubling.
   private static let steps = 4

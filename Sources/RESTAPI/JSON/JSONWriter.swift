@@ -8,6 +8,8 @@ protocol JSONWritable {
 }
 
 /// Writes JSON in the order in which it is told, `null`s included.
+///
+/// It is hand-written because Foundation's encoder keeps no order of members and leaves out what is nil.
 struct JSONWriter {
   private(set) var bytes: [UInt8] = []
 

@@ -1,3 +1,4 @@
+import Bytes
 import Model
 
 /// The members of an object in a request's body, each asked for once.
@@ -215,8 +216,7 @@ final class RequestFields {
   /// The URI of an export of an NBD server; the rest of it is judged where it is used.
   func nbdURI(_ name: String) -> String? {
     guard let uri = string(name) else { return nil }
-    let schemes = ["nbd", "nbds", "nbd+unix", "nbds+unix"]
-    guard uri.utf8.count <= Self.longestURI, schemes.contains(where: { uri.lowercased().hasPrefix("\($0)://") }) else {
+    guard uri.utf8.count <= Self.longestURI, NBDURI.hasScheme(uri) else {
       mismatch(
         name, "an NBD URI of at most \(Self.longestURI) bytes, as nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH")
       return nil

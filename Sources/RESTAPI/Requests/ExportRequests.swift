@@ -48,10 +48,9 @@ extension RequestFields {
     let address = listen.string("tcp", required: false)
     switch (path, address) {
     case (let path?, nil):
-      guard path.hasPrefix("/"), !path.hasSuffix("/"), path.utf8.count <= ExportAddress.longestSocketPath else {
+      guard path.hasPrefix("/"), !path.hasSuffix("/"), path.utf8.count <= UnixSocket.longestPath else {
         listen.refuse(
-          "unix",
-          "must be an absolute path for a socket, of at most \(ExportAddress.longestSocketPath) bytes")
+          "unix", "must be an absolute path for a socket, of at most \(UnixSocket.longestPath) bytes")
         return nil
       }
       return .unix(path: path)
@@ -69,9 +68,6 @@ extension RequestFields {
 }
 
 extension ExportAddress {
-  /// Bytes that the path of a unix socket may have (sun_path, less its end).
-  static let longestSocketPath = 107
-
   /// HOST:PORT; nil if `text` isn't that, or if the host is neither a numeric address nor localhost: a name may mean
   /// another address tomorrow. An address that can be written in several ways becomes the one that inet_ntop writes,
   /// so that exports at the same address are known to share it.

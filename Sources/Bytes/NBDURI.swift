@@ -1,6 +1,3 @@
-import Bytes
-import EventLoops
-
 /// Where an export is, as people write it (the NBD URI specification, uri.md beside proto.md).
 ///
 ///     nbd://HOST[:PORT][/EXPORT]             nbds:// the same with TLS
@@ -24,6 +21,30 @@ package struct NBDURI: Hashable, Sendable {
   /// IANA's port for NBD.
   package static let standardPort: UInt16 = 10809
 
+  /// Bytes of an export's name (the NBD protocol's limit for strings).
+  package static let longestName = 4096
+
+  private enum Scheme: String, CaseIterable {
+    case nbd, nbds
+    case nbdUnix = "nbd+unix"
+    case nbdsUnix = "nbds+unix"
+
+    var usesTLS: Bool { self == .nbds || self == .nbdsUnix }
+    var isUnix: Bool { self == .nbdUnix || self == .nbdsUnix }
+  }
+
+  package static let schemes = Scheme.allCases.map(\.rawValue)
+
+  /// Whether the text may be such a URI: it begins with one of the schemes.
+  package static func hasScheme(_ text: String) -> Bool { split(text) != nil }
+
+  private static func split(_ text: String) -> (scheme: Scheme, rest: Substring)? {
+    guard let separator = text.firstRange(of: "://"),
+      let scheme = Scheme(rawValue: text[..<separator.lowerBound].lowercased())
+    else { return nil }
+    return (scheme, text[separator.upperBound...])
+  }
+
   package let place: Place
   /// Empty for the server's default export.
   package let exportName: String
@@ -37,32 +58,27 @@ package struct NBDURI: Hashable, Sendable {
 
   package init(_ text: String) throws(ParsingError) {
     func refuse(_ reason: String) -> ParsingError { ParsingError(uri: text, reason: reason) }
-    guard let separator = text.firstRange(of: "://") else { throw refuse("it has no “scheme://”") }
-    let scheme = text[..<separator.lowerBound].lowercased()
-    let isUnix = scheme.hasSuffix("+unix")
-    switch scheme {
-    case "nbd", "nbd+unix": usesTLS = false
-    case "nbds", "nbds+unix": usesTLS = true
-    default: throw refuse("its scheme must be nbd, nbds, nbd+unix or nbds+unix")
+    guard let (scheme, rest) = Self.split(text) else {
+      throw refuse("it must start with one of \(Self.schemes.map { "\($0)://" }.joined(separator: ", "))")
     }
-    let rest = text[separator.upperBound...]
+    usesTLS = scheme.usesTLS
     if rest.contains("#") { throw refuse("a fragment (#…) has no meaning here") }
     let parts = rest.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
     let slash = parts[0].firstIndex(of: "/")
     let authority = parts[0][..<(slash ?? parts[0].endIndex)]
     let path = slash.map { parts[0][parts[0].index(after: $0)...] } ?? ""
-    guard let name = PercentEncoding.decodedText(path), name.utf8.count <= WireLimits.stringByteCount else {
+    guard let name = PercentEncoding.decodedText(path), name.utf8.count <= Self.longestName else {
       throw refuse("the export's name is not valid")
     }
     exportName = name
     let query = parts.count > 1 ? parts[1] : nil
-    if isUnix {
-      guard authority.isEmpty else { throw refuse("“\(scheme)://” is followed by a third “/”, and no host") }
+    if scheme.isUnix {
+      guard authority.isEmpty else { throw refuse("“\(scheme.rawValue)://” is followed by a third “/”, and no host") }
       guard let query, query.hasPrefix("socket="), !query.contains("&"),
         let path = PercentEncoding.decodedText(query.dropFirst(7)), !path.isEmpty
       else { throw refuse("it needs “?socket=PATH”, and nothing else") }
-      guard path.hasPrefix("/"), path.utf8.count <= SocketAddress.longestPath else {
-        throw refuse("the socket's path must be absolute, with at most \(SocketAddress.longestPath) bytes")
+      guard path.hasPrefix("/"), path.utf8.count <= UnixSocket.longestPath else {
+        throw refuse("the socket's path must be absolute, with at most \(UnixSocket.longestPath) bytes")
       }
       place = .unix(path: path)
     } else {
@@ -84,7 +100,7 @@ extension NBDURI: CustomStringConvertible {
     let name = PercentEncoding.encode(path: exportName)
     switch place {
     case .tcp(let host, let port):
-      return "\(scheme)://\(host.contains(":") ? "[\(host)]" : host):\(port)/\(name)"
+      return "\(scheme)://\(HostAndPort.text(host: host, port: port))/\(name)"
     case .unix(let path): return "\(scheme)+unix:///\(name)?socket=\(PercentEncoding.encode(path: path))"
     }
   }

@@ -1,8 +1,7 @@
-import EventLoops
-import NBD
+import Bytes
 import Testing
 
-@Suite struct URITests {
+@Suite struct NBDURITests {
   @Test(arguments: [
     ("nbd://host", NBDURI(.tcp(host: "host", port: 10809), exportName: "")),
     ("nbd://host/", NBDURI(.tcp(host: "host", port: 10809), exportName: "")),
