@@ -8,6 +8,13 @@ let settings: [SwiftSetting] = [
   .enableExperimentalFeature("Lifetimes"),
 ]
 
+/// Rooms whose `async` functions stay on their caller's executor unless they say `@concurrent`.
+let staying: Set<String> = ["EventLoops", "BlockCore", "BlockFilters", "RawFile", "Qcow2", "NBD", "BlockTesting"]
+
+func settings(of name: String) -> [SwiftSetting] {
+  settings + (staying.contains(name) ? [.enableUpcomingFeature("NonisolatedNonsendingByDefault")] : [])
+}
+
 let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 let grdb: Target.Dependency = .product(name: "GRDB", package: "GRDB.swift")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
@@ -15,7 +22,7 @@ let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
 
 /// A room of the program: its dependencies are exactly what it may import.
 func room(_ name: String, _ dependencies: [Target.Dependency], plugins: [Target.PluginUsage]? = nil) -> Target {
-  .target(name: name, dependencies: dependencies, swiftSettings: settings, plugins: plugins)
+  .target(name: name, dependencies: dependencies, swiftSettings: settings(of: name), plugins: plugins)
 }
 
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
@@ -24,7 +31,7 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 /// Parts that only tests use: the in-memory, faulty and crash-point implementations and the conformance suites.
 func testParts(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
-  .target(name: name, dependencies: dependencies, path: "Tests/\(name)", swiftSettings: settings)
+  .target(name: name, dependencies: dependencies, path: "Tests/\(name)", swiftSettings: settings(of: name))
 }
 
 func library(_ name: String, apt package: String) -> Target {

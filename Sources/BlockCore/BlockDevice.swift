@@ -73,41 +73,33 @@ package protocol BlockDevice: AnyObject, Sendable {
   func tryRead(into buffer: inout MutableRawSpan, at offset: UInt64) throws(BlockError) -> Bool
 
   /// Fills `buffer` from the bytes at `offset`.
-  nonisolated(nonsending)
-    func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
+  func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
 
   /// Stores `bytes` at `offset`.
-  nonisolated(nonsending)
-    func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
+  func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
 
   /// Makes the range read as zeroes, in the cheapest way that `options` allow.
-  nonisolated(nonsending)
-    func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
+  func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
 
   /// The contents of the range no longer matter; its storage may be given back.
   /// What it reads as afterwards is what `blockStatus` says of it.
-  nonisolated(nonsending)
-    func discard(_ range: ByteRange) async throws(BlockError)
+  func discard(_ range: ByteRange) async throws(BlockError)
 
   /// Everything answered so far becomes durable, or the call fails.
-  nonisolated(nonsending)
-    func flush() async throws(BlockError)
+  func flush() async throws(BlockError)
 
   /// Extents in order, without gaps, from `range.offset` on, at least one (unless `range` is empty) and at most
   /// `limit`; the last one ends at or before `range.end`. Neighbours that say the same are joined.
   /// May answer for less than the range: ask again from the last one's end.
-  nonisolated(nonsending)
-    func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
+  func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
 
   /// Changes `byteCount` to a multiple of `limits.lengthAlignment`. New bytes read as zeroes. `notSupported` where the
   /// size is fixed.
-  nonisolated(nonsending)
-    func resize(to byteCount: UInt64) async throws(BlockError)
+  func resize(to byteCount: UInt64) async throws(BlockError)
 
   /// Ends the use of the device: waits for requests in flight, flushes what a writable device holds back, gives up
   /// locks and descriptors, and closes the devices it owns below. Idempotent. Later calls fail with `closed`.
-  nonisolated(nonsending)
-    func close() async throws(BlockError)
+  func close() async throws(BlockError)
 }
 
 extension BlockDevice {
@@ -133,9 +125,7 @@ extension BlockDevice {
     }
   }
 
-  nonisolated(nonsending)
-    package func write(_ bytes: RawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  package func write(_ bytes: RawSpan, at offset: UInt64) async throws(BlockError) {
     try await write(bytes, at: offset, options: [])
   }
 }

@@ -32,11 +32,10 @@ package protocol BlockFilter: BlockDevice {
   /// - Parameters:
   ///   - range: what changes; of a resize what comes to be or ceases to be, and never split.
   ///   - perform: makes the change of a part in `next`.
-  nonisolated(nonsending)
-    func change(
-      _ kind: BlockChange, _ range: ByteRange,
-      _ perform: nonisolated(nonsending) (ByteRange) async throws(BlockError) -> Void
-    ) async throws(BlockError)
+  func change(
+    _ kind: BlockChange, _ range: ByteRange,
+    _ perform: (ByteRange) async throws(BlockError) -> Void
+  ) async throws(BlockError)
 
   /// Begins a change that passes whole and at once: true, and ``ended(_:_:)`` follows when it has ended, however.
   /// False, without an effect, where ``change(_:_:_:)`` has to make it; that is the default.
@@ -60,39 +59,29 @@ extension BlockFilter {
   }
 
   @inlinable
-  nonisolated(nonsending)
-    package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError) {
     try await next.read(into: &buffer, at: offset)
   }
 
   @inlinable
-  nonisolated(nonsending)
-    package func flush() async throws(BlockError)
-  {
+  package func flush() async throws(BlockError) {
     try await next.flush()
   }
 
   @inlinable
-  nonisolated(nonsending)
-    package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
-  {
+  package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
     try await next.blockStatus(range, limit: limit)
   }
 
   @inlinable
-  nonisolated(nonsending)
-    package func close() async throws(BlockError)
-  {
+  package func close() async throws(BlockError) {
     try await next.close()
   }
 
   // MARK: Changes
 
   @inlinable
-  nonisolated(nonsending)
-    package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
-  {
+  package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError) {
     try checkRequest(.write, at: offset, length: UInt64(bytes.byteCount))
     let range = ByteRange(offset: offset, length: UInt64(bytes.byteCount))
     if tryBegin(.write(options), range) {
@@ -106,9 +95,7 @@ extension BlockFilter {
   }
 
   @inlinable
-  nonisolated(nonsending)
-    package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
-  {
+  package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError) {
     try checkRequest(.writeZeroes, at: range.offset, length: range.length)
     if tryBegin(.writeZeroes(options), range) {
       defer { ended(.writeZeroes(options), range) }
@@ -120,9 +107,7 @@ extension BlockFilter {
   }
 
   @inlinable
-  nonisolated(nonsending)
-    package func discard(_ range: ByteRange) async throws(BlockError)
-  {
+  package func discard(_ range: ByteRange) async throws(BlockError) {
     try checkRequest(.discard, at: range.offset, length: range.length)
     if tryBegin(.discard, range) {
       defer { ended(.discard, range) }
@@ -132,9 +117,7 @@ extension BlockFilter {
   }
 
   @inlinable
-  nonisolated(nonsending)
-    package func resize(to byteCount: UInt64) async throws(BlockError)
-  {
+  package func resize(to byteCount: UInt64) async throws(BlockError) {
     let range = ByteRange(min(byteCount, self.byteCount)..<max(byteCount, self.byteCount))
     if tryBegin(.resize(to: byteCount), range) {
       defer { ended(.resize(to: byteCount), range) }

@@ -7,6 +7,5 @@ package protocol PipeSource: BlockDevice {
 
   /// Puts bytes from `range.offset` on into an empty pipe, by its writing end; whoever takes them out later may find
   /// them changed by writes since. At least one byte and at most `range.length`: as many as the pipe holds.
-  nonisolated(nonsending)
-    func fill(pipe descriptor: Int32, from range: ByteRange) async throws(BlockError) -> Int
+  func fill(pipe descriptor: Int32, from range: ByteRange) async throws(BlockError) -> Int
 }

@@ -37,9 +37,7 @@ package final class RangeLock: @unchecked Sendable {
   }
 
   /// Waits until the range is free for `mode`, and holds it.
-  nonisolated(nonsending)
-    package func acquire(_ range: ByteRange, _ mode: Mode) async -> Hold
-  {
+  package func acquire(_ range: ByteRange, _ mode: Mode) async -> Hold {
     nextTicket += 1
     let ticket = nextTicket
     let free = isFree(range, mode)
@@ -71,12 +69,10 @@ package final class RangeLock: @unchecked Sendable {
   }
 
   /// Holds the range for the length of `body`.
-  nonisolated(nonsending)
-    package func withRange<Result, Failure: Error>(
-      _ range: ByteRange, _ mode: Mode,
-      _ body: nonisolated(nonsending) () async throws(Failure) -> Result
-    ) async throws(Failure) -> Result
-  {
+  package func withRange<Result, Failure: Error>(
+    _ range: ByteRange, _ mode: Mode,
+    _ body: () async throws(Failure) -> Result
+  ) async throws(Failure) -> Result {
     let hold = await acquire(range, mode)
     defer { release(hold) }
     return try await body()

@@ -74,9 +74,7 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
     return try next.tryRead(into: &buffer, at: offset)
   }
 
-  nonisolated(nonsending)
-    package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError) {
     try checkRequest(.read, at: offset, length: UInt64(buffer.byteCount))
     guard isAligned(offset, UInt64(buffer.byteCount)) else { return try await readUnaligned(into: &buffer, at: offset) }
     var done = 0
@@ -88,9 +86,7 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
     } while done < buffer.byteCount
   }
 
-  nonisolated(nonsending)
-    private func readUnaligned(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  private func readUnaligned(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError) {
     let range = ByteRange(offset: offset, length: UInt64(buffer.byteCount))
     let whole = blocks(of: range)
     var scratch = pool.take(Int(min(whole.length, step)))
@@ -110,9 +106,7 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
   }
 
   /// Asks for whole blocks; what lies outside of the range is cut off.
-  nonisolated(nonsending)
-    package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
-  {
+  package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
     try checkRequest(.blockStatus, at: range.offset, length: range.length)
     guard !isAligned(range.offset, range.length) else { return try await next.blockStatus(range, limit: limit) }
     let extents = try await next.blockStatus(blocks(of: range), limit: limit)
@@ -123,9 +117,7 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
 
   // MARK: Changes
 
-  nonisolated(nonsending)
-    package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
-  {
+  package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError) {
     try checkRequest(.write, at: offset, length: UInt64(bytes.byteCount))
     let range = ByteRange(offset: offset, length: UInt64(bytes.byteCount))
     guard alignment > 1 else { return try await writeWhole(bytes, range, options) }
@@ -148,9 +140,7 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    private func writeWhole(_ bytes: RawSpan, _ range: ByteRange, _ options: WriteOptions) async throws(BlockError)
-  {
+  private func writeWhole(_ bytes: RawSpan, _ range: ByteRange, _ options: WriteOptions) async throws(BlockError) {
     var done: UInt64 = 0
     repeat {
       let count = min(range.length - done, step)
@@ -161,9 +151,7 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
   }
 
   /// Parts of blocks at the range's ends have to be written as data, which isn't fast.
-  nonisolated(nonsending)
-    package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
-  {
+  package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError) {
     try checkRequest(.writeZeroes, at: range.offset, length: range.length)
     guard alignment > 1 else { return try await next.writeZeroes(range, options: options) }
     let isWhole = isAligned(range.offset, range.length)
@@ -182,9 +170,7 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
   }
 
   /// Gives back the whole blocks in the range; the rest keeps its contents.
-  nonisolated(nonsending)
-    package func discard(_ range: ByteRange) async throws(BlockError)
-  {
+  package func discard(_ range: ByteRange) async throws(BlockError) {
     try checkRequest(.discard, at: range.offset, length: range.length)
     guard alignment > 1, !range.isEmpty else { return try await next.discard(range) }
     let start = (range.offset + alignment - 1) / alignment * alignment
@@ -197,19 +183,15 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
   }
 
   /// What is left for it is a resize.
-  nonisolated(nonsending)
-    package func change(
-      _ kind: BlockChange, _ range: ByteRange,
-      _ perform: nonisolated(nonsending) (ByteRange) async throws(BlockError) -> Void
-    ) async throws(BlockError)
-  {
+  package func change(
+    _ kind: BlockChange, _ range: ByteRange,
+    _ perform: (ByteRange) async throws(BlockError) -> Void
+  ) async throws(BlockError) {
     try checkOpen(kind.operation)
     try await perform(range)
   }
 
-  nonisolated(nonsending)
-    package func close() async throws(BlockError)
-  {
+  package func close() async throws(BlockError) {
     isClosed = true
     try await next.close()
   }
@@ -225,11 +207,9 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
 
   /// Reads the first and the last block of a range, has its bytes changed, and writes all blocks at once: `body` gets
   /// them and where the range begins in them.
-  nonisolated(nonsending)
-    private func changeBlocks(
-      of range: ByteRange, _ options: WriteOptions, _ body: (inout MutableRawSpan, Int) -> Void
-    ) async throws(BlockError)
-  {
+  private func changeBlocks(
+    of range: ByteRange, _ options: WriteOptions, _ body: (inout MutableRawSpan, Int) -> Void
+  ) async throws(BlockError) {
     let whole = range.aligned(to: alignment)
     let (count, block) = (Int(whole.length), Int(alignment))
     var scratch = pool.take(count)
@@ -252,9 +232,7 @@ package final class AlignedAccess: BlockFilter, @unchecked Sendable {
 extension AlignedAccess: PipeSource {
   package var fillsPipes: Bool { alignment == 1 && (next as? any PipeSource)?.fillsPipes ?? false }
 
-  nonisolated(nonsending)
-    package func fill(pipe descriptor: Int32, from range: ByteRange) async throws(BlockError) -> Int
-  {
+  package func fill(pipe descriptor: Int32, from range: ByteRange) async throws(BlockError) -> Int {
     guard let source = next as? any PipeSource else {
       throw BlockError(.notSupported, .read, range, cause: "the device below fills no pipes")
     }

@@ -28,12 +28,10 @@ package final class Slot: BlockFilter, @unchecked Sendable {
 
   package init(_ next: any BlockDevice) { self.next = next }
 
-  nonisolated(nonsending)
-    package func change(
-      _ kind: BlockChange, _ range: ByteRange,
-      _ perform: nonisolated(nonsending) (ByteRange) async throws(BlockError) -> Void
-    ) async throws(BlockError)
-  {
+  package func change(
+    _ kind: BlockChange, _ range: ByteRange,
+    _ perform: (ByteRange) async throws(BlockError) -> Void
+  ) async throws(BlockError) {
     guard splits(kind, range) else { return try await changePiece(range, perform) }
     var position = range.offset
     while position < range.end {
@@ -54,11 +52,9 @@ package final class Slot: BlockFilter, @unchecked Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    private func changePiece(
-      _ piece: ByteRange, _ perform: nonisolated(nonsending) (ByteRange) async throws(BlockError) -> Void
-    ) async throws(BlockError)
-  {
+  private func changePiece(
+    _ piece: ByteRange, _ perform: (ByteRange) async throws(BlockError) -> Void
+  ) async throws(BlockError) {
     while isHeld { await waitForRelease() }
     begin()
     defer { end() }
@@ -91,9 +87,7 @@ package final class Slot: BlockFilter, @unchecked Sendable {
 
   /// Waits until no change is in flight.
   /// - Returns: false if the hold was released before that. The caller's timer bounds the wait, by releasing it.
-  nonisolated(nonsending)
-    package func drain() async -> Bool
-  {
+  package func drain() async -> Bool {
     while isHeld, inFlightCount > 0 {
       await withUnsafeContinuation { continuation in
         // Others may run before this closure does, where the caller isn't on an actor.
@@ -113,9 +107,7 @@ package final class Slot: BlockFilter, @unchecked Sendable {
   /// Changes that wait for the release.
   package var heldCount: Int { held.count }
 
-  nonisolated(nonsending)
-    private func waitForRelease() async
-  {
+  private func waitForRelease() async {
     await withUnsafeContinuation { continuation in
       if isHeld { held.append(continuation) } else { continuation.resume() }
     }
@@ -128,9 +120,7 @@ package final class Slot: BlockFilter, @unchecked Sendable {
   }
 
   /// Releases a hold: what waits for it fails at the closed device.
-  nonisolated(nonsending)
-    package func close() async throws(BlockError)
-  {
+  package func close() async throws(BlockError) {
     release()
     try await next.close()
   }
@@ -140,9 +130,7 @@ package final class Slot: BlockFilter, @unchecked Sendable {
 extension Slot: PipeSource {
   package var fillsPipes: Bool { (next as? any PipeSource)?.fillsPipes ?? false }
 
-  nonisolated(nonsending)
-    package func fill(pipe descriptor: Int32, from range: ByteRange) async throws(BlockError) -> Int
-  {
+  package func fill(pipe descriptor: Int32, from range: ByteRange) async throws(BlockError) -> Int {
     guard let source = next as? any PipeSource else {
       throw BlockError(.notSupported, .read, range, cause: "the device behind the slot fills no pipes")
     }

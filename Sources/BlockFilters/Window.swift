@@ -21,26 +21,20 @@ package final class Window: BlockFilter, @unchecked Sendable {
     return try next.tryRead(into: &buffer, at: offset)
   }
 
-  nonisolated(nonsending)
-    package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError) {
     try checkRequest(.read, at: offset, length: UInt64(buffer.byteCount))
     try await next.read(into: &buffer, at: offset)
   }
 
-  nonisolated(nonsending)
-    package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
-  {
+  package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
     try checkRequest(.blockStatus, at: range.offset, length: range.length)
     return try await next.blockStatus(range, limit: limit)
   }
 
-  nonisolated(nonsending)
-    package func change(
-      _ kind: BlockChange, _ range: ByteRange,
-      _ perform: nonisolated(nonsending) (ByteRange) async throws(BlockError) -> Void
-    ) async throws(BlockError)
-  {
+  package func change(
+    _ kind: BlockChange, _ range: ByteRange,
+    _ perform: (ByteRange) async throws(BlockError) -> Void
+  ) async throws(BlockError) {
     throw BlockError(.readOnly, kind.operation, range)
   }
 }

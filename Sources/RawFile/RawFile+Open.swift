@@ -34,42 +34,34 @@ extension RawFile {
 
   /// Opens an existing file or block device.
   /// - Throws: `locked` if another process's claim stands against ours; `io` with what the kernel says of the path.
-  nonisolated(nonsending)
-    package static func open(
-      _ location: Location, _ options: Options, on loop: EventLoop
-    ) async throws(BlockError) -> RawFile
-  {
+  package static func open(
+    _ location: Location, _ options: Options, on loop: EventLoop
+  ) async throws(BlockError) -> RawFile {
     try await open(options, on: loop) { () throws(BlockError) in try OpenedFile(location, options) }
   }
 
   /// Takes over a file that is open already, with the access that `options` say.
-  nonisolated(nonsending)
-    package static func open(
-      _ file: FileDescriptor, _ options: Options, on loop: EventLoop
-    ) async throws(BlockError) -> RawFile
-  {
+  package static func open(
+    _ file: FileDescriptor, _ options: Options, on loop: EventLoop
+  ) async throws(BlockError) -> RawFile {
     try await open(options, on: loop) { () throws(BlockError) in try OpenedFile(file, options) }
   }
 
   /// Creates a file of `byteCount` zeroes, all hole. Nothing may be there under that name. If it fails, a file that
   /// was created is left to the caller, who knows whether the name may be removed.
   /// - Parameter mode: its permission bits, before the umask.
-  nonisolated(nonsending)
-    package static func create(
-      _ location: Location, byteCount: UInt64, mode: UInt32 = 0o600, _ options: Options, on loop: EventLoop
-    ) async throws(BlockError) -> RawFile
-  {
+  package static func create(
+    _ location: Location, byteCount: UInt64, mode: UInt32 = 0o600, _ options: Options, on loop: EventLoop
+  ) async throws(BlockError) -> RawFile {
     try await open(options, on: loop) { () throws(BlockError) in
       try OpenedFile(location, options, creating: (byteCount, mode))
     }
   }
 
-  nonisolated(nonsending)
-    private static func open(
-      _ options: Options, on loop: EventLoop,
-      _ opening: @Sendable @escaping () throws(BlockError) -> OpenedFile
-    ) async throws(BlockError) -> RawFile
-  {
+  private static func open(
+    _ options: Options, on loop: EventLoop,
+    _ opening: @Sendable @escaping () throws(BlockError) -> OpenedFile
+  ) async throws(BlockError) -> RawFile {
     let opened = await loop.blocking { () -> Result<OpenedFile, BlockError> in
       do throws(BlockError) { return .success(try opening()) } catch { return .failure(error) }
     }
@@ -77,9 +69,7 @@ extension RawFile {
   }
 
   /// What other users of the file, in this process and others, hold and don't share: for an image's inspection.
-  nonisolated(nonsending)
-    package func locksElsewhere() async throws(BlockError) -> ImageLock
-  {
+  package func locksElsewhere() async throws(BlockError) -> ImageLock {
     try checkStage(.open)
     return try await request(.open, nil) { () async throws(SystemError) in
       try await loop.blocking(in: lane) { [file] () throws(SystemError) in try ImageLock.claimedElsewhere(on: file) }

@@ -7,9 +7,7 @@ extension RawFile: PipeSource {
   // Past the cache there are no pages to hand over.
   package var fillsPipes: Bool { !isDirect }
 
-  nonisolated(nonsending)
-    package func fill(pipe descriptor: Int32, from range: ByteRange) async throws(BlockError) -> Int
-  {
+  package func fill(pipe descriptor: Int32, from range: ByteRange) async throws(BlockError) -> Int {
     try checkStage(.read)
     try checkRequest(.read, at: range.offset, length: range.length)
     let count = try await request(.read, range) { () async throws(SystemError) in

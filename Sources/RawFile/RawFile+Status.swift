@@ -8,9 +8,7 @@ extension RawFile {
   /// Extents looked up in one call, at most: what bounds the time it takes.
   private static let maximumExtentCount = 4096
 
-  nonisolated(nonsending)
-    package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
-  {
+  package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
     try checkStage(.blockStatus)
     try checkRequest(.blockStatus, at: range.offset, length: range.length)
     guard !range.isEmpty else { return [] }

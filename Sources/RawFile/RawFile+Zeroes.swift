@@ -8,9 +8,7 @@ extension RawFile {
   /// What is written at once where zeroes must be written as data.
   private static let zeroChunkByteCount = 1 << 20
 
-  nonisolated(nonsending)
-    package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
-  {
+  package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError) {
     try checkStage(.writeZeroes)
     try checkRequest(.writeZeroes, at: range.offset, length: range.length)
     guard !range.isEmpty else { return }
@@ -22,9 +20,7 @@ extension RawFile {
   }
 
   /// Zeroes by changing how the range is stored. False, with nothing changed, where that isn't possible.
-  nonisolated(nonsending)
-    private func zeroFast(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError) -> Bool
-  {
+  private func zeroFast(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError) -> Bool {
     // A block device's zeroRange may write zeroes as data, so there only a punch is fast.
     if mayUnmap, try await change(range, [.punchHole, .keepSize]) { return true }
     if isBlockDevice { return false }
@@ -36,9 +32,7 @@ extension RawFile {
   }
 
   /// False where the file system or device doesn't know this mode for this range.
-  nonisolated(nonsending)
-    private func change(_ range: ByteRange, _ mode: AllocationMode) async throws(BlockError) -> Bool
-  {
+  private func change(_ range: ByteRange, _ mode: AllocationMode) async throws(BlockError) -> Bool {
     try await request(.writeZeroes, range) { () async throws(SystemError) in
       do throws(SystemError) {
         try await loop.allocate(file, mode, at: range.offset, byteCount: range.length, in: lane)
@@ -51,9 +45,7 @@ extension RawFile {
     }
   }
 
-  nonisolated(nonsending)
-    private func zeroSlowly(_ range: ByteRange) async throws(BlockError)
-  {
+  private func zeroSlowly(_ range: ByteRange) async throws(BlockError) {
     if isBlockDevice, isWholeSectors(range), try await zeroOutBlocks(range) { return }
     let zeroes = PageBuffer(byteCount: Int(min(range.length, UInt64(Self.zeroChunkByteCount))))
     try await request(.writeZeroes, range) { () async throws(SystemError) in
@@ -66,9 +58,7 @@ extension RawFile {
     }
   }
 
-  nonisolated(nonsending)
-    private func zeroOutBlocks(_ range: ByteRange) async throws(BlockError) -> Bool
-  {
+  private func zeroOutBlocks(_ range: ByteRange) async throws(BlockError) -> Bool {
     try await request(.writeZeroes, range) { () async throws(SystemError) in
       do throws(SystemError) {
         try await loop.blocking(in: lane) { [file] () throws(SystemError) in
@@ -87,9 +77,7 @@ extension RawFile {
   }
 
   /// Gives the range's storage back where the file system or device can; succeeds, and does nothing, where it can't.
-  nonisolated(nonsending)
-    package func discard(_ range: ByteRange) async throws(BlockError)
-  {
+  package func discard(_ range: ByteRange) async throws(BlockError) {
     try checkStage(.discard)
     try checkRequest(.discard, at: range.offset, length: range.length)
     let sector = UInt64(sectorByteCount)
@@ -105,9 +93,7 @@ extension RawFile {
     }
   }
 
-  nonisolated(nonsending)
-    private func discardWhole(at offset: UInt64, byteCount: UInt64) async throws(SystemError)
-  {
+  private func discardWhole(at offset: UInt64, byteCount: UInt64) async throws(SystemError) {
     if isBlockDevice {
       try await loop.blocking(in: lane) { [file] () throws(SystemError) in
         try file.discardBlocks(at: offset, byteCount: byteCount)
@@ -117,9 +103,7 @@ extension RawFile {
     }
   }
 
-  nonisolated(nonsending)
-    package func resize(to newByteCount: UInt64) async throws(BlockError)
-  {
+  package func resize(to newByteCount: UInt64) async throws(BlockError) {
     try await sizeLock.withRange(ByteRange(0..<1), .exclusive) { () async throws(BlockError) in
       try checkStage(.resize)
       if isReadOnly { throw BlockError(.readOnly, .resize) }

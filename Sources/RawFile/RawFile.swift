@@ -77,12 +77,10 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
 
   /// Runs one request: `close` waits for it, its system errors become the port's, and it latches the file if it
   /// changes it and fails for anything but a harmless reason.
-  nonisolated(nonsending)
-    func request<Result>(
-      _ operation: BlockError.Operation, _ range: ByteRange?,
-      _ body: nonisolated(nonsending) () async throws(SystemError) -> Result
-    ) async throws(BlockError) -> Result
-  {
+  func request<Result>(
+    _ operation: BlockError.Operation, _ range: ByteRange?,
+    _ body: () async throws(SystemError) -> Result
+  ) async throws(BlockError) -> Result {
     inFlightCount += 1
     defer { endRequest() }
     do throws(SystemError) {
@@ -124,9 +122,7 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
     return file.tryRead(into: &buffer, at: offset)
   }
 
-  nonisolated(nonsending)
-    package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError) {
     let range = try checkTransfer(.read, at: offset, byteCount: buffer.byteCount)
     guard !range.isEmpty else { return }
     let count: Int
@@ -144,17 +140,13 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    private func readAll(_ bounce: inout PageBuffer, _ range: ByteRange) async throws(BlockError) -> Int
-  {
+  private func readAll(_ bounce: inout PageBuffer, _ range: ByteRange) async throws(BlockError) -> Int {
     var bytes = bounce.mutableBytes
     var part = bytes.part(0..<Int(range.length))
     return try await readAll(into: &part, range)
   }
 
-  nonisolated(nonsending)
-    private func readAll(into buffer: inout MutableRawSpan, _ range: ByteRange) async throws(BlockError) -> Int
-  {
+  private func readAll(into buffer: inout MutableRawSpan, _ range: ByteRange) async throws(BlockError) -> Int {
     inFlightCount += 1
     defer { endRequest() }
     do throws(SystemError) {
@@ -164,9 +156,7 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
-  {
+  package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError) {
     let range = try checkTransfer(.write, at: offset, byteCount: bytes.byteCount)
     let durable = options.contains(.forceUnitAccess)
     guard !range.isEmpty else { return }
@@ -180,9 +170,7 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    private func writeAll(_ bytes: RawSpan, _ range: ByteRange, _ durable: Bool) async throws(BlockError)
-  {
+  private func writeAll(_ bytes: RawSpan, _ range: ByteRange, _ durable: Bool) async throws(BlockError) {
     if !durable, writeInPlace(bytes, range) { return }
     try await request(.write, range) { () async throws(SystemError) in
       try await loop.write(file, bytes, at: range.offset, durable: durable, in: lane)
@@ -216,17 +204,13 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
 
   // MARK: Durability and the end
 
-  nonisolated(nonsending)
-    package func flush() async throws(BlockError)
-  {
+  package func flush() async throws(BlockError) {
     try checkStage(.flush)
     guard !isReadOnly else { return }
     try await request(.flush, nil) { () async throws(SystemError) in try await loop.fdatasync(file, in: lane) }
   }
 
-  nonisolated(nonsending)
-    package func close() async throws(BlockError)
-  {
+  package func close() async throws(BlockError) {
     loop.checkIsolated()
     guard stage != .closed else { return }
     let wasLatched = stage == .latched

@@ -4,9 +4,7 @@ import Buffers
 /// Whole transfers with plain arrays, for tests.
 extension BlockDevice {
   /// `count` bytes from `offset` on, in requests that the device takes.
-  nonisolated(nonsending)
-    package func readBytes(_ count: Int, at offset: UInt64) async throws(BlockError) -> [UInt8]
-  {
+  package func readBytes(_ count: Int, at offset: UInt64) async throws(BlockError) -> [UInt8] {
     // Not zero at first, so that bytes that a read leaves out are seen.
     var bytes = [UInt8](repeating: 0xA5, count: count)
     let step = limits.maximumTransferByteCount
@@ -23,15 +21,11 @@ extension BlockDevice {
   }
 
   /// All bytes of the device.
-  nonisolated(nonsending)
-    package func readAll() async throws(BlockError) -> [UInt8]
-  {
+  package func readAll() async throws(BlockError) -> [UInt8] {
     try await readBytes(Int(byteCount), at: 0)
   }
 
-  nonisolated(nonsending)
-    package func writeBytes(_ bytes: [UInt8], at offset: UInt64, options: WriteOptions = []) async throws(BlockError)
-  {
+  package func writeBytes(_ bytes: [UInt8], at offset: UInt64, options: WriteOptions = []) async throws(BlockError) {
     let step = limits.maximumTransferByteCount
     var position = 0
     while position < bytes.count {
@@ -42,9 +36,7 @@ extension BlockDevice {
   }
 
   /// The status of `range` to its end, asked for as often as it takes, joined.
-  nonisolated(nonsending)
-    package func wholeStatus(_ range: ByteRange, limit: Int = 64) async throws(BlockError) -> [Extent]
-  {
+  package func wholeStatus(_ range: ByteRange, limit: Int = 64) async throws(BlockError) -> [Extent] {
     var extents: [Extent] = []
     var offset = range.offset
     while offset < range.end {

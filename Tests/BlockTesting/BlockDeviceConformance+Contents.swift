@@ -3,9 +3,7 @@ import Buffers
 
 /// That what is read is what was written, zeroed or left alone.
 extension BlockDeviceConformance {
-  nonisolated(nonsending)
-    func readsWhatWasWrittenAtEveryEdge(_ seed: UInt64) async throws
-  {
+  func readsWhatWasWrittenAtEveryEdge(_ seed: UInt64) async throws {
     try await withFilledDevice(seed) { device, model, random in
       for range in edgeRanges(of: device) {
         let bytes = random.bytes(Int(range.length))
@@ -18,9 +16,7 @@ extension BlockDeviceConformance {
   }
 
   /// The port asks nothing of memory's alignment.
-  nonisolated(nonsending)
-    func takesAnyMemory(_ seed: UInt64) async throws
-  {
+  func takesAnyMemory(_ seed: UInt64) async throws {
     try await withFilledDevice(seed) { device, model, random in
       let unit = max(device.limits.requestAlignment, 512)
       for shift in [1, 8, 513] {
@@ -44,9 +40,7 @@ extension BlockDeviceConformance {
     }
   }
 
-  nonisolated(nonsending)
-    func writeZeroesChangesJustItsRange(_ seed: UInt64) async throws
-  {
+  func writeZeroesChangesJustItsRange(_ seed: UInt64) async throws {
     let optionSets: [ZeroOptions] = [[], .mayUnmap, .forceUnitAccess, [.mayUnmap, .onlyIfFast], .onlyIfFast]
     for options in optionSets {
       try await withFilledDevice(seed) { device, model, random in
@@ -66,9 +60,7 @@ extension BlockDeviceConformance {
     }
   }
 
-  nonisolated(nonsending)
-    func discardChangesJustItsRange(_ seed: UInt64) async throws
-  {
+  func discardChangesJustItsRange(_ seed: UInt64) async throws {
     try await withFilledDevice(seed) { device, model, random in
       guard traits.discards else {
         return try await expectFailure([.notSupported], "discard") { () async throws(BlockError) in
@@ -90,9 +82,7 @@ extension BlockDeviceConformance {
     }
   }
 
-  nonisolated(nonsending)
-    func tryReadAgreesWithRead(_ seed: UInt64) async throws
-  {
+  func tryReadAgreesWithRead(_ seed: UInt64) async throws {
     try await withFilledDevice(seed) { device, model, random in
       try await device.writeZeroes(ByteRange(offset: 0, length: device.byteCount / 4 / 4096 * 4096), options: .mayUnmap)
       model.zero(ByteRange(offset: 0, length: device.byteCount / 4 / 4096 * 4096))
@@ -118,9 +108,7 @@ extension BlockDeviceConformance {
     try expect(place == nil, "tryRead of \(range) is wrong at byte \(place ?? 0), \(random)")
   }
 
-  nonisolated(nonsending)
-    func flushedContentsOutliveReopening(_ seed: UInt64) async throws
-  {
+  func flushedContentsOutliveReopening(_ seed: UInt64) async throws {
     var random = SeededRandom(seed: seed)
     var model = ByteModel(byteCount: traits.byteCount)
     var device = try await make(traits.byteCount)
@@ -145,9 +133,7 @@ extension BlockDeviceConformance {
     try await device.close()
   }
 
-  nonisolated(nonsending)
-    func resizeNeverShowsOldBytes(_ seed: UInt64) async throws
-  {
+  func resizeNeverShowsOldBytes(_ seed: UInt64) async throws {
     try await withFilledDevice(seed) { device, model, random in
       let unit = UInt64(device.limits.lengthAlignment)
       let whole = device.byteCount

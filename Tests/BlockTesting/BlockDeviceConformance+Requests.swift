@@ -3,17 +3,13 @@ import Buffers
 
 /// Which requests a device takes, and which it refuses.
 extension BlockDeviceConformance {
-  nonisolated(nonsending)
-    func newDeviceReadsAsZeroes() async throws
-  {
+  func newDeviceReadsAsZeroes() async throws {
     try await withDevice { device in
       try await ByteModel(byteCount: traits.byteCount).check(device, "a new device")
     }
   }
 
-  nonisolated(nonsending)
-    func requestsPastTheEndFail() async throws
-  {
+  func requestsPastTheEndFail() async throws {
     try await withFilledDevice(1) { device, model, _ in
       let unit = UInt64(device.limits.requestAlignment)
       let end = device.byteCount
@@ -34,9 +30,7 @@ extension BlockDeviceConformance {
     }
   }
 
-  nonisolated(nonsending)
-    func emptyRequestsSucceed() async throws
-  {
+  func emptyRequestsSucceed() async throws {
     try await withFilledDevice(2) { device, model, _ in
       for offset in [0, device.byteCount] {
         let empty = ByteRange(offset: offset, length: 0)
@@ -51,9 +45,7 @@ extension BlockDeviceConformance {
     }
   }
 
-  nonisolated(nonsending)
-    func misalignedAndTooLongRequestsFail() async throws
-  {
+  func misalignedAndTooLongRequestsFail() async throws {
     try await withFilledDevice(3) { device, model, _ in
       let unit = UInt64(device.limits.requestAlignment)
       if unit > 1 {
@@ -76,9 +68,7 @@ extension BlockDeviceConformance {
     }
   }
 
-  nonisolated(nonsending)
-    func readOnlyDeviceRefusesChanges() async throws
-  {
+  func readOnlyDeviceRefusesChanges() async throws {
     guard let makeReadOnly else { return }
     let device = try await makeReadOnly(traits.byteCount)
     let range = ByteRange(offset: 0, length: UInt64(device.limits.requestAlignment))
@@ -92,9 +82,7 @@ extension BlockDeviceConformance {
     try await device.close()
   }
 
-  nonisolated(nonsending)
-    func closedDeviceRefusesEverything() async throws
-  {
+  func closedDeviceRefusesEverything() async throws {
     let device = try await make(traits.byteCount)
     let range = ByteRange(offset: 0, length: UInt64(device.limits.requestAlignment))
     try await write(device, range)
@@ -110,11 +98,9 @@ extension BlockDeviceConformance {
   }
 
   /// Every operation that names bytes must fail with one of `kinds`.
-  nonisolated(nonsending)
-    private func expectEachFails(
-      _ kinds: Set<BlockError.Kind>, _ device: any BlockDevice, _ range: ByteRange, _ why: String
-    ) async throws
-  {
+  private func expectEachFails(
+    _ kinds: Set<BlockError.Kind>, _ device: any BlockDevice, _ range: ByteRange, _ why: String
+  ) async throws {
     try await expectFailure(kinds, "a read of \(range) \(why)") { () async throws(BlockError) in
       try await read(device, range)
     }
@@ -127,11 +113,9 @@ extension BlockDeviceConformance {
     try await expectChangesFail(kinds, device, range, why)
   }
 
-  nonisolated(nonsending)
-    private func expectChangesFail(
-      _ kinds: Set<BlockError.Kind>, _ device: any BlockDevice, _ range: ByteRange, _ why: String
-    ) async throws
-  {
+  private func expectChangesFail(
+    _ kinds: Set<BlockError.Kind>, _ device: any BlockDevice, _ range: ByteRange, _ why: String
+  ) async throws {
     try await expectFailure(kinds, "a write of \(range) \(why)") { () async throws(BlockError) in
       try await write(device, range)
     }
@@ -144,9 +128,7 @@ extension BlockDeviceConformance {
     }
   }
 
-  nonisolated(nonsending)
-    private func read(_ device: any BlockDevice, _ range: ByteRange) async throws(BlockError)
-  {
+  private func read(_ device: any BlockDevice, _ range: ByteRange) async throws(BlockError) {
     var buffer = PageBuffer(byteCount: Int(range.length))
     var bytes = buffer.mutableBytes
     var part = bytes.part(0..<Int(range.length))
@@ -160,19 +142,15 @@ extension BlockDeviceConformance {
     _ = try device.tryRead(into: &part, at: range.offset)
   }
 
-  nonisolated(nonsending)
-    private func write(_ device: any BlockDevice, _ range: ByteRange) async throws(BlockError)
-  {
+  private func write(_ device: any BlockDevice, _ range: ByteRange) async throws(BlockError) {
     let buffer = PageBuffer(byteCount: Int(range.length))
     try await device.write(buffer.bytes.extracting(0..<Int(range.length)), at: range.offset)
   }
 
   /// Reads and writes back `count` bytes.
-  nonisolated(nonsending)
-    private func transfer(
-      _ device: any BlockDevice, _ buffer: consuming PageBuffer, _ count: Int, at offset: UInt64
-    ) async throws
-  {
+  private func transfer(
+    _ device: any BlockDevice, _ buffer: consuming PageBuffer, _ count: Int, at offset: UInt64
+  ) async throws {
     var bytes = buffer.mutableBytes
     var part = bytes.part(0..<count)
     try await device.read(into: &part, at: offset)

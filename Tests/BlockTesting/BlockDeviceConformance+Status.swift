@@ -3,9 +3,7 @@ import Buffers
 
 /// What a device says of its bytes.
 extension BlockDeviceConformance {
-  nonisolated(nonsending)
-    func statusCoversItsRange(_ seed: UInt64) async throws
-  {
+  func statusCoversItsRange(_ seed: UInt64) async throws {
     try await withPatchwork(seed) { device, model, random in
       let unit = device.limits.requestAlignment
       for round in 0..<60 {
@@ -18,9 +16,7 @@ extension BlockDeviceConformance {
     }
   }
 
-  nonisolated(nonsending)
-    func statusTellsZeroesTruly(_ seed: UInt64) async throws
-  {
+  func statusTellsZeroesTruly(_ seed: UInt64) async throws {
     try await withPatchwork(seed) { device, model, random in
       try await checkStatus(device, model, ByteRange(offset: 0, length: device.byteCount), limit: 1000)
       let block = UInt64(device.limits.preferredByteCount)
@@ -40,9 +36,7 @@ extension BlockDeviceConformance {
   }
 
   /// Asks for the status of `range` piece by piece, and checks each answer's shape and its zeroes.
-  nonisolated(nonsending)
-    func checkStatus(_ device: any BlockDevice, _ model: ByteModel, _ range: ByteRange, limit: Int) async throws
-  {
+  func checkStatus(_ device: any BlockDevice, _ model: ByteModel, _ range: ByteRange, limit: Int) async throws {
     var offset = range.offset
     while offset < range.end {
       let asked = ByteRange(offset..<range.end)
@@ -62,9 +56,7 @@ extension BlockDeviceConformance {
   }
 
   /// After a discard the contents are the device's choice: takes them over, and holds the status against them.
-  nonisolated(nonsending)
-    func adopt(_ range: ByteRange, of device: any BlockDevice, _ model: inout ByteModel) async throws
-  {
+  func adopt(_ range: ByteRange, of device: any BlockDevice, _ model: inout ByteModel) async throws {
     let bytes = try await device.readBytes(Int(range.length), at: range.offset)
     model.write(bytes, at: range.offset)
     try await checkStatus(device, model, range, limit: 1000)
@@ -76,12 +68,10 @@ extension BlockDeviceConformance {
   }
 
   /// A device with data, zeroes and holes of many lengths.
-  nonisolated(nonsending)
-    private func withPatchwork(
-      _ seed: UInt64,
-      _ body: nonisolated(nonsending) (any BlockDevice, inout ByteModel, inout SeededRandom) async throws -> Void
-    ) async throws
-  {
+  private func withPatchwork(
+    _ seed: UInt64,
+    _ body: (any BlockDevice, inout ByteModel, inout SeededRandom) async throws -> Void
+  ) async throws {
     var random = SeededRandom(seed: seed)
     var model = ByteModel(byteCount: traits.byteCount)
     try await withDevice { device in

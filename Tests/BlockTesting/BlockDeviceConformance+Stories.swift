@@ -3,9 +3,7 @@ import Buffers
 
 /// Seeded stories: many operations, alone and at the same time.
 extension BlockDeviceConformance {
-  nonisolated(nonsending)
-    func randomOperationsMatchTheModel(_ seed: UInt64) async throws
-  {
+  func randomOperationsMatchTheModel(_ seed: UInt64) async throws {
     for round in 0..<TestEffort.rounds(2) {
       var story = Story(random: SeededRandom(seed: seed &* 1000 &+ UInt64(round)), byteCount: traits.byteCount)
       try await withDevice { device in
@@ -18,9 +16,7 @@ extension BlockDeviceConformance {
   }
 
   /// Tasks with ranges of their own, several of them in each preferred block, must not disturb one another.
-  nonisolated(nonsending)
-    func concurrentRequestsKeepToTheirRanges(_ seed: UInt64, _ isolation: (any Actor)?) async throws
-  {
+  func concurrentRequestsKeepToTheirRanges(_ seed: UInt64, _ isolation: (any Actor)?) async throws {
     // A parameter, as `#isolation ?? …` in a nonsending function is miscompiled (crashes in Swift 6.3).
     let home: any Actor = isolation ?? LoopActor()
     let device = try await make(traits.byteCount)
@@ -57,9 +53,7 @@ extension BlockDeviceConformance {
     }
   }
 
-  nonisolated(nonsending)
-    private func step(of story: inout Story, _ device: any BlockDevice) async throws
-  {
+  private func step(of story: inout Story, _ device: any BlockDevice) async throws {
     let range = ByteRange(
       story.random.range(
         within: device.byteCount, alignment: device.limits.requestAlignment,
@@ -105,9 +99,7 @@ private struct Lane: Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    private func run(_ device: any BlockDevice) async throws
-  {
+  private func run(_ device: any BlockDevice) async throws {
     var random = random
     // Only the lane's own bytes are looked at.
     var model = ByteModel(byteCount: range.end)

@@ -10,7 +10,7 @@ import Buffers
 /// fails throws ``ConformanceFailure`` (or the device's own error) with the place and the seed.
 package struct BlockDeviceConformance: Sendable {
   /// Makes a device of `byteCount` zeroes.
-  package typealias Make = nonisolated(nonsending) @Sendable (_ byteCount: UInt64) async throws -> any BlockDevice
+  package typealias Make = @Sendable (_ byteCount: UInt64) async throws -> any BlockDevice
 
   package struct Traits: Sendable {
     /// The size of the device under test; its last cluster or sector should be a short one where that is possible.
@@ -48,7 +48,7 @@ package struct BlockDeviceConformance: Sendable {
   let traits: Traits
   let make: Make
   let makeReadOnly: Make?
-  let reopen: (nonisolated(nonsending) @Sendable (any BlockDevice) async throws -> any BlockDevice)?
+  let reopen: (@Sendable (any BlockDevice) async throws -> any BlockDevice)?
 
   /// - Parameters:
   ///   - makeReadOnly: the same, but open read-only; nil where that doesn't exist.
@@ -56,7 +56,7 @@ package struct BlockDeviceConformance: Sendable {
   package init(
     _ traits: Traits = Traits(),
     makeReadOnly: Make? = nil,
-    reopen: (nonisolated(nonsending) @Sendable (any BlockDevice) async throws -> any BlockDevice)? = nil,
+    reopen: (@Sendable (any BlockDevice) async throws -> any BlockDevice)? = nil,
     make: @escaping Make
   ) {
     self.traits = traits
@@ -93,9 +93,7 @@ package struct BlockDeviceConformance: Sendable {
   }
 
   /// Runs `body` with a new device and closes it, whatever happens.
-  nonisolated(nonsending)
-    func withDevice(_ body: nonisolated(nonsending) (any BlockDevice) async throws -> Void) async throws
-  {
+  func withDevice(_ body: (any BlockDevice) async throws -> Void) async throws {
     let device = try await make(traits.byteCount)
     do {
       try await body(device)
@@ -107,12 +105,10 @@ package struct BlockDeviceConformance: Sendable {
   }
 
   /// Runs `body` with a new device full of seeded bytes, and what it must read as.
-  nonisolated(nonsending)
-    func withFilledDevice(
-      _ seed: UInt64,
-      _ body: nonisolated(nonsending) (any BlockDevice, inout ByteModel, inout SeededRandom) async throws -> Void
-    ) async throws
-  {
+  func withFilledDevice(
+    _ seed: UInt64,
+    _ body: (any BlockDevice, inout ByteModel, inout SeededRandom) async throws -> Void
+  ) async throws {
     var random = SeededRandom(seed: seed)
     var model = ByteModel(byteCount: traits.byteCount)
     let bytes = random.bytes(Int(traits.byteCount))
@@ -130,12 +126,10 @@ package struct BlockDeviceConformance: Sendable {
   }
 
   /// Throws unless `body` fails with one of `kinds`.
-  nonisolated(nonsending)
-    func expectFailure(
-      _ kinds: Set<BlockError.Kind>, _ what: String, fileID: StaticString = #fileID, line: UInt = #line,
-      _ body: nonisolated(nonsending) () async throws(BlockError) -> Void
-    ) async throws
-  {
+  func expectFailure(
+    _ kinds: Set<BlockError.Kind>, _ what: String, fileID: StaticString = #fileID, line: UInt = #line,
+    _ body: () async throws(BlockError) -> Void
+  ) async throws {
     do {
       try await body()
     } catch {

@@ -41,11 +41,9 @@ package struct ByteModel: Sendable {
   }
 
   /// Throws unless the device has this size and these bytes.
-  nonisolated(nonsending)
-    package func check(
-      _ device: any BlockDevice, _ what: String, fileID: StaticString = #fileID, line: UInt = #line
-    ) async throws
-  {
+  package func check(
+    _ device: any BlockDevice, _ what: String, fileID: StaticString = #fileID, line: UInt = #line
+  ) async throws {
     if device.byteCount != UInt64(bytes.count) {
       throw ConformanceFailure("\(what): size \(device.byteCount), not \(bytes.count)", fileID: fileID, line: line)
     }
@@ -54,11 +52,9 @@ package struct ByteModel: Sendable {
   }
 
   /// Throws unless the device has these bytes in `range`.
-  nonisolated(nonsending)
-    package func check(
-      _ device: any BlockDevice, _ range: ByteRange, _ what: String, fileID: StaticString = #fileID, line: UInt = #line
-    ) async throws
-  {
+  package func check(
+    _ device: any BlockDevice, _ range: ByteRange, _ what: String, fileID: StaticString = #fileID, line: UInt = #line
+  ) async throws {
     let found = try await device.readBytes(Int(range.length), at: range.offset)
     guard let place = firstDifference(from: found, at: range.offset) else { return }
     let byte = found[Int(place - range.offset)]

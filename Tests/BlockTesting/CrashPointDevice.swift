@@ -48,44 +48,34 @@ package final class CrashPointDevice: BlockDevice, @unchecked Sendable {
     return try live.tryRead(into: &buffer, at: offset)
   }
 
-  nonisolated(nonsending)
-    package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError) {
     try checkPower(.read)
     try await live.read(into: &buffer, at: offset)
     try checkPower(.read)
   }
 
-  nonisolated(nonsending)
-    package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
-  {
+  package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError) {
     try beginChange(.write)
     try await live.write(bytes, at: offset, options: options)
     let copy = bytes.withUnsafeBytes { [UInt8]($0) }
     try endChange(.write, .bytes(copy, offset), isDurable: options.contains(.forceUnitAccess))
   }
 
-  nonisolated(nonsending)
-    package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
-  {
+  package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError) {
     try beginChange(.writeZeroes)
     try await live.writeZeroes(range, options: options)
     let change = UnflushedChange.Content.zeroes(range, unmap: options.contains(.mayUnmap))
     try endChange(.writeZeroes, change, isDurable: options.contains(.forceUnitAccess))
   }
 
-  nonisolated(nonsending)
-    package func discard(_ range: ByteRange) async throws(BlockError)
-  {
+  package func discard(_ range: ByteRange) async throws(BlockError) {
     try beginChange(.discard)
     try await live.discard(range)
     let whole = live.image.wholeBlocks(in: range) ?? ByteRange(offset: range.offset, length: 0)
     try endChange(.discard, .zeroes(whole, unmap: true), isDurable: false)
   }
 
-  nonisolated(nonsending)
-    package func flush() async throws(BlockError)
-  {
+  package func flush() async throws(BlockError) {
     try beginChange(.flush)
     if isCut { throw powerLoss(.flush) }
     let answered = nextSequence
@@ -97,27 +87,21 @@ package final class CrashPointDevice: BlockDevice, @unchecked Sendable {
     pending.removeFirst(count)
   }
 
-  nonisolated(nonsending)
-    package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
-  {
+  package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
     try checkPower(.blockStatus)
     let extents = try await live.blockStatus(range, limit: limit)
     try checkPower(.blockStatus)
     return extents
   }
 
-  nonisolated(nonsending)
-    package func resize(to byteCount: UInt64) async throws(BlockError)
-  {
+  package func resize(to byteCount: UInt64) async throws(BlockError) {
     try beginChange(.resize)
     try await live.resize(to: byteCount)
     try endChange(.resize, .size(byteCount), isDurable: false)
   }
 
   /// Keeps nothing back, so it flushes nothing: unflushed changes stay so.
-  nonisolated(nonsending)
-    package func close() async throws(BlockError)
-  {
+  package func close() async throws(BlockError) {
     try checkPower(.close)
     try await live.close()
     try checkPower(.close)

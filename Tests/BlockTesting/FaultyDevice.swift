@@ -71,19 +71,15 @@ package final class FaultyDevice: BlockFilter, @unchecked Sendable {
     return try next.tryRead(into: &buffer, at: offset)
   }
 
-  nonisolated(nonsending)
-    package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError) {
     if let failure = count(.read) { throw failure.error(at: offset, buffer.byteCount) }
     try await next.read(into: &buffer, at: offset)
   }
 
-  nonisolated(nonsending)
-    package func change(
-      _ kind: BlockChange, _ range: ByteRange,
-      _ perform: nonisolated(nonsending) (ByteRange) async throws(BlockError) -> Void
-    ) async throws(BlockError)
-  {
+  package func change(
+    _ kind: BlockChange, _ range: ByteRange,
+    _ perform: (ByteRange) async throws(BlockError) -> Void
+  ) async throws(BlockError) {
     guard let failure = count(kind.operation) else { return try await perform(range) }
     if case .resize = kind {
       if failure.fault.effect == .everything { try await perform(range) }
@@ -94,25 +90,19 @@ package final class FaultyDevice: BlockFilter, @unchecked Sendable {
     throw failure.error(range)
   }
 
-  nonisolated(nonsending)
-    package func flush() async throws(BlockError)
-  {
+  package func flush() async throws(BlockError) {
     guard let failure = count(.flush) else { return try await next.flush() }
     if failure.fault.effect == .everything { try await next.flush() }
     throw failure.error()
   }
 
-  nonisolated(nonsending)
-    package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
-  {
+  package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
     if let failure = count(.blockStatus) { throw failure.error(range) }
     return try await next.blockStatus(range, limit: limit)
   }
 
   /// A close that fails has closed all the same.
-  nonisolated(nonsending)
-    package func close() async throws(BlockError)
-  {
+  package func close() async throws(BlockError) {
     let failure = count(.close)
     try await next.close()
     if let failure { throw failure.error() }
@@ -157,11 +147,9 @@ package final class FaultyDevice: BlockFilter, @unchecked Sendable {
 /// - Parameter limit: more calls than the story can need; reaching it throws, as the story would never end.
 /// - Returns: how many calls were failed.
 @discardableResult
-nonisolated(nonsending)
-  package func forEachFault(
-    limit: Int = 10_000, _ story: nonisolated(nonsending) (_ call: Int) async throws -> Bool
-  ) async throws -> Int
-{
+package func forEachFault(
+  limit: Int = 10_000, _ story: (_ call: Int) async throws -> Bool
+) async throws -> Int {
   for call in 1...limit {
     if try await !story(call) { return call - 1 }
   }

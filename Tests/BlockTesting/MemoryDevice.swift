@@ -50,9 +50,7 @@ package final class MemoryDevice: BlockDevice, @unchecked Sendable {
     return true
   }
 
-  nonisolated(nonsending)
-    package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError) {
     try enter(.read)
     defer { running -= 1 }
     await suspend()
@@ -60,9 +58,7 @@ package final class MemoryDevice: BlockDevice, @unchecked Sendable {
     image.read(into: &buffer, at: offset)
   }
 
-  nonisolated(nonsending)
-    package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
-  {
+  package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError) {
     try enter(.write, forced: options.contains(.forceUnitAccess))
     defer { running -= 1 }
     await suspend()
@@ -70,9 +66,7 @@ package final class MemoryDevice: BlockDevice, @unchecked Sendable {
     image.write(bytes, at: offset)
   }
 
-  nonisolated(nonsending)
-    package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
-  {
+  package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError) {
     try enter(.writeZeroes, forced: options.contains(.forceUnitAccess))
     defer { running -= 1 }
     await suspend()
@@ -86,9 +80,7 @@ package final class MemoryDevice: BlockDevice, @unchecked Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    package func discard(_ range: ByteRange) async throws(BlockError)
-  {
+  package func discard(_ range: ByteRange) async throws(BlockError) {
     try enter(.discard)
     defer { running -= 1 }
     await suspend()
@@ -96,17 +88,13 @@ package final class MemoryDevice: BlockDevice, @unchecked Sendable {
     if let whole = image.wholeBlocks(in: range) { image.zero(whole, unmap: true) }
   }
 
-  nonisolated(nonsending)
-    package func flush() async throws(BlockError)
-  {
+  package func flush() async throws(BlockError) {
     try enter(.flush)
     defer { running -= 1 }
     await suspend()
   }
 
-  nonisolated(nonsending)
-    package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
-  {
+  package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
     try enter(.blockStatus)
     defer { running -= 1 }
     await suspend()
@@ -114,9 +102,7 @@ package final class MemoryDevice: BlockDevice, @unchecked Sendable {
     return image.status(of: range, limit: limit)
   }
 
-  nonisolated(nonsending)
-    package func resize(to byteCount: UInt64) async throws(BlockError)
-  {
+  package func resize(to byteCount: UInt64) async throws(BlockError) {
     try enter(.resize)
     defer { running -= 1 }
     await suspend()
@@ -125,9 +111,7 @@ package final class MemoryDevice: BlockDevice, @unchecked Sendable {
     image.resize(to: byteCount)
   }
 
-  nonisolated(nonsending)
-    package func close() async throws(BlockError)
-  {
+  package func close() async throws(BlockError) {
     calls.count(.close)
     isClosed = true
     while running > 0 { await Task.yield() }
@@ -139,9 +123,7 @@ package final class MemoryDevice: BlockDevice, @unchecked Sendable {
     running += 1
   }
 
-  nonisolated(nonsending)
-    private func suspend() async
-  {
+  private func suspend() async {
     for _ in 0..<(interleaving?.below(4) ?? 0) { await Task.yield() }
   }
 

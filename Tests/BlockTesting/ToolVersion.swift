@@ -49,7 +49,7 @@ package struct EachToolVersion: TestTrait, SuiteTrait, TestScoping {
   package let isRecursive = true
 
   package func provideScope(
-    for test: Test, testCase: Test.Case?, performing body: @Sendable () async throws -> Void
+    for test: Test, testCase: Test.Case?, performing body: @concurrent @Sendable () async throws -> Void
   ) async throws {
     for version in ToolVersion.available {
       let naming = IssueHandlingTrait.compactMapIssues { issue in

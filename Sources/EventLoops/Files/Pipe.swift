@@ -34,12 +34,10 @@ package final class Pipe: @unchecked Sendable {
 extension EventLoop {
   /// Puts bytes of a file's cache into an empty pipe, reading them from the device where they aren't there.
   /// - Returns: how many: as many as the pipe holds, fewer where the file ends.
-  nonisolated(nonsending)
-    package func fill(
-      pipe descriptor: Int32, from file: FileDescriptor, at offset: UInt64, byteCount: Int,
-      in lane: BlockingLane = .shared
-    ) async throws(SystemError) -> Int
-  {
+  package func fill(
+    pipe descriptor: Int32, from file: FileDescriptor, at offset: UInt64, byteCount: Int,
+    in lane: BlockingLane = .shared
+  ) async throws(SystemError) -> Int {
     let result = await perform(.splice(file.rawValue, offset: offset, toPipe: descriptor, count: byteCount), in: lane)
     if result < 0 { throw SystemError(-result) }
     return Int(result)
@@ -55,9 +53,7 @@ extension Socket {
   }
 
   /// Sends all of the pipe's bytes, waiting while the peer doesn't take them.
-  nonisolated(nonsending)
-    package func sendAll(_ pipe: Pipe) async throws(SystemError)
-  {
+  package func sendAll(_ pipe: Pipe) async throws(SystemError) {
     beginSending()
     defer { endSending() }
     while try !transfer(pipe, to: try openDescriptor()) { _ = try await perform(.awaitRoom(file.rawValue)) }

@@ -23,12 +23,10 @@ extension EventLoop {
   /// Fills `buffer` from the file's bytes at `offset`.
   /// - Parameter unit: a short read is continued at multiples of this only, as O_DIRECT asks: the file ends elsewhere.
   /// - Returns: the bytes read, fewer than asked only where the file ends.
-  nonisolated(nonsending)
-    package func read(
-      _ file: FileDescriptor, into buffer: inout MutableRawSpan, at offset: UInt64, unit: Int = 1,
-      in lane: BlockingLane = .shared
-    ) async throws(SystemError) -> Int
-  {
+  package func read(
+    _ file: FileDescriptor, into buffer: inout MutableRawSpan, at offset: UInt64, unit: Int = 1,
+    in lane: BlockingLane = .shared
+  ) async throws(SystemError) -> Int {
     let count = buffer.byteCount
     guard count > 0, let base = buffer.withUnsafeMutableBytes({ $0.baseAddress }) else { return 0 }
     try checkFileRange(offset, count)
@@ -45,12 +43,10 @@ extension EventLoop {
 
   /// Writes all of `bytes` at `offset`; past the file's end it grows.
   /// - Parameter durable: durable with the metadata needed to read it back before the call returns (RWF_DSYNC).
-  nonisolated(nonsending)
-    package func write(
-      _ file: FileDescriptor, _ bytes: RawSpan, at offset: UInt64, durable: Bool = false,
-      in lane: BlockingLane = .shared
-    ) async throws(SystemError)
-  {
+  package func write(
+    _ file: FileDescriptor, _ bytes: RawSpan, at offset: UInt64, durable: Bool = false,
+    in lane: BlockingLane = .shared
+  ) async throws(SystemError) {
     let count = bytes.byteCount
     guard count > 0, let base = bytes.withUnsafeBytes({ $0.baseAddress }) else { return }
     try checkFileRange(offset, count)
@@ -68,34 +64,26 @@ extension EventLoop {
   }
 
   /// Makes written data durable, with the metadata needed to read it back.
-  nonisolated(nonsending)
-    package func fdatasync(_ file: FileDescriptor, in lane: BlockingLane = .shared) async throws(SystemError)
-  {
+  package func fdatasync(_ file: FileDescriptor, in lane: BlockingLane = .shared) async throws(SystemError) {
     try await sync(file, dataOnly: true, in: lane)
   }
 
   /// Makes data and all metadata durable; for a folder, the names in it.
-  nonisolated(nonsending)
-    package func fsync(_ file: FileDescriptor, in lane: BlockingLane = .shared) async throws(SystemError)
-  {
+  package func fsync(_ file: FileDescriptor, in lane: BlockingLane = .shared) async throws(SystemError) {
     try await sync(file, dataOnly: false, in: lane)
   }
 
-  nonisolated(nonsending)
-    private func sync(_ file: FileDescriptor, dataOnly: Bool, in lane: BlockingLane) async throws(SystemError)
-  {
+  private func sync(_ file: FileDescriptor, dataOnly: Bool, in lane: BlockingLane) async throws(SystemError) {
     // Never repeated after an error: Linux tells it once and may have dropped the pages.
     let result = await perform(.sync(file.rawValue, dataOnly: dataOnly), in: lane)
     if result < 0 { throw SystemError(-result) }
   }
 
   /// Changes how `byteCount` bytes at `offset` are stored.
-  nonisolated(nonsending)
-    package func allocate(
-      _ file: FileDescriptor, _ mode: AllocationMode, at offset: UInt64, byteCount: UInt64,
-      in lane: BlockingLane = .shared
-    ) async throws(SystemError)
-  {
+  package func allocate(
+    _ file: FileDescriptor, _ mode: AllocationMode, at offset: UInt64, byteCount: UInt64,
+    in lane: BlockingLane = .shared
+  ) async throws(SystemError) {
     guard byteCount > 0 else { return }
     guard let end = off_t(exactly: offset), off_t(exactly: byteCount) != nil,
       !end.addingReportingOverflow(off_t(byteCount)).overflow
@@ -112,9 +100,7 @@ extension EventLoop {
   }
 
   /// The result, or a negative errno other than EINTR and EAGAIN.
-  nonisolated(nonsending)
-    func perform(_ operation: FileOperation, in lane: BlockingLane) async -> Int32
-  {
+  func perform(_ operation: FileOperation, in lane: BlockingLane) async -> Int32 {
     checkIsolated()
     guard port != nil else { return -ESHUTDOWN }
     beginOperation()

@@ -7,8 +7,8 @@ extension EventLoop {
   /// waits for it.
   /// - Throws: what `body` throws; `SystemError.shutDown` if the group is shutting down (`body` didn't run),
   ///   unless the call comes from a body that is still at work on one of its loops.
-  package func run<Result: Sendable, Failure: Error>(
-    _ body: @Sendable @escaping () async throws(Failure) -> Result
+  @concurrent package func run<Result: Sendable, Failure: Error>(
+    _ body: @concurrent @Sendable @escaping () async throws(Failure) -> Result
   ) async throws -> Result {
     try gate.enter()
     defer { gate.leave() }
@@ -22,22 +22,18 @@ extension EventLoop {
 
   /// Runs blocking `work` (a system call) on the group's threads for such; the loop goes on meanwhile.
   /// - Parameter lane: what it may hang with.
-  nonisolated(nonsending)
-    package func blocking<Result: Sendable>(
-      in lane: BlockingLane = .current, _ work: @Sendable @escaping () -> Result
-    ) async -> Result
-  {
+  package func blocking<Result: Sendable>(
+    in lane: BlockingLane = .current, _ work: @Sendable @escaping () -> Result
+  ) async -> Result {
     beginOperation()
     defer { endOperation() }
     return await blockingCalls.run(in: lane, work)
   }
 
   /// Runs blocking `work` that may fail with a system error.
-  nonisolated(nonsending)
-    package func blocking<Result: Sendable>(
-      in lane: BlockingLane = .current, _ work: @Sendable @escaping () throws(SystemError) -> Result
-    ) async throws(SystemError) -> Result
-  {
+  package func blocking<Result: Sendable>(
+    in lane: BlockingLane = .current, _ work: @Sendable @escaping () throws(SystemError) -> Result
+  ) async throws(SystemError) -> Result {
     try await blocking(in: lane) { () -> Swift.Result<Result, SystemError> in
       do throws(SystemError) { return .success(try work()) } catch { return .failure(error) }
     }.get()
@@ -45,9 +41,7 @@ extension EventLoop {
 
   /// Suspends the task for `duration`.
   /// - Throws: ECANCELED as soon as the task is cancelled, or the loop stops waiting.
-  nonisolated(nonsending)
-    package func sleep(for duration: Duration) async throws(SystemError)
-  {
+  package func sleep(for duration: Duration) async throws(SystemError) {
     checkIsolated()
     let deadline = MonotonicTime.now.advanced(by: duration)
     guard port != nil else { throw .shutDown }
@@ -79,7 +73,7 @@ extension EventLoop {
   /// One cancellable wait: `start` hands it to the kernel. The result, or a negative errno.
   ///
   /// Takes the caller's isolation as a parameter, since only by capturing it do the closures below stay on the
-  /// caller's executor: in a `nonisolated(nonsending)` function they would hop to the task's, and back.
+  /// caller's executor: in another function they would hop to the task's, and back.
   func wait(
     _ token: WaitToken, isolation: isolated (any Actor)? = #isolation, _ start: (WaitToken) -> Void
   ) async -> Int32 {

@@ -103,9 +103,7 @@ package final class Socket: @unchecked Sendable {
   }
 
   /// Waits for the next connection; it has the same loop.
-  nonisolated(nonsending)
-    package func accept() async throws(SystemError) -> Socket
-  {
+  package func accept() async throws(SystemError) -> Socket {
     while true {
       do throws(SystemError) {
         let descriptor = try await perform(.accept(file.rawValue))
@@ -121,9 +119,7 @@ package final class Socket: @unchecked Sendable {
   }
 
   /// Connects to `address`, waiting while the listener is full.
-  nonisolated(nonsending)
-    package static func connect(to address: SocketAddress, on loop: EventLoop) async throws(SystemError) -> Socket
-  {
+  package static func connect(to address: SocketAddress, on loop: EventLoop) async throws(SystemError) -> Socket {
     let kernelAddress = try address.kernelAddress()
     defer { kernelAddress.deallocate() }
     var pause = Duration.milliseconds(1)
@@ -145,9 +141,7 @@ package final class Socket: @unchecked Sendable {
 
   /// Waits for bytes and takes what is there.
   /// - Returns: the count; 0 when the peer has ended its side (or `buffer` is empty).
-  nonisolated(nonsending)
-    package func receive(into buffer: inout MutableRawSpan) async throws(SystemError) -> Int
-  {
+  package func receive(into buffer: inout MutableRawSpan) async throws(SystemError) -> Int {
     let count = min(buffer.byteCount, FileOperation.maximumTransferByteCount)
     guard count > 0, let base = buffer.withUnsafeMutableBytes({ $0.baseAddress }) else { return 0 }
     // A peer whose bytes are always there already must not keep the loop for itself.
@@ -161,9 +155,7 @@ package final class Socket: @unchecked Sendable {
   }
 
   /// Sends all of `bytes`, waiting while the peer doesn't take them.
-  nonisolated(nonsending)
-    package func sendAll(_ bytes: RawSpan) async throws(SystemError)
-  {
+  package func sendAll(_ bytes: RawSpan) async throws(SystemError) {
     guard bytes.byteCount > 0, let base = bytes.withUnsafeBytes({ $0.baseAddress }) else { return }
     beginSending()
     defer { endSending() }
@@ -175,9 +167,7 @@ package final class Socket: @unchecked Sendable {
   }
 
   /// Sends `header`, then `payload`, in one go where the socket takes it.
-  nonisolated(nonsending)
-    package func sendAll(_ header: RawSpan, _ payload: RawSpan) async throws(SystemError)
-  {
+  package func sendAll(_ header: RawSpan, _ payload: RawSpan) async throws(SystemError) {
     let message = GatheredMessage(capacity: 2)
     defer { message.deallocate() }
     message.append(header)
@@ -187,18 +177,14 @@ package final class Socket: @unchecked Sendable {
 
   /// Sends these pieces of `bytes`, in this order, in as few calls as the socket takes: a batch of replies built in
   /// one buffer with gaps between them.
-  nonisolated(nonsending)
-    package func sendAll(_ bytes: RawSpan, pieces: [Range<Int>]) async throws(SystemError)
-  {
+  package func sendAll(_ bytes: RawSpan, pieces: [Range<Int>]) async throws(SystemError) {
     let message = GatheredMessage(capacity: pieces.count)
     defer { message.deallocate() }
     for piece in pieces { message.append(bytes.extracting(piece)) }
     try await sendAll(message)
   }
 
-  nonisolated(nonsending)
-    private func sendAll(_ message: GatheredMessage) async throws(SystemError)
-  {
+  private func sendAll(_ message: GatheredMessage) async throws(SystemError) {
     beginSending()
     defer { endSending() }
     while let header = message.next() {
@@ -288,9 +274,7 @@ package final class Socket: @unchecked Sendable {
   // MARK: Waiting
 
   /// The count or descriptor that the operation answers.
-  nonisolated(nonsending)
-    func perform(_ operation: SocketOperation) async throws(SystemError) -> Int
-  {
+  func perform(_ operation: SocketOperation) async throws(SystemError) -> Int {
     loop.checkIsolated()
     while true {
       guard let port = loop.port else { throw .shutDown }

@@ -83,11 +83,9 @@ package final class BlockingCalls: Sendable {
   deinit { shutdown() }
 
   /// Runs `call` on one of the lane's threads; the caller suspends and resumes on its own executor.
-  nonisolated(nonsending)
-    package func run<Result: Sendable>(
-      in lane: BlockingLane, _ call: @Sendable @escaping () -> Result
-    ) async -> Result
-  {
+  package func run<Result: Sendable>(
+    in lane: BlockingLane, _ call: @Sendable @escaping () -> Result
+  ) async -> Result {
     await withUnsafeContinuation { (continuation: UnsafeContinuation<Result, Never>) in
       submit(in: lane) { continuation.resume(returning: call()) }
     }

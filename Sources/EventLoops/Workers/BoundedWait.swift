@@ -2,7 +2,7 @@ import Synchronization
 
 /// Runs `work` and waits for its end until `deadline`. False if it goes on then, which it does by itself.
 package func finishes(
-  by deadline: ContinuousClock.Instant, _ work: @Sendable @escaping () async -> Void
+  by deadline: ContinuousClock.Instant, _ work: @concurrent @Sendable @escaping () async -> Void
 ) async -> Bool {
   let answer = FirstAnswer()
   let timer = Task.detached {

@@ -54,9 +54,7 @@ package final class WorkerPool: Sendable {
   deinit { end() }
 
   /// Runs `work` on one of the threads; the caller suspends and resumes on its own executor.
-  nonisolated(nonsending)
-    package func run<Result: Sendable>(_ work: @Sendable @escaping () -> Result) async -> Result
-  {
+  package func run<Result: Sendable>(_ work: @Sendable @escaping () -> Result) async -> Result {
     await withUnsafeContinuation { (continuation: UnsafeContinuation<Result, Never>) in
       submit { continuation.resume(returning: work()) }
     }

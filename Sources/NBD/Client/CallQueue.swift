@@ -29,9 +29,7 @@ final class CallQueue {
   }
 
   /// Waits for a request, or for ``wakeSender()``. Goes on at once while `isOver` holds.
-  nonisolated(nonsending)
-    func untilFilled(or isOver: () -> Bool) async
-  {
+  func untilFilled(or isOver: () -> Bool) async {
     // Looked at inside, as other tasks may run before the closure does.
     await withUnsafeContinuation { continuation in
       if calls.isEmpty, !isOver() { sender = continuation } else { continuation.resume() }

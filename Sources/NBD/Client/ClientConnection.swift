@@ -48,9 +48,7 @@ final class ClientConnection: @unchecked Sendable {
   }
 
   /// Sends and receives until either fails, or the goodbye is said; says how it ended.
-  nonisolated(nonsending)
-    func serve() async -> any Error
-  {
+  func serve() async -> any Error {
     await withDiscardingTaskGroup { group in
       group.addTask { [self] in
         do { try await send() } catch { keep(error) }
@@ -82,9 +80,7 @@ final class ClientConnection: @unchecked Sendable {
   private func keep(_ error: any Error) { fault = fault ?? error }
 
   /// Ends the connection when requests wait and nothing at all arrives for too long.
-  nonisolated(nonsending)
-    private func watch() async
-  {
+  private func watch() async {
     var seen = progress.receiptCount
     var silentTicks = 0
     while silentTicks <= Self.tickCount {
@@ -97,9 +93,7 @@ final class ClientConnection: @unchecked Sendable {
 
   // MARK: Sending
 
-  nonisolated(nonsending)
-    private func send() async throws
-  {
+  private func send() async throws {
     while !isBroken {
       if queue.isEmpty {
         if isLeaving { return try await sendGoodbye() }
@@ -126,9 +120,7 @@ final class ClientConnection: @unchecked Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    private func sendGoodbye() async throws
-  {
+  private func sendGoodbye() async throws {
     let goodbye = Request(.disconnect, cookie: nextCookie).bytes(agreement.style)
     try await stream.sendAll(goodbye.span.bytes)
     await stream.finish()
@@ -136,9 +128,7 @@ final class ClientConnection: @unchecked Sendable {
 
   // MARK: Receiving
 
-  nonisolated(nonsending)
-    private func receive() async throws
-  {
+  private func receive() async throws {
     let style = agreement.style
     var reader = ReplyReader(stream, progress)
     while let header = try await reader.header(style) {
@@ -164,9 +154,7 @@ final class ClientConnection: @unchecked Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    private func take(_ type: UInt16, _ byteCount: Int, for call: ClientCall, _ reader: inout ReplyReader) async throws
-  {
+  private func take(_ type: UInt16, _ byteCount: Int, for call: ClientCall, _ reader: inout ReplyReader) async throws {
     let style = agreement.style
     switch ChunkType(rawValue: type) {
     case .some(.none): break

@@ -18,9 +18,7 @@ struct ClientDialing: Sendable {
 
   /// A connection, and what was agreed on.
   /// - Throws: `SystemError` (ETIMEDOUT where the server was silent), `NBDProtocolError` or `TLSError`.
-  nonisolated(nonsending)
-    func connect(on loop: EventLoop) async throws -> (any ByteStream, Agreement)
-  {
+  func connect(on loop: EventLoop) async throws -> (any ByteStream, Agreement) {
     let attempt = Task(executorPreference: loop) { try await dial(on: loop) }
     let isLate = Lock(false)
     let timer = Task(executorPreference: loop) {
@@ -43,9 +41,7 @@ struct ClientDialing: Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    private func dial(on loop: EventLoop) async throws -> (any ByteStream, Agreement)
-  {
+  private func dial(on loop: EventLoop) async throws -> (any ByteStream, Agreement) {
     let socket = try await openSocket(on: loop)
     socket.keepAlive(idle: Self.idleBeforeProbes, interval: Self.probeInterval, count: Self.probeCount)
     do {
@@ -56,9 +52,7 @@ struct ClientDialing: Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    private func openSocket(on loop: EventLoop) async throws(SystemError) -> Socket
-  {
+  private func openSocket(on loop: EventLoop) async throws(SystemError) -> Socket {
     switch uri.place {
     case .unix(let path): return try await Socket.connect(to: .unix(path: path), on: loop)
     case .tcp(let host, let port):
@@ -97,9 +91,7 @@ struct ClientDialing: Sendable {
     return found
   }
 
-  nonisolated(nonsending)
-    private func shakeHands(_ socket: Socket) async throws -> (any ByteStream, Agreement)
-  {
+  private func shakeHands(_ socket: Socket) async throws -> (any ByteStream, Agreement) {
     var stream: any ByteStream = socket
     var handshake = ClientHandshake(wishes)
     while true {

@@ -70,9 +70,7 @@ final class ClientLink: @unchecked Sendable {
   // MARK: Requests
 
   /// Sends the request and waits for its answer. The memory that it points at is in use until then.
-  nonisolated(nonsending)
-    func perform(_ call: ClientCall) async throws(BlockError)
-  {
+  func perform(_ call: ClientCall) async throws(BlockError) {
     try await answer(to: call).get()
   }
 
@@ -100,9 +98,7 @@ final class ClientLink: @unchecked Sendable {
   }
 
   /// Sees to it that a request whose task was cancelled doesn't wait for a server that is silent or away.
-  nonisolated(nonsending)
-    private func hurry(_ call: ClientCall) async
-  {
+  private func hurry(_ call: ClientCall) async {
     let patience = min(Self.longestCancelledPatience, patience.answer / 4)
     while !call.isFinished {
       let seen = progress.receiptCount
@@ -119,9 +115,7 @@ final class ClientLink: @unchecked Sendable {
   // MARK: Life
 
   /// Says goodbye and ends; nothing is in flight.
-  nonisolated(nonsending)
-    func close() async
-  {
+  func close() async {
     isClosing = true
     let supervision = supervision
     if let connection { connection.leave() } else { supervision?.cancel() }
@@ -134,9 +128,7 @@ final class ClientLink: @unchecked Sendable {
     timer.cancel()
   }
 
-  nonisolated(nonsending)
-    private func supervise() async
-  {
+  private func supervise() async {
     while let connection {
       let start = Nanoseconds.now
       let seen = progress.receiptCount
@@ -181,9 +173,7 @@ final class ClientLink: @unchecked Sendable {
   }
 
   /// Makes a new connection on the old terms; without one when patience is at its end, and all requests have failed.
-  nonisolated(nonsending)
-    private func reconnect(_ fault: any Error) async
-  {
+  private func reconnect(_ fault: any Error) async {
     var fault = fault
     var outage = outage ?? (Nanoseconds.now, Self.firstPause)
     while !isClosing {

@@ -68,11 +68,9 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
 
   /// Connects to the export. Call it on `loop`, the device's home from then on.
   /// - Throws: `BlockError` of the operation `open`, which says what is wrong with which server.
-  nonisolated(nonsending)
-    package static func open(
-      _ uri: NBDURI, _ options: Options = Options(), on loop: EventLoop
-    ) async throws(BlockError) -> NBDDevice
-  {
+  package static func open(
+    _ uri: NBDURI, _ options: Options = Options(), on loop: EventLoop
+  ) async throws(BlockError) -> NBDDevice {
     if uri.usesTLS, options.credentials == nil {
       throw BlockError(.notSupported, .open, cause: "\(uri) needs credentials for TLS")
     }
@@ -134,9 +132,7 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
   }
 
   /// Has the least busy connection that is left carry out the request.
-  nonisolated(nonsending)
-    private func perform(_ call: ClientCall) async throws(BlockError)
-  {
+  private func perform(_ call: ClientCall) async throws(BlockError) {
     var best = links[0]
     for link in links where !link.isDead && (best.isDead || link.load < best.load) { best = link }
     try await best.perform(call)
@@ -148,9 +144,7 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
     return buffer.byteCount == 0
   }
 
-  nonisolated(nonsending)
-    package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError) {
     try enter(.read)
     defer { leave() }
     try checkRequest(.read, at: offset, length: UInt64(buffer.byteCount))
@@ -171,9 +165,7 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
     return max(minimum, min(WireLimits.payloadByteCount, Int(agreement.blockSizes.maximum)) / minimum * minimum)
   }
 
-  nonisolated(nonsending)
-    package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
-  {
+  package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError) {
     try enter(.write)
     defer { leave() }
     try checkRequest(.write, at: offset, length: UInt64(bytes.byteCount))
@@ -182,9 +174,7 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
     try await flushIfForced(options.contains(.forceUnitAccess))
   }
 
-  nonisolated(nonsending)
-    private func send(_ bytes: RawSpan, at offset: UInt64, _ flags: CommandFlags) async throws(BlockError)
-  {
+  private func send(_ bytes: RawSpan, at offset: UInt64, _ flags: CommandFlags) async throws(BlockError) {
     let all = bytes.withUnsafeBytes { $0 }
     var done = 0
     while done < all.count {
@@ -202,30 +192,22 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
   }
 
   /// For servers without FUA.
-  nonisolated(nonsending)
-    private func flushIfForced(_ isForced: Bool) async throws(BlockError)
-  {
+  private func flushIfForced(_ isForced: Bool) async throws(BlockError) {
     if isForced, !agreement.flags.contains(.sendFUA) { try await sendFlush() }
   }
 
-  nonisolated(nonsending)
-    private func sendFlush() async throws(BlockError)
-  {
+  private func sendFlush() async throws(BlockError) {
     // A server without FLUSH has nothing that it holds back.
     if agreement.flags.contains(.sendFlush) { try await perform(ClientCall(.flush)) }
   }
 
-  nonisolated(nonsending)
-    package func flush() async throws(BlockError)
-  {
+  package func flush() async throws(BlockError) {
     try enter(.flush)
     defer { leave() }
     try await sendFlush()
   }
 
-  nonisolated(nonsending)
-    package func discard(_ range: ByteRange) async throws(BlockError)
-  {
+  package func discard(_ range: ByteRange) async throws(BlockError) {
     try enter(.discard)
     defer { leave() }
     try checkRequest(.discard, at: range.offset, length: range.length)
@@ -245,9 +227,7 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
-  {
+  package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError) {
     try enter(.writeZeroes)
     defer { leave() }
     try checkRequest(.writeZeroes, at: range.offset, length: range.length)
@@ -271,9 +251,7 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
     if !range.isEmpty { try await flushIfForced(isForced) }
   }
 
-  nonisolated(nonsending)
-    private func sendZeroes(_ range: ByteRange, _ flags: CommandFlags) async throws(BlockError)
-  {
+  private func sendZeroes(_ range: ByteRange, _ flags: CommandFlags) async throws(BlockError) {
     let zeroes = [UInt8](repeating: 0, count: Int(min(UInt64(Self.zeroByteCount), range.length)))
     var offset = range.offset
     while offset < range.end {
@@ -283,16 +261,12 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    package func resize(to byteCount: UInt64) async throws(BlockError)
-  {
+  package func resize(to byteCount: UInt64) async throws(BlockError) {
     if isClosed { throw BlockError(.closed, .resize) }
     throw BlockError(.notSupported, .resize, cause: "an NBD export's size is its server's")
   }
 
-  nonisolated(nonsending)
-    package func close() async throws(BlockError)
-  {
+  package func close() async throws(BlockError) {
     guard !isClosed else { return }
     isClosed = true
     await withUnsafeContinuation { continuation in
@@ -311,9 +285,7 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
 
   // MARK: Block status
 
-  nonisolated(nonsending)
-    package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
-  {
+  package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
     try enter(.blockStatus)
     defer { leave() }
     try checkRequest(.blockStatus, at: range.offset, length: range.length)
@@ -332,11 +304,9 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
   /// What each of the named contexts says from `range.offset` on: extents in order, at least one, at most `limit`, and
   /// none past the range's end; perhaps for less than the range, and for each context up to another place.
   /// - Parameter names: of those in ``agreement``; nil: all of them.
-  nonisolated(nonsending)
-    package func contextExtents(
-      of names: [String]? = nil, in range: ByteRange, limit: Int
-    ) async throws(BlockError) -> [String: [ContextExtent]]
-  {
+  package func contextExtents(
+    of names: [String]? = nil, in range: ByteRange, limit: Int
+  ) async throws(BlockError) -> [String: [ContextExtent]] {
     try enter(.blockStatus)
     defer { leave() }
     try checkRequest(.blockStatus, at: range.offset, length: range.length)
@@ -349,11 +319,9 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
     return range.isEmpty ? [:] : try await ask(wanted, range, limit: limit)
   }
 
-  nonisolated(nonsending)
-    private func ask(
-      _ names: [String], _ range: ByteRange, limit: Int
-    ) async throws(BlockError) -> [String: [ContextExtent]]
-  {
+  private func ask(
+    _ names: [String], _ range: ByteRange, limit: Int
+  ) async throws(BlockError) -> [String: [ContextExtent]] {
     let part = parts(of: range)[0]
     let wanted = agreement.contexts.filter { names.contains($0.name) }
     let flags: CommandFlags = limit == 1 ? .reqOne : []

@@ -18,9 +18,7 @@ struct ReplyReader: ~Copyable {
   }
 
   /// The next header; nil where the server ended the connection between two replies.
-  nonisolated(nonsending)
-    mutating func header(_ style: HeaderStyle) async throws -> ReplyHeader?
-  {
+  mutating func header(_ style: HeaderStyle) async throws -> ReplyHeader? {
     guard try await have(ReplyHeader.prefixByteCount) else {
       if start == end { return nil }
       throw Self.cut
@@ -35,9 +33,7 @@ struct ReplyReader: ~Copyable {
   private static let cut = SystemError(ECONNRESET, "the server closed the connection inside a reply")
 
   /// A short payload as a whole.
-  nonisolated(nonsending)
-    mutating func bytes(_ count: Int) async throws -> [UInt8]
-  {
+  mutating func bytes(_ count: Int) async throws -> [UInt8] {
     let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 8)
     defer { memory.deallocate() }
     try await fill(memory)
@@ -45,9 +41,7 @@ struct ReplyReader: ~Copyable {
   }
 
   /// Fills `target`, which stays in place meanwhile.
-  nonisolated(nonsending)
-    mutating func fill(_ target: UnsafeMutableRawBufferPointer) async throws
-  {
+  mutating func fill(_ target: UnsafeMutableRawBufferPointer) async throws {
     let present = min(target.count, end - start)
     buffer.withUnsafeBytes { target.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[start..<start + present])) }
     start += present
@@ -63,9 +57,7 @@ struct ReplyReader: ~Copyable {
   }
 
   /// True once `count` bytes are in the buffer; false if the server ended its side before.
-  nonisolated(nonsending)
-    private mutating func have(_ count: Int) async throws(SystemError) -> Bool
-  {
+  private mutating func have(_ count: Int) async throws(SystemError) -> Bool {
     let stream = stream
     while end - start < count {
       if start > 0 {

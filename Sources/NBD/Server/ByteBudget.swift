@@ -17,9 +17,7 @@ final class ByteBudget {
   /// A wish for more than the limit is let in alone.
   private func fits(_ byteCount: Int) -> Bool { taken == 0 || taken + byteCount <= limit }
 
-  nonisolated(nonsending)
-    func acquire(_ byteCount: Int) async
-  {
+  func acquire(_ byteCount: Int) async {
     if tryAcquire(byteCount) { return }
     // Tried again inside, as other tasks may run before the closure does. Whoever resumes it later has taken the
     // bytes for it.

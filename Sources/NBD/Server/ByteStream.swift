@@ -7,8 +7,7 @@ import Glibc
 /// One task receives and one sends at a time.
 protocol ByteStream: AnyObject, Sendable {
   /// Waits for bytes and takes what is there; 0 when the peer has ended its side.
-  nonisolated(nonsending)
-    func receive(into buffer: inout MutableRawSpan) async throws(SystemError) -> Int
+  func receive(into buffer: inout MutableRawSpan) async throws(SystemError) -> Int
 
   /// Sends what can leave at once of these pieces of `bytes`, and returns how many bytes that were.
   func trySend(_ bytes: RawSpan, pieces: [Range<Int>]) throws(SystemError) -> Int
@@ -20,27 +19,22 @@ protocol ByteStream: AnyObject, Sendable {
   func trySend(_ pipe: Pipe) throws(SystemError) -> Bool
 
   /// Sends all of the pipe's bytes.
-  nonisolated(nonsending)
-    func sendAll(_ pipe: Pipe) async throws(SystemError)
+  func sendAll(_ pipe: Pipe) async throws(SystemError)
 
   /// Sends all of `bytes`.
-  nonisolated(nonsending)
-    func sendAll(_ bytes: RawSpan) async throws(SystemError)
+  func sendAll(_ bytes: RawSpan) async throws(SystemError)
 
   /// Sends these pieces of `bytes`, in this order.
-  nonisolated(nonsending)
-    func sendAll(_ bytes: RawSpan, pieces: [Range<Int>]) async throws(SystemError)
+  func sendAll(_ bytes: RawSpan, pieces: [Range<Int>]) async throws(SystemError)
 
   /// Sends `header`, then `payload`.
-  nonisolated(nonsending)
-    func sendAll(_ header: RawSpan, _ payload: RawSpan) async throws(SystemError)
+  func sendAll(_ header: RawSpan, _ payload: RawSpan) async throws(SystemError)
 
   /// Takes no more bytes: a wait for some ends as if the peer had ended its side.
   func endReceiving()
 
   /// Says goodbye where the stream has a way to, after everything was sent.
-  nonisolated(nonsending)
-    func finish() async
+  func finish() async
 
   /// Ends the connection; waits end with an error. Idempotent.
   func close()
@@ -56,16 +50,12 @@ extension ByteStream {
   var carriesPipes: Bool { false }
   func trySend(_ pipe: Pipe) throws(SystemError) -> Bool { false }
 
-  nonisolated(nonsending)
-    func sendAll(_ pipe: Pipe) async throws(SystemError)
-  {
+  func sendAll(_ pipe: Pipe) async throws(SystemError) {
     throw SystemError(EOPNOTSUPP)
   }
 
   /// Fills `buffer`; fewer bytes only where the peer ended its side.
-  nonisolated(nonsending)
-    func receiveAll(into buffer: inout MutableRawSpan) async throws(SystemError) -> Int
-  {
+  func receiveAll(into buffer: inout MutableRawSpan) async throws(SystemError) -> Int {
     var done = 0
     while done < buffer.byteCount {
       var rest = buffer.part(done..<buffer.byteCount)
@@ -77,9 +67,7 @@ extension ByteStream {
   }
 
   /// Exactly `count` bytes, or nil if the peer ended its side before.
-  nonisolated(nonsending)
-    func receiveBytes(_ count: Int) async throws(SystemError) -> [UInt8]?
-  {
+  func receiveBytes(_ count: Int) async throws(SystemError) -> [UInt8]? {
     var bytes = [UInt8](repeating: 0, count: count)
     var span = bytes.mutableSpan
     var target = span.mutableBytes
@@ -93,7 +81,5 @@ extension Socket: ByteStream {
 
   func endReceiving() { try? shutdown(.reading) }
 
-  nonisolated(nonsending)
-    func finish() async
-  {}
+  func finish() async {}
 }

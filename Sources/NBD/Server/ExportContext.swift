@@ -8,10 +8,9 @@ package protocol ExportContext: Sendable {
   /// Extents in order, without gaps, from `range.offset` on, at least one, at most `limit`; the last one ends at or
   /// before `range.end`. May answer for less than the range. Called on the device's loop; `range` is not empty and lies
   /// inside the device.
-  nonisolated(nonsending)
-    func extents(
-      in range: ByteRange, limit: Int, of device: any BlockDevice
-    ) async throws(BlockError) -> [ContextExtent]
+  func extents(
+    in range: ByteRange, limit: Int, of device: any BlockDevice
+  ) async throws(BlockError) -> [ContextExtent]
 }
 
 /// `base:allocation`: where the export has holes and zeroes (proto.md, “`base:allocation` metadata context”).
@@ -20,11 +19,9 @@ package struct AllocationContext: ExportContext {
 
   package init() {}
 
-  nonisolated(nonsending)
-    package func extents(
-      in range: ByteRange, limit: Int, of device: any BlockDevice
-    ) async throws(BlockError) -> [ContextExtent]
-  {
+  package func extents(
+    in range: ByteRange, limit: Int, of device: any BlockDevice
+  ) async throws(BlockError) -> [ContextExtent] {
     var result: [ContextExtent] = []
     for extent in try await device.blockStatus(range, limit: limit) {
       var state: AllocationState = []
@@ -43,11 +40,9 @@ package struct AllocationDepthContext: ExportContext {
 
   package init() {}
 
-  nonisolated(nonsending)
-    package func extents(
-      in range: ByteRange, limit: Int, of device: any BlockDevice
-    ) async throws(BlockError) -> [ContextExtent]
-  {
+  package func extents(
+    in range: ByteRange, limit: Int, of device: any BlockDevice
+  ) async throws(BlockError) -> [ContextExtent] {
     var result: [ContextExtent] = []
     for extent in try await device.blockStatus(range, limit: limit) {
       result.appendMerging(ContextExtent(length: extent.range.length, flags: UInt64(extent.depth)))

@@ -34,9 +34,7 @@ final class Payload: @unchecked Sendable {
   }
 
   /// Receives the bytes from `start` on; false if the peer ended its side before all were there.
-  nonisolated(nonsending)
-    func receive(from start: Int, _ stream: any ByteStream) async throws(SystemError) -> Bool
-  {
+  func receive(from start: Int, _ stream: any ByteStream) async throws(SystemError) -> Bool {
     guard start < byteCount else { return true }
     guard var memory = memory.take() else { return false }
     var all = memory.mutableBytes
@@ -53,11 +51,9 @@ final class Payload: @unchecked Sendable {
   }
 
   /// Lends the bytes, once.
-  nonisolated(nonsending)
-    func use<Result, Failure: Error>(
-      _ body: nonisolated(nonsending) (RawSpan) async throws(Failure) -> Result
-    ) async throws(Failure) -> Result?
-  {
+  func use<Result, Failure: Error>(
+    _ body: (RawSpan) async throws(Failure) -> Result
+  ) async throws(Failure) -> Result? {
     guard let memory = memory.take() else { return nil }
     return try await body(memory.bytes.extracting(0..<byteCount))
   }

@@ -102,9 +102,7 @@ final class ReplyArena {
   }
 
   /// Sends everything and empties the arena.
-  nonisolated(nonsending)
-    func send(on stream: any ByteStream) async throws(SystemError)
-  {
+  func send(on stream: any ByteStream) async throws(SystemError) {
     if try trySend(on: stream) { return }
     if !pieces.isEmpty {
       defer { empty() }
@@ -140,11 +138,9 @@ final class ReplyArena {
     try stream.trySend(memory.bytes, pieces: pieces)
   }
 
-  nonisolated(nonsending)
-    private static func send(
-      _ memory: borrowing PageBuffer, _ pieces: [Range<Int>], on stream: any ByteStream
-    ) async throws(SystemError)
-  {
+  private static func send(
+    _ memory: borrowing PageBuffer, _ pieces: [Range<Int>], on stream: any ByteStream
+  ) async throws(SystemError) {
     try await stream.sendAll(memory.bytes, pieces: pieces)
   }
 }

@@ -27,9 +27,7 @@ final class ReplyQueue {
   var openArena: ReplyArena? { isTurnTaken || isBroken ? nil : filling }
 
   /// Waits for room; nil if the connection is broken. Whoever gets the arena uses it before suspending.
-  nonisolated(nonsending)
-    func arena(header: Int, payload: Int, inTurn: Bool = false) async -> ReplyArena?
-  {
+  func arena(header: Int, payload: Int, inTurn: Bool = false) async -> ReplyArena? {
     while !isBroken {
       if hasRoom(header, payload, inTurn) { return filling }
       // Looked at again inside, as other tasks may run before the closure does.
@@ -48,9 +46,7 @@ final class ReplyQueue {
     (inTurn || !isTurnTaken) && filling.place(header: header, payload: payload) != nil
   }
 
-  nonisolated(nonsending)
-    func append(_ bytes: [UInt8]) async
-  {
+  func append(_ bytes: [UInt8]) async {
     guard let arena = await arena(header: bytes.count, payload: 0) else { return }
     put(bytes, in: arena)
   }
@@ -62,9 +58,7 @@ final class ReplyQueue {
   }
 
   /// Takes the turn; give it back with ``endTurn()``.
-  nonisolated(nonsending)
-    func beginTurn() async
-  {
+  func beginTurn() async {
     while isTurnTaken {
       await withUnsafeContinuation { continuation in
         if isTurnTaken { roomWaiters.append(continuation) } else { continuation.resume() }
@@ -105,9 +99,7 @@ final class ReplyQueue {
   }
 
   /// Sends until ``end()`` was called and all is sent, or sending fails: then the stream is closed.
-  nonisolated(nonsending)
-    func sendAll(on stream: any ByteStream) async
-  {
+  func sendAll(on stream: any ByteStream) async {
     while !isBroken {
       if filling.isEmpty {
         if isEnding { return }

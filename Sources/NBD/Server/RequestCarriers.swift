@@ -21,9 +21,7 @@ final class RequestCarriers {
   }
 
   /// What a task that is done carries next; nil once there is nothing more to come.
-  nonisolated(nonsending)
-    func next() async -> Load?
-  {
+  func next() async -> Load? {
     await withUnsafeContinuation { continuation in
       if hasEnded { continuation.resume(returning: nil) } else { idle.append(continuation) }
     }

@@ -20,20 +20,16 @@ final class TLSStream: ByteStream, @unchecked Sendable {
   }
 
   /// The stream once TLS is up. The handshake's reckoning runs off the loop.
-  nonisolated(nonsending)
-    static func server(over socket: Socket, _ credentials: TLSServerCredentials) async throws -> TLSStream
-  {
+  static func server(over socket: Socket, _ credentials: TLSServerCredentials) async throws -> TLSStream {
     let stream = TLSStream(socket, try TLSSession(credentials))
     try await stream.shakeHands()
     return stream
   }
 
   /// - Parameter host: what was connected to; nil for a unix socket.
-  nonisolated(nonsending)
-    static func client(
-      over socket: Socket, _ credentials: TLSClientCredentials, host: String?
-    ) async throws -> TLSStream
-  {
+  static func client(
+    over socket: Socket, _ credentials: TLSClientCredentials, host: String?
+  ) async throws -> TLSStream {
     let stream = TLSStream(socket, try TLSSession(credentials, host: host))
     try await stream.shakeHands()
     return stream
@@ -42,9 +38,7 @@ final class TLSStream: ByteStream, @unchecked Sendable {
   /// Who the peer proved to be.
   var peerIdentity: PeerIdentity? { session.peerIdentity }
 
-  nonisolated(nonsending)
-    private func shakeHands() async throws
-  {
+  private func shakeHands() async throws {
     while true {
       let session = session
       let step = await socket.loop.blocking { session.handshake() }
@@ -58,17 +52,13 @@ final class TLSStream: ByteStream, @unchecked Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    private func takeInput() async throws(SystemError) -> Int
-  {
+  private func takeInput() async throws(SystemError) -> Int {
     try await Self.take(&arrived, from: socket, to: session)
   }
 
-  nonisolated(nonsending)
-    private static func take(
-      _ arrived: inout [UInt8], from socket: Socket, to session: TLSSession
-    ) async throws(SystemError) -> Int
-  {
+  private static func take(
+    _ arrived: inout [UInt8], from socket: Socket, to session: TLSSession
+  ) async throws(SystemError) -> Int {
     var span = arrived.mutableSpan
     var target = span.mutableBytes
     let count = try await socket.receive(into: &target)
@@ -76,15 +66,11 @@ final class TLSStream: ByteStream, @unchecked Sendable {
     return count
   }
 
-  nonisolated(nonsending)
-    private func flush() async throws(SystemError)
-  {
+  private func flush() async throws(SystemError) {
     while session.hasOutput { try await socket.sendAll(session.takeOutput().span.bytes) }
   }
 
-  nonisolated(nonsending)
-    func receive(into buffer: inout MutableRawSpan) async throws(SystemError) -> Int
-  {
+  func receive(into buffer: inout MutableRawSpan) async throws(SystemError) -> Int {
     while true {
       let received: TLSSession.Received
       do throws(TLSError) { received = try session.receive(into: &buffer) } catch { throw Self.broken(error) }
@@ -97,33 +83,25 @@ final class TLSStream: ByteStream, @unchecked Sendable {
     }
   }
 
-  nonisolated(nonsending)
-    func sendAll(_ bytes: RawSpan) async throws(SystemError)
-  {
+  func sendAll(_ bytes: RawSpan) async throws(SystemError) {
     try await sendAll(bytes, pieces: [0..<bytes.byteCount])
   }
 
   /// Small pieces share records.
-  nonisolated(nonsending)
-    func sendAll(_ bytes: RawSpan, pieces: [Range<Int>]) async throws(SystemError)
-  {
+  func sendAll(_ bytes: RawSpan, pieces: [Range<Int>]) async throws(SystemError) {
     for piece in pieces { try await append(bytes.extracting(piece)) }
     if !record.isEmpty { try encryptRecord() }
     try await flush()
   }
 
-  nonisolated(nonsending)
-    func sendAll(_ header: RawSpan, _ payload: RawSpan) async throws(SystemError)
-  {
+  func sendAll(_ header: RawSpan, _ payload: RawSpan) async throws(SystemError) {
     try await append(header)
     try await append(payload)
     if !record.isEmpty { try encryptRecord() }
     try await flush()
   }
 
-  nonisolated(nonsending)
-    private func append(_ bytes: RawSpan) async throws(SystemError)
-  {
+  private func append(_ bytes: RawSpan) async throws(SystemError) {
     var start = 0
     while start < bytes.byteCount {
       let end = min(bytes.byteCount, start + TLSSession.recordByteCount - record.count)
@@ -147,9 +125,7 @@ final class TLSStream: ByteStream, @unchecked Sendable {
 
   func endReceiving() { socket.endReceiving() }
 
-  nonisolated(nonsending)
-    func finish() async
-  {
+  func finish() async {
     session.sayGoodbye()
     try? await flush()
   }

@@ -29,9 +29,7 @@ struct BitmapDirectoryReader {
   }
 
   /// The next entry, or nil after the last one.
-  nonisolated(nonsending)
-    mutating func next() async throws(Qcow2Error) -> BitmapEntry?
-  {
+  mutating func next() async throws(Qcow2Error) -> BitmapEntry? {
     guard number < directory.bitmapCount else { return nil }
     let start = try await load(BitmapDirectory.fixedByteCount, at: position)
     var entry = try decodeFixedPart(at: start)
@@ -64,9 +62,7 @@ struct BitmapDirectoryReader {
 
   /// Brings bytes of the directory into the piece.
   /// - Returns: where in the piece they begin.
-  nonisolated(nonsending)
-    private mutating func load(_ count: Int, at start: UInt64) async throws(Qcow2Error) -> Int
-  {
+  private mutating func load(_ count: Int, at start: UInt64) async throws(Qcow2Error) -> Int {
     guard start <= directory.byteCount, UInt64(count) <= directory.byteCount - start else { throw endsInside }
     if start < pieceStart || start + UInt64(count) > pieceStart + UInt64(piece.count) {
       let length = Int(min(UInt64(Self.pieceByteCount), directory.byteCount - start))

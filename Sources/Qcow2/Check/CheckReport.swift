@@ -1,7 +1,7 @@
 import BlockCore
 
 /// Is told what part of a check is done, from 0 to 1.
-package typealias CheckProgress = nonisolated(nonsending) (Double) async throws(BlockError) -> Void
+package typealias CheckProgress = (Double) async throws(BlockError) -> Void
 
 /// What a walk through all tables of an image found.
 package struct CheckReport: Hashable, Sendable {

@@ -23,18 +23,14 @@ extension MetadataWalk {
     return windows
   }
 
-  nonisolated(nonsending)
-    func refcount(_ cluster: UInt64) async throws(BlockError) -> UInt64
-  {
+  func refcount(_ cluster: UInt64) async throws(BlockError) -> UInt64 {
     let (index, entry) = cluster.quotientAndRemainder(dividingBy: clustersPerBlock)
     try await load(block: index)
     return block.map { width.count(in: $0.bytes, at: Int(entry)) } ?? 0
   }
 
   /// Reads the refcount block of this number into ``block``: nil where there is none.
-  nonisolated(nonsending)
-    private func load(block index: UInt64) async throws(BlockError)
-  {
+  private func load(block index: UInt64) async throws(BlockError) {
     guard block?.index != index else { return }
     block = nil
     guard hasBlock(index) else { return }
@@ -44,9 +40,7 @@ extension MetadataWalk {
   }
 
   /// Compares the window's refcounts with its references. What no block counts, and nothing refers to, is skipped.
-  nonisolated(nonsending)
-    func compare() async throws(BlockError)
-  {
+  func compare() async throws(BlockError) {
     let window = counts.window
     var cluster = window.lowerBound
     var nextReport = cluster
@@ -66,9 +60,7 @@ extension MetadataWalk {
   }
 
   /// Compares clusters of one block, which is loaded.
-  nonisolated(nonsending)
-    private func compare(_ clusters: Range<UInt64>) async throws(BlockError)
-  {
+  private func compare(_ clusters: Range<UInt64>) async throws(BlockError) {
     let bytes = block?.bytes
     let first = Int(clusters.lowerBound % clustersPerBlock)
     for (index, cluster) in clusters.enumerated() {
@@ -81,9 +73,7 @@ extension MetadataWalk {
     }
   }
 
-  nonisolated(nonsending)
-    private func note(_ cluster: UInt64, refcount: UInt64, references: UInt64) async throws(BlockError)
-  {
+  private func note(_ cluster: UInt64, refcount: UInt64, references: UInt64) async throws(BlockError) {
     let isLeak = refcount > references
     if !isLeak { lowRefcountCount += 1 }
     if let repaired {

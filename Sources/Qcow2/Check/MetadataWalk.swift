@@ -77,9 +77,7 @@ final class MetadataWalk {
   /// As it was at the beginning: a repair may make the file longer. At least the header's.
   private let fileClusterCount: UInt64
 
-  nonisolated(nonsending)
-    func run(repairing refcounts: Refcounts? = nil) async throws(BlockError) -> CheckReport
-  {
+  func run(repairing refcounts: Refcounts? = nil) async throws(BlockError) -> CheckReport {
     repaired = refcounts
     let snapshots: [Snapshot]
     do {
@@ -121,16 +119,12 @@ final class MetadataWalk {
 
   /// Tells how far the walk has come, and lets it be ended.
   /// - Parameter part: what is done of the window at hand; nil if that is what was told last.
-  nonisolated(nonsending)
-    private func tell(_ part: Double?) async throws(BlockError)
-  {
+  private func tell(_ part: Double?) async throws(BlockError) {
     if let part { donePart = max(donePart, (Double(doneWindowCount) + part) / Double(windows.count)) }
     try await progress(donePart)
   }
 
-  nonisolated(nonsending)
-    func tellCompared(_ part: Double) async throws(BlockError)
-  {
+  func tellCompared(_ part: Double) async throws(BlockError) {
     try await tell(Self.countingPart + (1 - Self.countingPart) * part)
   }
 
@@ -149,9 +143,7 @@ final class MetadataWalk {
 
   // MARK: References
 
-  nonisolated(nonsending)
-    private func countReferences(_ snapshots: [Snapshot]) async throws(BlockError)
-  {
+  private func countReferences(_ snapshots: [Snapshot]) async throws(BlockError) {
     counts.add(0..<1)
     referenceTable("refcount table", header.refcountTableOffset, UInt64(refcountTable.count) * 8)
     for (index, offset) in refcountTable.enumerated() where offset != 0 {
@@ -201,9 +193,7 @@ final class MetadataWalk {
     counts.add(offset >> clusterBits..<(end + clusterByteCount - 1) >> clusterBits)
   }
 
-  nonisolated(nonsending)
-    private func referenceBitmaps() async throws(BlockError)
-  {
+  private func referenceBitmaps() async throws(BlockError) {
     do {
       guard var bitmaps = try BitmapDirectoryReader(header, file.device, file.pool) else { return }
       referenceTable("bitmap directory", bitmaps.directory.offset, bitmaps.directory.byteCount)
@@ -232,11 +222,9 @@ final class MetadataWalk {
 
   // MARK: L1 and L2 tables
 
-  nonisolated(nonsending)
-    private func walk(
-      _ name: @autoclosure () -> String, _ offset: UInt64, _ count: Int, isActive: Bool
-    ) async throws(BlockError)
-  {
+  private func walk(
+    _ name: @autoclosure () -> String, _ offset: UInt64, _ count: Int, isActive: Bool
+  ) async throws(BlockError) {
     referenceTable(name(), offset, UInt64(count) * 8)
     guard offset <= file.byteCount, UInt64(count) * 8 <= file.byteCount - offset else { return }
     var tables: [NamedTable] = []
@@ -262,9 +250,7 @@ final class MetadataWalk {
     }
   }
 
-  nonisolated(nonsending)
-    private func advance(_ entryCount: Int) async throws(BlockError)
-  {
+  private func advance(_ entryCount: Int) async throws(BlockError) {
     doneEntryCount += entryCount
     try await tell(Self.countingPart * Double(doneEntryCount) / Double(max(1, allEntryCount)))
   }
@@ -275,11 +261,9 @@ final class MetadataWalk {
     let entry: L1Entry
   }
 
-  nonisolated(nonsending)
-    private func walkTable(
-      _ table: NamedTable, _ name: @autoclosure () -> String, isActive: Bool, isRepeated: Bool
-    ) async throws(BlockError)
-  {
+  private func walkTable(
+    _ table: NamedTable, _ name: @autoclosure () -> String, isActive: Bool, isRepeated: Bool
+  ) async throws(BlockError) {
     let offset = table.entry.tableOffset
     referenceTable("\(name()): the L2 table", offset, clusterByteCount)
     guard offset & (clusterByteCount - 1) == 0, offset < file.byteCount, !isRepeated else { return }
@@ -342,8 +326,7 @@ final class MetadataWalk {
   }
 
   /// COPIED must say whether the refcount is 1, in the active tables.
-  nonisolated(nonsending)
-    private func checkCopied(_ isCopied: Bool, _ cluster: UInt64, _ place: @autoclosure () -> String)
+  private func checkCopied(_ isCopied: Bool, _ cluster: UInt64, _ place: @autoclosure () -> String)
     async throws(BlockError)
   {
     guard isFirstPass else { return }
@@ -353,9 +336,7 @@ final class MetadataWalk {
 
   // MARK: Reading
 
-  nonisolated(nonsending)
-    func bytes(_ count: Int, at offset: UInt64) async throws(BlockError) -> [UInt8]
-  {
+  func bytes(_ count: Int, at offset: UInt64) async throws(BlockError) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: count)
     var span = bytes.mutableSpan
     var raw = span.mutableBytes
@@ -364,11 +345,9 @@ final class MetadataWalk {
   }
 
   /// Hands out the entries of an L2 table, but for those that are all zero.
-  nonisolated(nonsending)
-    private func forEachL2Entry(
-      at offset: UInt64, _ body: (_ index: Int, _ entry: L2Entry) -> Void
-    ) async throws(BlockError)
-  {
+  private func forEachL2Entry(
+    at offset: UInt64, _ body: (_ index: Int, _ entry: L2Entry) -> Void
+  ) async throws(BlockError) {
     guard format.hasSubclusters else {
       return try await forEachEntry(at: offset, count: Int(clusterByteCount / 8)) { index, raw in
         if raw != 0 { body(index, L2Entry(raw: raw)) }
@@ -382,11 +361,9 @@ final class MetadataWalk {
   }
 
   /// Reads 64-bit entries in pieces and hands them out one by one.
-  nonisolated(nonsending)
-    private func forEachEntry(
-      at offset: UInt64, count: Int, _ body: (_ index: Int, _ entry: UInt64) -> Void
-    ) async throws(BlockError)
-  {
+  private func forEachEntry(
+    at offset: UInt64, count: Int, _ body: (_ index: Int, _ entry: UInt64) -> Void
+  ) async throws(BlockError) {
     let step = TableCache.maximumSliceByteCount / 8
     for start in stride(from: 0, to: count, by: step) {
       // A long table, perhaps in a hole of the file: its walk can be ended.

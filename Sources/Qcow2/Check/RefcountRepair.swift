@@ -28,9 +28,7 @@ struct RefcountRepair {
   }
 
   /// - Returns: what is wrong now, and how many counts were put right: none if there is damage beyond `extent`.
-  nonisolated(nonsending)
-    func run(_ extent: Extent) async throws(BlockError) -> CheckReport
-  {
+  func run(_ extent: Extent) async throws(BlockError) -> CheckReport {
     try await map.settle()
     let first = walk(0)
     let found = try await first.run()
@@ -48,9 +46,7 @@ struct RefcountRepair {
   }
 
   /// COPIED says whether the refcount is 1, in the active tables.
-  nonisolated(nonsending)
-    private func repairCopiedFlags() async throws(BlockError)
-  {
+  private func repairCopiedFlags() async throws(BlockError) {
     for index in map.l1.indices where map.l1[index].raw != 0 {
       let entry = map.l1[index]
       try map.checkTable(entry, index, .write)
@@ -64,9 +60,7 @@ struct RefcountRepair {
     }
   }
 
-  nonisolated(nonsending)
-    private func repairCopiedFlags(inSliceAt offset: UInt64) async throws(BlockError)
-  {
+  private func repairCopiedFlags(inSliceAt offset: UInt64) async throws(BlockError) {
     var wrong: [Int] = []
     for (position, raw) in try await map.entries(inSliceAt: offset) {
       let entry = L2Entry(raw: raw)
@@ -85,9 +79,7 @@ extension ClusterMap {
   }
 
   /// The first halves of a slice's entries, but for those that are zero, with their positions in it.
-  nonisolated(nonsending)
-    fileprivate func entries(inSliceAt offset: UInt64) async throws(BlockError) -> [(position: Int, raw: UInt64)]
-  {
+  fileprivate func entries(inSliceAt offset: UInt64) async throws(BlockError) -> [(position: Int, raw: UInt64)] {
     let slice = try await slice(at: offset)
     return stride(from: 0, to: slice.byteCount, by: format.entryByteCount).compactMap { position in
       let raw = slice.entry(UInt64.self, at: position)
@@ -95,18 +87,14 @@ extension ClusterMap {
     }
   }
 
-  nonisolated(nonsending)
-    fileprivate func toggleCopied(inSliceAt offset: UInt64, at positions: [Int]) async throws(BlockError)
-  {
+  fileprivate func toggleCopied(inSliceAt offset: UInt64, at positions: [Int]) async throws(BlockError) {
     let slice = try await slice(at: offset)
     for position in positions {
       cache.store(slice.entry(UInt64.self, at: position) ^ L2Entry.copiedFlag, in: slice, at: position)
     }
   }
 
-  nonisolated(nonsending)
-    private func slice(at offset: UInt64) async throws(BlockError) -> TableSlice
-  {
+  private func slice(at offset: UInt64) async throws(BlockError) -> TableSlice {
     while true {
       if let slice = cache.cached(offset) { return slice }
       try await load(offset)

@@ -50,11 +50,9 @@ final class ExpandedClusters {
   }
 
   /// Copies bytes of a guest cluster that is stored at `place`. The caller holds the cluster: its place can't change.
-  nonisolated(nonsending)
-    func read(
-      _ cluster: UInt64, at place: CompressedPlace, from start: Int, into target: inout MutableRawSpan
-    ) async throws(BlockError)
-  {
+  func read(
+    _ cluster: UInt64, at place: CompressedPlace, from start: Int, into target: inout MutableRawSpan
+  ) async throws(BlockError) {
     if tryRead(cluster, from: start, into: &target) { return }
     var input = file.pool.take(place.byteCount)
     var all = input.mutableBytes

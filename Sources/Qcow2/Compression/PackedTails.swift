@@ -78,9 +78,7 @@ final class PackedTails {
 extension HostFile {
   /// Writes bytes of compressed clusters behind others. A part of a block at their end may stay in memory until the next
   /// run or ``flush()``: until then it is read from there.
-  nonisolated(nonsending)
-    func writePacked(_ bytes: RawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  func writePacked(_ bytes: RawSpan, at offset: UInt64) async throws(BlockError) {
     let run = ByteRange(offset: offset, length: UInt64(bytes.byteCount))
     try await prepare(run)
     let block = UInt64(tails.blockByteCount)
@@ -105,9 +103,7 @@ extension HostFile {
   }
 
   /// Writes `range`, which begins with the bytes of a tail.
-  nonisolated(nonsending)
-    private func write(_ before: PackedTails.Tail?, _ bytes: RawSpan, _ range: ByteRange) async throws(BlockError)
-  {
+  private func write(_ before: PackedTails.Tail?, _ bytes: RawSpan, _ range: ByteRange) async throws(BlockError) {
     let head = before?.bytes.count ?? 0
     let count = Int(range.length)
     var joined = pool.take(count)
@@ -118,15 +114,11 @@ extension HostFile {
   }
 
   /// Writes what waits. What a run in flight has taken is written here too: its first owner was answered.
-  nonisolated(nonsending)
-    func writeTails() async throws(BlockError)
-  {
+  func writeTails() async throws(BlockError) {
     for tail in tails.all { try await write(tail) }
   }
 
-  nonisolated(nonsending)
-    private func write(_ tail: PackedTails.Tail) async throws(BlockError)
-  {
+  private func write(_ tail: PackedTails.Tail) async throws(BlockError) {
     try await device.write(tail.bytes.span.bytes, at: tail.offset)
     tails.remove(tail)
   }

@@ -11,9 +11,7 @@ final class HeaderOnDisk {
   private let file: HostFile
 
   /// Reads the first sector beside the header, which was decoded from it.
-  nonisolated(nonsending)
-    init(_ value: Qcow2Header, file: HostFile) async throws(BlockError)
-  {
+  init(_ value: Qcow2Header, file: HostFile) async throws(BlockError) {
     self.value = value
     self.file = file
     var bytes = [UInt8](repeating: 0, count: Self.sectorByteCount)
@@ -24,18 +22,14 @@ final class HeaderOnDisk {
   }
 
   /// Names another refcount table, which is durable already. Durable when it returns.
-  nonisolated(nonsending)
-    func moveRefcountTable(to offset: UInt64, clusterCount: Int) async throws(BlockError)
-  {
+  func moveRefcountTable(to offset: UInt64, clusterCount: Int) async throws(BlockError) {
     value.refcountTableOffset = offset
     value.refcountTableClusterCount = clusterCount
     try await store(value.encodedRefcountTable(), at: Qcow2Header.FieldOffset.refcountTable)
   }
 
   /// Sets the virtual size and the place of the L1 table, which is durable already. Durable when it returns.
-  nonisolated(nonsending)
-    func setSize(_ byteCount: UInt64, l1Offset: UInt64, l1EntryCount: Int) async throws(BlockError)
-  {
+  func setSize(_ byteCount: UInt64, l1Offset: UInt64, l1EntryCount: Int) async throws(BlockError) {
     value.virtualByteCount = byteCount
     value.l1Offset = l1Offset
     value.l1EntryCount = l1EntryCount
@@ -43,9 +37,7 @@ final class HeaderOnDisk {
   }
 
   /// Autoclear bits vouch for what only their makers keep right: who doesn't know them clears them before writing.
-  nonisolated(nonsending)
-    func clearAutoclear(besides kept: Qcow2Header.Autoclear) async throws(BlockError)
-  {
+  func clearAutoclear(besides kept: Qcow2Header.Autoclear) async throws(BlockError) {
     guard !value.autoclear.isSubset(of: kept) else { return }
     value.autoclear.formIntersection(kept)
     var bytes: [UInt8] = []
@@ -54,18 +46,14 @@ final class HeaderOnDisk {
   }
 
   /// The refcounts are right, durably.
-  nonisolated(nonsending)
-    func clearDirty() async throws(BlockError)
-  {
+  func clearDirty() async throws(BlockError) {
     value.incompatible.remove(.dirty)
     var bytes: [UInt8] = []
     bytes.append(bigEndian: value.incompatible.rawValue)
     try await store(bytes, at: Qcow2Header.FieldOffset.incompatible)
   }
 
-  nonisolated(nonsending)
-    private func store(_ bytes: [UInt8], at offset: Int) async throws(BlockError)
-  {
+  private func store(_ bytes: [UInt8], at offset: Int) async throws(BlockError) {
     sector.replaceSubrange(offset..<offset + bytes.count, with: bytes)
     let changed = sector
     try await file.writeTable(changed.span.bytes, at: 0, of: .header)

@@ -19,11 +19,9 @@ package struct Qcow2Description: Hashable, Sendable {
   package var bitmapsAreTrusted: Bool { header.autoclear.contains(.bitmaps) }
 
   /// Reads the header, the snapshot table and the bitmap directory of the image in `file`.
-  nonisolated(nonsending)
-    package static func read(
-      from file: any BlockDevice, pool: BufferPool
-    ) async throws(Qcow2Error) -> Qcow2Description
-  {
+  package static func read(
+    from file: any BlockDevice, pool: BufferPool
+  ) async throws(Qcow2Error) -> Qcow2Description {
     let file = AlignedAccess.over(file, pool: pool)
     let header = try await Qcow2Header.read(from: file, pool: pool)
     try header.checkLayout(fileByteCount: file.byteCount)
@@ -37,11 +35,9 @@ package struct Qcow2Description: Hashable, Sendable {
       isTruncated: snapshots.isTruncated || bitmaps.isTruncated)
   }
 
-  nonisolated(nonsending)
-    private static func describeSnapshots(
-      _ header: Qcow2Header, _ file: any BlockDevice, _ pool: BufferPool
-    ) async throws(Qcow2Error) -> DescribedEntries<Snapshot>
-  {
+  private static func describeSnapshots(
+    _ header: Qcow2Header, _ file: any BlockDevice, _ pool: BufferPool
+  ) async throws(Qcow2Error) -> DescribedEntries<Snapshot> {
     var described = DescribedEntries<Snapshot>()
     var reader = SnapshotTableReader(header, file, pool)
     while !described.isFull, let snapshot = try await reader.next() {
@@ -51,11 +47,9 @@ package struct Qcow2Description: Hashable, Sendable {
     return described
   }
 
-  nonisolated(nonsending)
-    private static func describeBitmaps(
-      _ header: Qcow2Header, _ file: any BlockDevice, _ pool: BufferPool
-    ) async throws(Qcow2Error) -> DescribedEntries<BitmapEntry>
-  {
+  private static func describeBitmaps(
+    _ header: Qcow2Header, _ file: any BlockDevice, _ pool: BufferPool
+  ) async throws(Qcow2Error) -> DescribedEntries<BitmapEntry> {
     var described = DescribedEntries<BitmapEntry>()
     guard var reader = try BitmapDirectoryReader(header, file, pool) else { return described }
     while !described.isFull, let bitmap = try await reader.next() {
@@ -64,11 +58,9 @@ package struct Qcow2Description: Hashable, Sendable {
     return described
   }
 
-  nonisolated(nonsending)
-    static func readBytes(
-      _ count: Int, at offset: UInt64, _ file: any BlockDevice, _ pool: BufferPool
-    ) async throws(Qcow2Error) -> [UInt8]
-  {
+  static func readBytes(
+    _ count: Int, at offset: UInt64, _ file: any BlockDevice, _ pool: BufferPool
+  ) async throws(Qcow2Error) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: count)
     var span = bytes.mutableSpan
     var raw = span.mutableBytes

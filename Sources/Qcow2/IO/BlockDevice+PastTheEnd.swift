@@ -4,9 +4,7 @@ import Buffers
 /// Reads that may go past a device's end, which the format allows of its file and of a backing file: those bytes are
 /// zero.
 extension BlockDevice {
-  nonisolated(nonsending)
-    func readPastEnd(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  func readPastEnd(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError) {
     let available = zeroPastEnd(of: &buffer, at: offset)
     guard available > 0 else { return }
     guard available < buffer.byteCount else { return try await read(into: &buffer, at: offset) }

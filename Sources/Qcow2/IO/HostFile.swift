@@ -86,9 +86,7 @@ final class HostFile: @unchecked Sendable {
     return try device.tryReadPastEnd(into: &buffer, at: offset)
   }
 
-  nonisolated(nonsending)
-    func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError) {
     // Those of the moment when the read begins: what is in the file by then is read from there.
     let held = tails.parts(of: ByteRange(offset: offset, length: UInt64(buffer.byteCount)))
     try await device.readPastEnd(into: &buffer, at: offset)
@@ -107,11 +105,9 @@ final class HostFile: @unchecked Sendable {
 
   /// Writes guest data: a failure concerns nothing else.
   /// - Parameter kind: the metadata that may be overwritten; none for guest data.
-  nonisolated(nonsending)
-    func write(
-      _ bytes: RawSpan, at offset: UInt64, options: WriteOptions = [], over kind: MetadataPlaces.Kind? = nil
-    ) async throws(BlockError)
-  {
+  func write(
+    _ bytes: RawSpan, at offset: UInt64, options: WriteOptions = [], over kind: MetadataPlaces.Kind? = nil
+  ) async throws(BlockError) {
     let range = ByteRange(offset: offset, length: UInt64(bytes.byteCount))
     try await prepare(range, over: kind)
     tails.forget(range)
@@ -119,9 +115,7 @@ final class HostFile: @unchecked Sendable {
   }
 
   /// Everything that comes before a write.
-  nonisolated(nonsending)
-    func prepare(_ range: ByteRange, over kind: MetadataPlaces.Kind? = nil) async throws(BlockError)
-  {
+  func prepare(_ range: ByteRange, over kind: MetadataPlaces.Kind? = nil) async throws(BlockError) {
     try checkNotMetadata(range, besides: kind)
     try checkLatch(.write)
     try await grow(toHold: range.end)
@@ -129,9 +123,7 @@ final class HostFile: @unchecked Sendable {
   }
 
   /// Writes metadata, over nothing but its own kind; a failure latches.
-  nonisolated(nonsending)
-    func writeTable(_ bytes: RawSpan, at offset: UInt64, of kind: MetadataPlaces.Kind) async throws(BlockError)
-  {
+  func writeTable(_ bytes: RawSpan, at offset: UInt64, of kind: MetadataPlaces.Kind) async throws(BlockError) {
     do {
       try await write(bytes, at: offset, over: kind)
     } catch {
@@ -141,9 +133,7 @@ final class HostFile: @unchecked Sendable {
   }
 
   /// Makes everything written so far durable; a failure latches, as nobody can say what was lost.
-  nonisolated(nonsending)
-    func flush() async throws(BlockError)
-  {
+  func flush() async throws(BlockError) {
     try checkLatch(.flush)
     do {
       try await dataFile?.device.flush()
@@ -156,9 +146,7 @@ final class HostFile: @unchecked Sendable {
   }
 
   /// Makes a range read as zeroes, in whatever way its device has.
-  nonisolated(nonsending)
-    func zero(_ range: ByteRange, options: ZeroOptions = []) async throws(BlockError)
-  {
+  func zero(_ range: ByteRange, options: ZeroOptions = []) async throws(BlockError) {
     try checkNotMetadata(range)
     if isPristine(range.offset) { return }
     try checkLatch(.writeZeroes)
@@ -179,9 +167,7 @@ final class HostFile: @unchecked Sendable {
   }
 
   /// Gives storage back where the device can; what fails here only wastes space.
-  nonisolated(nonsending)
-    func giveBack(_ range: ByteRange) async
-  {
+  func giveBack(_ range: ByteRange) async {
     guard !isLatched, places.overlap(range) == nil, range.end <= byteCount else { return }
     tails.forget(range)
     try? await device.discard(range)
@@ -197,9 +183,7 @@ final class HostFile: @unchecked Sendable {
   }
 
   /// Makes the file at least `end` bytes long, in larger steps than asked for, before anything is written up to there.
-  nonisolated(nonsending)
-    func grow(toHold end: UInt64) async throws(BlockError)
-  {
+  func grow(toHold end: UInt64) async throws(BlockError) {
     guard needsGrowth(toHold: end) else { return }
     let hold = await growth.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { growth.release(hold) }
@@ -228,18 +212,14 @@ final class HostFile: @unchecked Sendable {
   }
 
   /// Makes a data file as long as the guest's disk, for those that take it for a raw image. Nothing is being written.
-  nonisolated(nonsending)
-    func growExactly(to end: UInt64) async throws(BlockError)
-  {
+  func growExactly(to end: UInt64) async throws(BlockError) {
     guard exactByteCount != nil else { return }
     exactByteCount = end
     try await grow(toHold: end)
   }
 
   /// Cuts off what growing made and nobody uses. Nothing is being written.
-  nonisolated(nonsending)
-    func trim(to end: UInt64) async throws(BlockError)
-  {
+  func trim(to end: UInt64) async throws(BlockError) {
     let isExact = exactByteCount != nil
     if isExact { exactByteCount = end }
     let unit = isExact ? UInt64(device.limits.lengthAlignment) : lengthUnit

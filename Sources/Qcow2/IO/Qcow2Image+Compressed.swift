@@ -19,9 +19,7 @@ extension Qcow2Image {
   /// - Parameters:
   ///   - clusters: each guest cluster at most once, in any order; best in ascending order.
   ///   - bytes: their compressed bytes one after the other, in the order of `clusters`, and nothing else.
-  nonisolated(nonsending)
-    package func writeCompressed(_ clusters: [CompressedCluster], from bytes: RawSpan) async throws(BlockError)
-  {
+  package func writeCompressed(_ clusters: [CompressedCluster], from bytes: RawSpan) async throws(BlockError) {
     try checkUsable(.write)
     guard let range = try checkCompressed(clusters, byteCount: bytes.byteCount) else { return }
     try await prepareToChange(.write)
@@ -69,11 +67,9 @@ extension Qcow2Image {
   }
 
   /// Writes the bytes to their places, neighbours in one piece.
-  nonisolated(nonsending)
-    private func writePacked(
-      _ clusters: [CompressedCluster], _ offsets: [UInt64], _ bytes: RawSpan
-    ) async throws(BlockError)
-  {
+  private func writePacked(
+    _ clusters: [CompressedCluster], _ offsets: [UInt64], _ bytes: RawSpan
+  ) async throws(BlockError) {
     var start = 0
     var position = 0
     while start < clusters.count {
@@ -89,9 +85,7 @@ extension Qcow2Image {
     }
   }
 
-  nonisolated(nonsending)
-    private func mapCompressed(_ cluster: UInt64, _ place: CompressedPlace) async throws(BlockError)
-  {
+  private func mapCompressed(_ cluster: UInt64, _ place: CompressedPlace) async throws(BlockError) {
     guard let entry = place.encoded(clusterBits: refcounts.clusterBits) else {
       throw BlockError(.noSpace, .write, cause: "the file is too long for compressed clusters")
     }

@@ -45,9 +45,7 @@ extension Qcow2Image {
   ///
   /// `file` is empty, or of a fixed size and then overwritten where the tables lie. The header is written last:
   /// what is cut off before is no image.
-  nonisolated(nonsending)
-    package static func create(on file: any BlockDevice, options: CreateOptions) async throws(Qcow2Error)
-  {
+  package static func create(on file: any BlockDevice, options: CreateOptions) async throws(Qcow2Error) {
     let layout = try NewImage(options)
     let header = try layout.header.encoded()
     let cluster = layout.header.clusterByteCount
@@ -69,17 +67,13 @@ extension Qcow2Image {
     }
   }
 
-  nonisolated(nonsending)
-    private static func resize(_ file: any BlockDevice, to byteCount: UInt64) async throws(BlockError)
-  {
+  private static func resize(_ file: any BlockDevice, to byteCount: UInt64) async throws(BlockError) {
     let alignment = UInt64(file.limits.lengthAlignment)
     try await file.resize(to: ByteRange(offset: 0, length: byteCount).aligned(to: alignment).length)
   }
 
   /// Zeroes the place of the tables on a device that held something before.
-  nonisolated(nonsending)
-    private static func zero(_ file: HostFile, _ byteCount: UInt64) async throws(BlockError)
-  {
+  private static func zero(_ file: HostFile, _ byteCount: UInt64) async throws(BlockError) {
     var offset: UInt64 = 0
     while offset < byteCount {
       let length = min(byteCount - offset, file.clusterByteCount)

@@ -16,9 +16,7 @@ extension Qcow2Image {
   }
 
   /// Stores bytes whose units can't be written in place; returns how many, up to the end of one allocated run.
-  nonisolated(nonsending)
-    func writeToNewClusters(_ bytes: RawSpan, _ mapping: Mapping) async throws(BlockError) -> Int
-  {
+  func writeToNewClusters(_ bytes: RawSpan, _ mapping: Mapping) async throws(BlockError) -> Int {
     let place = try await placement(of: mapping)
     let length = Int(place.guest.length)
     var mapped: UInt64 = 0
@@ -42,9 +40,7 @@ extension Qcow2Image {
     return length
   }
 
-  nonisolated(nonsending)
-    private func placement(of mapping: Mapping) async throws(BlockError) -> Placement
-  {
+  private func placement(of mapping: Mapping) async throws(BlockError) -> Placement {
     let cluster = file.clusterByteCount
     var guest = mapping.guest
     // What moves with its cluster is dealt with cluster by cluster.
@@ -88,9 +84,7 @@ extension Qcow2Image {
   }
 
   /// Copies the data of a shared cluster, but for `units`, to its new place.
-  nonisolated(nonsending)
-    private func moveOthers(besides units: ByteRange, of cluster: UInt64, to host: UInt64) async throws(BlockError)
-  {
+  private func moveOthers(besides units: ByteRange, of cluster: UInt64, to host: UInt64) async throws(BlockError) {
     let whole = ByteRange(offset: cluster * file.clusterByteCount, length: file.clusterByteCount)
     for part in [whole.offset..<units.offset, units.end..<whole.end] {
       var offset = part.lowerBound
@@ -120,17 +114,13 @@ extension Qcow2Image {
   }
 
   /// Gives clusters back that nothing refers to.
-  nonisolated(nonsending)
-    func release(_ run: ClusterRun) async throws(BlockError)
-  {
+  func release(_ run: ClusterRun) async throws(BlockError) {
     var runs = [run]
     try await refcounts.release(&runs, givingBack: false)
   }
 
   /// Fills the units: with `bytes`, and around them with what they hold so far.
-  nonisolated(nonsending)
-    private func fill(_ place: Placement, with bytes: RawSpan, _ mapping: Mapping) async throws(BlockError)
-  {
+  private func fill(_ place: Placement, with bytes: RawSpan, _ mapping: Mapping) async throws(BlockError) {
     let host = place.run.first * file.clusterByteCount + place.units.offset - place.first * file.clusterByteCount
     let head = Int(place.guest.offset - place.units.offset)
     let tail = Int(place.units.end - place.guest.end)
@@ -172,11 +162,9 @@ extension Qcow2Image {
   }
 
   /// Writes one unit: `head` old bytes, the new ones, `tail` old ones; `guest` is all that is being written.
-  nonisolated(nonsending)
-    private func fillUnit(
-      _ unit: Int, at host: UInt64, with bytes: RawSpan, head: Int, tail: Int, _ guest: ByteRange, _ mapping: Mapping
-    ) async throws(BlockError)
-  {
+  private func fillUnit(
+    _ unit: Int, at host: UInt64, with bytes: RawSpan, head: Int, tail: Int, _ guest: ByteRange, _ mapping: Mapping
+  ) async throws(BlockError) {
     var buffer = file.pool.take(unit)
     var all = buffer.mutableBytes
     if head > 0 {
@@ -194,11 +182,9 @@ extension Qcow2Image {
   }
 
   /// Reads what a unit at the edge of `mapping` holds from `offset` on; zeroes past the image's end.
-  nonisolated(nonsending)
-    private func readOld(
-      _ mapping: Mapping, from offset: UInt64, into part: inout MutableRawSpan
-    ) async throws(BlockError)
-  {
+  private func readOld(
+    _ mapping: Mapping, from offset: UInt64, into part: inout MutableRawSpan
+  ) async throws(BlockError) {
     let available = offset < byteCount ? Int(min(UInt64(part.byteCount), byteCount - offset)) : 0
     if available < part.byteCount { part.zero(available..<part.byteCount) }
     if available == 0 { return }

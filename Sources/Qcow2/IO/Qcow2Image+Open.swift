@@ -5,7 +5,7 @@ import Buffers
 
 /// Opens the backing file that an image names.
 package typealias BackingResolver =
-  nonisolated(nonsending) @Sendable (BackingReference) async throws -> any BlockDevice
+  @Sendable (BackingReference) async throws -> any BlockDevice
 
 /// Where an image's backing device comes from.
 package enum BackingSource: Sendable {
@@ -18,7 +18,7 @@ package enum BackingSource: Sendable {
 }
 
 /// Opens the external data file of the name that an image states; empty if it states none.
-package typealias DataFileResolver = nonisolated(nonsending) @Sendable (String) async throws -> any BlockDevice
+package typealias DataFileResolver = @Sendable (String) async throws -> any BlockDevice
 
 /// Where the device comes from that holds the guest's data of an image with an external data file: a raw device.
 package enum DataFileSource: Sendable {
@@ -62,12 +62,10 @@ extension Qcow2Image {
   /// An image that is marked dirty is repaired when it is opened to be written.
   /// - Throws: a ``Qcow2Error`` that names what is unsupported or damaged. `file` is then the caller's still; what
   ///   was resolved is closed.
-  nonisolated(nonsending)
-    package static func open(
-      _ file: any BlockDevice, options: OpenOptions = OpenOptions(), backing source: BackingSource = .none,
-      dataFile: DataFileSource = .none, work: any BackgroundWork, pool: BufferPool
-    ) async throws(Qcow2Error) -> Qcow2Image
-  {
+  package static func open(
+    _ file: any BlockDevice, options: OpenOptions = OpenOptions(), backing source: BackingSource = .none,
+    dataFile: DataFileSource = .none, work: any BackgroundWork, pool: BufferPool
+  ) async throws(Qcow2Error) -> Qcow2Image {
     let file = AlignedAccess.over(file, pool: pool)
     let value = try await Qcow2Header.read(from: file, pool: pool)
     try value.checkFeatures()
@@ -86,12 +84,10 @@ extension Qcow2Image {
     }
   }
 
-  nonisolated(nonsending)
-    private static func open(
-      _ host: HostFile, _ value: Qcow2Header, _ options: OpenOptions, _ source: BackingSource,
-      _ work: any BackgroundWork
-    ) async throws(Qcow2Error) -> Qcow2Image
-  {
+  private static func open(
+    _ host: HostFile, _ value: Qcow2Header, _ options: OpenOptions, _ source: BackingSource,
+    _ work: any BackgroundWork
+  ) async throws(Qcow2Error) -> Qcow2Image {
     let header: HeaderOnDisk
     do { header = try await HeaderOnDisk(value, file: host) } catch { throw .device(error) }
     guard options.tableByteCountAbove + value.l1ByteCount <= maximumChainTableByteCount else {
@@ -126,9 +122,7 @@ extension Qcow2Image {
   /// An image that wasn't closed cleanly by a writer with lazy refcounts: its tables are right, its counts aren't.
   /// We keep counts exact ourselves, so the mark stays away afterwards.
   /// - Returns: how many counts were put right.
-  nonisolated(nonsending)
-    private static func rebuildRefcounts(_ map: ClusterMap) async throws(Qcow2Error) -> Int
-  {
+  private static func rebuildRefcounts(_ map: ClusterMap) async throws(Qcow2Error) -> Int {
     do { try await map.file.learnSnapshotTables() } catch { throw .device(error) }
     if let conflict = map.file.places.conflict { throw .damaged(conflict) }
     do throws(BlockError) {
@@ -145,11 +139,9 @@ extension Qcow2Image {
     }
   }
 
-  nonisolated(nonsending)
-    private static func open(
-      dataFileOf header: Qcow2Header, _ source: DataFileSource, _ options: OpenOptions, _ pool: BufferPool
-    ) async throws(Qcow2Error) -> HostFile?
-  {
+  private static func open(
+    dataFileOf header: Qcow2Header, _ source: DataFileSource, _ options: OpenOptions, _ pool: BufferPool
+  ) async throws(Qcow2Error) -> HostFile? {
     guard let name = header.dataFileName else { return nil }
     let device: any BlockDevice
     switch source {
@@ -166,11 +158,9 @@ extension Qcow2Image {
       device, clusterByteCount: header.clusterByteCount, pool: pool, exactByteCount: header.virtualByteCount)
   }
 
-  nonisolated(nonsending)
-    private static func open(
-      _ header: Qcow2Header, _ source: BackingSource, _ options: OpenOptions
-    ) async throws(Qcow2Error) -> (any BlockDevice)?
-  {
+  private static func open(
+    _ header: Qcow2Header, _ source: BackingSource, _ options: OpenOptions
+  ) async throws(Qcow2Error) -> (any BlockDevice)? {
     guard var reference = try header.backingReference(depth: options.depth + 1) else { return nil }
     reference.tableByteCountAbove = options.tableByteCountAbove + header.l1ByteCount
     guard reference.depth <= maximumBackingDepth else { throw .chainTooDeep(maximumBackingDepth) }
@@ -189,9 +179,7 @@ extension Qcow2Image {
 
 extension Qcow2Header {
   /// Reads and decodes the header of the image in `file`, which takes any request; checks only what it says by itself.
-  nonisolated(nonsending)
-    static func read(from file: any BlockDevice, pool: BufferPool) async throws(Qcow2Error) -> Qcow2Header
-  {
+  static func read(from file: any BlockDevice, pool: BufferPool) async throws(Qcow2Error) -> Qcow2Header {
     do {
       let prefixCount = Int(min(file.byteCount, UInt64(prefixByteCount)))
       var prefix = pool.take(prefixByteCount)
@@ -220,18 +208,14 @@ extension HostFile {
   private static let tablePieceByteCount = 1 << 20
 
   /// Reads a table of 64-bit entries. Its size was checked against the file's and its own limit.
-  nonisolated(nonsending)
-    func table(at offset: UInt64, count: Int) async throws(Qcow2Error) -> [UInt64]
-  {
+  func table(at offset: UInt64, count: Int) async throws(Qcow2Error) -> [UInt64] {
     try await table(at: offset, count: count) { $0 }
   }
 
   /// The same, of entries that are made of their 64 bits.
-  nonisolated(nonsending)
-    func table<Entry>(
-      at offset: UInt64, count: Int, _ entry: (UInt64) -> Entry
-    ) async throws(Qcow2Error) -> [Entry]
-  {
+  func table<Entry>(
+    at offset: UInt64, count: Int, _ entry: (UInt64) -> Entry
+  ) async throws(Qcow2Error) -> [Entry] {
     if count == 0 { return [] }
     var entries: [Entry] = []
     entries.reserveCapacity(count)

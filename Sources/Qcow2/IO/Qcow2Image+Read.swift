@@ -37,9 +37,7 @@ extension Qcow2Image {
     return true
   }
 
-  nonisolated(nonsending)
-    package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError)
-  {
+  package func read(into buffer: inout MutableRawSpan, at offset: UInt64) async throws(BlockError) {
     try checkUsable(.read)
     try checkRequest(.read, at: offset, length: UInt64(buffer.byteCount))
     if buffer.byteCount == 0 { return }
@@ -59,9 +57,7 @@ extension Qcow2Image {
   }
 
   /// Fills `part` with the guest bytes that a mapping is about.
-  nonisolated(nonsending)
-    func read(_ mapping: Mapping, into part: inout MutableRawSpan) async throws(BlockError)
-  {
+  func read(_ mapping: Mapping, into part: inout MutableRawSpan) async throws(BlockError) {
     switch mapping.target {
     case .data(let host, _): try await data.read(into: &part, at: host)
     case .zero: part.zero()

@@ -8,9 +8,7 @@ extension Qcow2Image {
   ///
   /// - Throws: `notSupported` for images with internal snapshots, and where data would be lost, with their range;
   ///   `misaligned` unless the size is a multiple of 512; `outOfRange` if the L1 table would pass its limit.
-  nonisolated(nonsending)
-    package func resize(to newByteCount: UInt64) async throws(BlockError)
-  {
+  package func resize(to newByteCount: UInt64) async throws(BlockError) {
     try checkUsable(.resize)
     try await prepareToChange(.resize)
     guard newByteCount % 512 == 0 else { throw BlockError(.misaligned, .resize, cause: "not a multiple of 512") }
@@ -35,9 +33,7 @@ extension Qcow2Image {
   }
 
   /// Drops the clusters behind the new end, then sets it. The L1 table keeps its length.
-  nonisolated(nonsending)
-    private func shrink(to new: UInt64, from old: UInt64) async throws(BlockError)
-  {
+  private func shrink(to new: UInt64, from old: UInt64) async throws(BlockError) {
     let kept = clusters(ByteRange(offset: 0, length: new)).end
     try await checkZero(ByteRange(new..<min(kept, old)))
     if kept < old {
@@ -50,9 +46,7 @@ extension Qcow2Image {
   }
 
   /// Reads bytes whose status doesn't tell, up to the first that isn't zero.
-  nonisolated(nonsending)
-    private func checkZero(_ range: ByteRange) async throws(BlockError)
-  {
+  private func checkZero(_ range: ByteRange) async throws(BlockError) {
     var offset = range.offset
     while offset < range.end {
       let mapping = try await map.mapping(at: offset, upTo: min(range.end - offset, Self.readByteCount), .resize)
@@ -66,9 +60,7 @@ extension Qcow2Image {
     }
   }
 
-  nonisolated(nonsending)
-    private func checkStatusZero(_ range: ByteRange) async throws(BlockError)
-  {
+  private func checkStatusZero(_ range: ByteRange) async throws(BlockError) {
     var offset = range.offset
     while offset < range.end {
       for extent in try await blockStatus(ByteRange(offset..<range.end), limit: Self.extentsPerStatus) {
@@ -87,9 +79,7 @@ extension Qcow2Image {
   }
 
   /// Hides what would show past the old end: the rest of the last cluster, and a longer backing file.
-  nonisolated(nonsending)
-    private func clearNewBytes(from old: UInt64, to new: UInt64) async throws(BlockError)
-  {
+  private func clearNewBytes(from old: UInt64, to new: UInt64) async throws(BlockError) {
     let clusterEnd = clusters(ByteRange(offset: 0, length: old)).end
     let visible = max(min(backing?.byteCount ?? 0, new), min(clusterEnd, new))
     guard visible > old else { return }
@@ -100,9 +90,7 @@ extension Qcow2Image {
 
 extension ClusterMap {
   /// Moves the L1 table to a larger place. Nobody else changes entries meanwhile.
-  nonisolated(nonsending)
-    func growL1(to count: Int) async throws(BlockError)
-  {
+  func growL1(to count: Int) async throws(BlockError) {
     let hold = await commits.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { commits.release(hold) }
     try await commitAlone()

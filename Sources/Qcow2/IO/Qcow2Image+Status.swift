@@ -5,9 +5,7 @@ extension Qcow2Image {
   /// So many mappings are looked at in one call, so that a call on a fragmented image ends.
   private static let maximumMappingsPerStatus = 1 << 16
 
-  nonisolated(nonsending)
-    package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
-  {
+  package func blockStatus(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
     try checkUsable(.blockStatus)
     try checkRequest(.blockStatus, at: range.offset, length: range.length)
     var extents: [Extent] = []
@@ -25,9 +23,7 @@ extension Qcow2Image {
     return extents
   }
 
-  nonisolated(nonsending)
-    private func extents(_ mapping: Mapping, limit: Int) async throws(BlockError) -> [Extent]
-  {
+  private func extents(_ mapping: Mapping, limit: Int) async throws(BlockError) -> [Extent] {
     switch mapping.target {
     case .data: [Extent(range: mapping.guest, status: [], depth: 1)]
     case .compressed: [Extent(range: mapping.guest, status: .compressed, depth: 1)]
@@ -38,9 +34,7 @@ extension Qcow2Image {
   }
 
   /// What the chain below says, one layer deeper; past its end there is nothing.
-  nonisolated(nonsending)
-    func backingExtents(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent]
-  {
+  func backingExtents(_ range: ByteRange, limit: Int) async throws(BlockError) -> [Extent] {
     let nothing = Extent.Status([.zero, .hole])
     guard let backing, let below = range.intersection(ByteRange(offset: 0, length: backing.byteCount)) else {
       return [Extent(range: range, status: nothing, depth: 0)]

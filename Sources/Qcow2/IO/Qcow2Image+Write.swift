@@ -4,9 +4,7 @@ import Buffers
 /// Writes: in place where an entry says that nothing else uses the cluster, else to new clusters
 /// (Qcow2Image+NewClusters.swift). No table is written before a flush or until many have changed.
 extension Qcow2Image {
-  nonisolated(nonsending)
-    package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError)
-  {
+  package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError) {
     try checkUsable(.write)
     try checkRequest(.write, at: offset, length: UInt64(bytes.byteCount))
     if bytes.byteCount == 0 { return }
@@ -31,9 +29,7 @@ extension Qcow2Image {
   }
 
   /// Writes through the mappings, of which only those may change that the caller holds exclusively.
-  nonisolated(nonsending)
-    func write(_ bytes: RawSpan, at offset: UInt64, inPlace options: WriteOptions = []) async throws(BlockError)
-  {
+  func write(_ bytes: RawSpan, at offset: UInt64, inPlace options: WriteOptions = []) async throws(BlockError) {
     var done = 0
     while done < bytes.byteCount {
       let mapping = try await map.mapping(

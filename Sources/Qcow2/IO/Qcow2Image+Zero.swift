@@ -3,9 +3,7 @@ import Buffers
 
 /// Zeroes and discards: whole clusters or subclusters by their entries alone, the rest as bytes.
 extension Qcow2Image {
-  nonisolated(nonsending)
-    package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError)
-  {
+  package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError) {
     try checkUsable(.writeZeroes)
     try checkRequest(.writeZeroes, at: range.offset, length: range.length)
     if range.isEmpty { return }
@@ -19,9 +17,7 @@ extension Qcow2Image {
     if options.contains(.forceUnitAccess) { try await map.flush() }
   }
 
-  nonisolated(nonsending)
-    package func discard(_ range: ByteRange) async throws(BlockError)
-  {
+  package func discard(_ range: ByteRange) async throws(BlockError) {
     try checkUsable(.discard)
     try checkRequest(.discard, at: range.offset, length: range.length)
     guard !range.isEmpty else { return }
@@ -36,9 +32,7 @@ extension Qcow2Image {
   }
 
   /// Makes whole units read as zeroes that take no storage; in version 2, those that no backing file is behind.
-  nonisolated(nonsending)
-    func drop(_ whole: ByteRange, _ operation: BlockError.Operation) async throws(BlockError)
-  {
+  func drop(_ whole: ByteRange, _ operation: BlockError.Operation) async throws(BlockError) {
     let hasZeroClusters = header.value.version >= 3
     try await zeroDataFile(whole, mayUnmap: true)
     try await change(whole, operation) { cluster, old in
@@ -64,20 +58,16 @@ extension Qcow2Image {
   }
 
   /// What external data files hold is what the guest reads, to whoever takes them for raw images.
-  nonisolated(nonsending)
-    private func zeroDataFile(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError)
-  {
+  private func zeroDataFile(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError) {
     let end = min(range.end, data.byteCount, byteCount)
     guard map.format.hasDataFile, range.offset < end else { return }
     try await data.zero(ByteRange(range.offset..<end), options: mayUnmap ? .mayUnmap : [])
   }
 
   /// Whole units without those parts of compressed clusters that can't change apart from the rest, and these parts.
-  nonisolated(nonsending)
-    private func apartFromCompressed(
-      _ whole: ByteRange, _ operation: BlockError.Operation
-    ) async throws(BlockError) -> (whole: ByteRange, parts: [ByteRange])
-  {
+  private func apartFromCompressed(
+    _ whole: ByteRange, _ operation: BlockError.Operation
+  ) async throws(BlockError) -> (whole: ByteRange, parts: [ByteRange]) {
     var whole = whole
     var parts: [ByteRange] = []
     guard map.format.hasSubclusters, !whole.isEmpty else { return (whole, parts) }
@@ -100,9 +90,7 @@ extension Qcow2Image {
   }
 
   /// Makes a range read as zeroes whose clusters the caller holds.
-  nonisolated(nonsending)
-    func zero(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError)
-  {
+  func zero(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError) {
     let units = wholeUnits(range)
     guard !units.isEmpty else { return try await writeZeroBytes(range) }
     try await writeZeroBytes(ByteRange(range.offset..<units.offset))
@@ -132,9 +120,7 @@ extension Qcow2Image {
   }
 
   /// Version 2: clusters may be dropped where no backing file would show; the others are filled with zeroes.
-  nonisolated(nonsending)
-    private func zeroWithoutZeroClusters(_ whole: ByteRange, mayUnmap: Bool) async throws(BlockError)
-  {
+  private func zeroWithoutZeroClusters(_ whole: ByteRange, mayUnmap: Bool) async throws(BlockError) {
     let backedEnd = ByteRange(offset: 0, length: backing?.byteCount ?? 0).aligned(to: file.clusterByteCount).length
     let start = mayUnmap ? min(max(backedEnd, whole.offset), whole.end) : whole.end
     let filledEnd = min(start, byteCount)
@@ -155,11 +141,9 @@ extension Qcow2Image {
   }
 
   /// Changes the entries of all clusters that whole units lie in, skipping stretches without a table that stay as they are.
-  nonisolated(nonsending)
-    private func change(
-      _ whole: ByteRange, _ operation: BlockError.Operation, _ entry: (UInt64, L2Entry) -> L2Entry?
-    ) async throws(BlockError)
-  {
+  private func change(
+    _ whole: ByteRange, _ operation: BlockError.Operation, _ entry: (UInt64, L2Entry) -> L2Entry?
+  ) async throws(BlockError) {
     var offset = whole.offset
     while offset < whole.end {
       let mapping = try await map.mapping(at: offset, upTo: whole.end - offset, operation)
@@ -177,9 +161,7 @@ extension Qcow2Image {
   }
 
   /// Writes zeroes as data where a range doesn't read as zeroes yet. The caller holds its clusters.
-  nonisolated(nonsending)
-    private func writeZeroBytes(_ range: ByteRange) async throws(BlockError)
-  {
+  private func writeZeroBytes(_ range: ByteRange) async throws(BlockError) {
     var offset = range.offset
     while offset < range.end {
       let length = min(range.end - offset, max(file.clusterByteCount, Self.zeroChunkByteCount))
@@ -200,9 +182,7 @@ extension Qcow2Image {
 
   /// The first part of a mapping that is stored in one way in the whole chain, and whether tables tell that it reads
   /// as zeroes.
-  nonisolated(nonsending)
-    private func zeroStatus(_ mapping: Mapping) async throws(BlockError) -> (part: ByteRange, isZero: Bool)
-  {
+  private func zeroStatus(_ mapping: Mapping) async throws(BlockError) -> (part: ByteRange, isZero: Bool) {
     switch mapping.target {
     case .zero: return (mapping.guest, true)
     case .data, .compressed: return (mapping.guest, false)
@@ -213,9 +193,7 @@ extension Qcow2Image {
   }
 
   /// Throws if zeroing the range would mean to write zeroes as data.
-  nonisolated(nonsending)
-    private func checkFast(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError)
-  {
+  private func checkFast(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError) {
     var offset = range.offset
     let (whole, parts) = try await apartFromCompressed(wholeUnits(range), .writeZeroes)
     if !parts.isEmpty { throw BlockError(.notFast, .writeZeroes, range) }

@@ -81,9 +81,7 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   func clusters(_ range: ByteRange) -> ByteRange { range.aligned(to: file.clusterByteCount) }
 
   /// Comes before every change. There is none where tables share a place.
-  nonisolated(nonsending)
-    func prepareToChange(_ operation: BlockError.Operation) async throws(BlockError)
-  {
+  func prepareToChange(_ operation: BlockError.Operation) async throws(BlockError) {
     if isReadOnly { throw BlockError(.readOnly, operation) }
     if !isPrepared { try await prepareToChange() }
     if let conflict = file.places.conflict { throw BlockError(.corrupt(conflict), operation) }
@@ -91,9 +89,7 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
 
   /// Before the first change: what snapshots need is learnt, and bits that vouch for what we don't keep right are
   /// cleared.
-  nonisolated(nonsending)
-    private func prepareToChange() async throws(BlockError)
-  {
+  private func prepareToChange() async throws(BlockError) {
     let hold = await preparation.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { preparation.release(hold) }
     if isPrepared { return }
@@ -104,17 +100,13 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
     isPrepared = true
   }
 
-  nonisolated(nonsending)
-    package func flush() async throws(BlockError)
-  {
+  package func flush() async throws(BlockError) {
     try checkUsable(.flush)
     if isReadOnly { return }
     try await map.flush()
   }
 
-  nonisolated(nonsending)
-    package func close() async throws(BlockError)
-  {
+  package func close() async throws(BlockError) {
     let all = await ranges.acquire(ByteRange(offset: 0, length: .max), .exclusive)
     defer { ranges.release(all) }
     if isClosed { return }
@@ -129,9 +121,7 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   }
 
   /// Leaves the file as it shall lie there: all written, nothing leaked, no larger than needed.
-  nonisolated(nonsending)
-    private func writeBack() async throws(BlockError)
-  {
+  private func writeBack() async throws(BlockError) {
     try file.checkLatch(.close)
     try await map.settle()
     try await file.trim(to: refcounts.usedEnd << refcounts.clusterBits)

@@ -10,18 +10,14 @@ extension ClusterMap {
   }
 
   /// Writes what is dirty, so that slices can leave the cache and unreferenced clusters become free.
-  nonisolated(nonsending)
-    func commit() async throws(BlockError)
-  {
+  func commit() async throws(BlockError) {
     let hold = await commits.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { commits.release(hold) }
     try await commitAlone()
   }
 
   /// Makes everything durable that was answered before the call. Calls that wait together share one commit.
-  nonisolated(nonsending)
-    func flush() async throws(BlockError)
-  {
+  func flush() async throws(BlockError) {
     flushesAsked += 1
     let asked = flushesAsked
     let hold = await commits.acquire(ByteRange(offset: 0, length: 1), .exclusive)
@@ -36,9 +32,7 @@ extension ClusterMap {
   }
 
   /// Makes everything durable, released clusters' counts included: nothing is leaked afterwards.
-  nonisolated(nonsending)
-    func settle() async throws(BlockError)
-  {
+  func settle() async throws(BlockError) {
     let hold = await commits.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { commits.release(hold) }
     try await commitAlone()
@@ -48,9 +42,7 @@ extension ClusterMap {
   }
 
   /// The steps, each of which relies on the one before. Held by one at a time.
-  nonisolated(nonsending)
-    func commitAlone() async throws(BlockError)
-  {
+  func commitAlone() async throws(BlockError) {
     try file.checkLatch(.write)
     isCommitting = true
     defer { isCommitting = false }
@@ -73,9 +65,7 @@ extension ClusterMap {
     if !released.isEmpty { try await release(released) }
   }
 
-  nonisolated(nonsending)
-    private func release(_ released: [ClusterRun]) async throws(BlockError)
-  {
+  private func release(_ released: [ClusterRun]) async throws(BlockError) {
     var runs = released
     do {
       if hasUnflushedEntries {

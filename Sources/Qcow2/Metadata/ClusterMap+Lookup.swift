@@ -41,11 +41,9 @@ extension ClusterMap {
   }
 
   /// The same, reading tables as needed.
-  nonisolated(nonsending)
-    func mapping(
-      at offset: UInt64, upTo length: UInt64, _ operation: BlockError.Operation
-    ) async throws(BlockError) -> Mapping
-  {
+  func mapping(
+    at offset: UInt64, upTo length: UInt64, _ operation: BlockError.Operation
+  ) async throws(BlockError) -> Mapping {
     while true {
       if let mapping = try tryMapping(at: offset, upTo: length, operation) { return mapping }
       let cluster = offset >> clusterBits

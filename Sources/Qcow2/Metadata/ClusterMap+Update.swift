@@ -8,12 +8,10 @@ extension ClusterMap {
   /// What the old entries named is released at a commit. All that is set changes at once.
   /// - Parameter entry: the new entry for a cluster, given the old one, which is sound; nil to leave it as it is.
   /// - Returns: how many clusters were dealt with.
-  nonisolated(nonsending)
-    func update(
-      from first: UInt64, count: UInt64, _ operation: BlockError.Operation,
-      _ entry: (UInt64, L2Entry) -> L2Entry?
-    ) async throws(BlockError) -> UInt64
-  {
+  func update(
+    from first: UInt64, count: UInt64, _ operation: BlockError.Operation,
+    _ entry: (UInt64, L2Entry) -> L2Entry?
+  ) async throws(BlockError) -> UInt64 {
     let slice = try await exclusiveSlice(first, operation)
     let end = first + min(count, clustersLeftInSlice(first))
     for cluster in first..<end {
@@ -48,9 +46,7 @@ extension ClusterMap {
   }
 
   /// Commits where much waits for it.
-  nonisolated(nonsending)
-    func commitIfNeeded() async throws(BlockError)
-  {
+  func commitIfNeeded() async throws(BlockError) {
     if cache.dirtyCount * 2 >= cache.capacity || unreferenced.count >= Self.maximumUnreferencedRuns {
       try await commit()
     }
@@ -68,8 +64,7 @@ extension ClusterMap {
   }
 
   /// The slice of a guest cluster's table, to change before the next suspension.
-  nonisolated(nonsending)
-    private func exclusiveSlice(_ cluster: UInt64, _ operation: BlockError.Operation) async throws(BlockError)
+  private func exclusiveSlice(_ cluster: UInt64, _ operation: BlockError.Operation) async throws(BlockError)
     -> TableSlice
   {
     let index = l1Index(cluster)
@@ -87,9 +82,7 @@ extension ClusterMap {
   }
 
   /// Gives the L1 entry a table of its own: a new one, or a copy of a shared one.
-  nonisolated(nonsending)
-    private func makeTableExclusive(_ index: Int, _ operation: BlockError.Operation) async throws(BlockError)
-  {
+  private func makeTableExclusive(_ index: Int, _ operation: BlockError.Operation) async throws(BlockError) {
     let hold = await tables.acquire(ByteRange(offset: UInt64(index), length: 1), .exclusive)
     defer { tables.release(hold) }
     let old = l1[index]
@@ -119,9 +112,7 @@ extension ClusterMap {
 
   /// Copies a shared table. It is never dirty, so the file has it whole. The COPIED bits of its entries stay: they
   /// tell of the data clusters, whose counts don't change.
-  nonisolated(nonsending)
-    private func copyTable(from source: UInt64, to target: UInt64) async throws(BlockError)
-  {
+  private func copyTable(from source: UInt64, to target: UInt64) async throws(BlockError) {
     var buffer = file.pool.take(Int(clusterByteCount))
     var all = buffer.mutableBytes
     var table = all.part(0..<Int(clusterByteCount))

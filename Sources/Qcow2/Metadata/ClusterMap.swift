@@ -123,9 +123,7 @@ final class ClusterMap {
   }
 
   /// Reads a slice into the cache; look for it again afterwards.
-  nonisolated(nonsending)
-    func load(_ offset: UInt64) async throws(BlockError)
-  {
+  func load(_ offset: UInt64) async throws(BlockError) {
     while !cache.makeRoom() { try await commit() }
     try await cache.load(offset)
   }

@@ -5,11 +5,9 @@ extension HostFile {
   ///
   /// An entry that names a table where the file has none is a conflict: the file may grow to that place, and guest data
   /// that were stored there would be taken for a table, whose contents the guest then chooses.
-  nonisolated(nonsending)
-    func learnPlaces(
-      of header: Qcow2Header, refcountTable blocks: [UInt64], _ l1: [L1Entry]
-    ) async throws(Qcow2Error)
-  {
+  func learnPlaces(
+    of header: Qcow2Header, refcountTable blocks: [UInt64], _ l1: [L1Entry]
+  ) async throws(Qcow2Error) {
     var tables: [(kind: MetadataPlaces.Kind, range: ByteRange)] = [
       (.header, ByteRange(offset: 0, length: clusterByteCount)),
       (.l1Table, ByteRange(offset: header.l1Offset, length: UInt64(header.l1EntryCount) * 8)),
@@ -44,9 +42,7 @@ extension HostFile {
   ///
   /// - Throws: what reading the snapshots' L1 tables throws; `notSupported` where they are longer in all than
   ///   ``MetadataPlaces/maximumSnapshotL1ByteCount``.
-  nonisolated(nonsending)
-    func learnSnapshotTables() async throws(BlockError)
-  {
+  func learnSnapshotTables() async throws(BlockError) {
     guard let l1Tables = places.unreadSnapshotL1Tables else { return }
     let byteCount = l1Tables.reduce(0) { $0 + $1.length }
     guard byteCount <= MetadataPlaces.maximumSnapshotL1ByteCount else {

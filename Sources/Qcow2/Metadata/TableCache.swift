@@ -63,9 +63,7 @@ final class TableCache {
   }
 
   /// Reads the slice at `offset`, or waits for who is reading it; `makeRoom` came before. Look for it again then.
-  nonisolated(nonsending)
-    func load(_ offset: UInt64) async throws(BlockError)
-  {
+  func load(_ offset: UInt64) async throws(BlockError) {
     // Somebody may have read it while the caller was making room.
     if slices[offset] != nil { return }
     if loading[offset] != nil {

@@ -78,9 +78,7 @@ final class StagedWrite {
   }
 
   /// Writes the bytes, once.
-  nonisolated(nonsending)
-    func write(to file: HostFile) async throws(BlockError)
-  {
+  func write(to file: HostFile) async throws(BlockError) {
     defer { slice?.writesUnderWay -= 1 }
     guard let bytes = buffer.take() else { return }
     try await file.writeTable(bytes.bytes.extracting(0..<byteCount), at: offset, of: kind)

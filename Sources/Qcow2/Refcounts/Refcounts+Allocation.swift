@@ -4,9 +4,7 @@ import Buffers
 /// Taking clusters into use. Every cluster that is handed out has count 1 and lies inside the file.
 extension Refcounts {
   /// Takes the first free clusters that follow one another: at least 1, at most `wanted`.
-  nonisolated(nonsending)
-    func allocate(upTo wanted: UInt64) async throws(BlockError) -> ClusterRun
-  {
+  func allocate(upTo wanted: UInt64) async throws(BlockError) -> ClusterRun {
     let hold = await turn.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { turn.release(hold) }
     let run = try await freeRun(upTo: wanted)
@@ -16,9 +14,7 @@ extension Refcounts {
   }
 
   /// Takes exactly `count` clusters that follow one another, behind everything in use.
-  nonisolated(nonsending)
-    func allocateContiguous(_ count: UInt64) async throws(BlockError) -> ClusterRun
-  {
+  func allocateContiguous(_ count: UInt64) async throws(BlockError) -> ClusterRun {
     if count == 1 { return try await allocate(upTo: 1) }
     let hold = await turn.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { turn.release(hold) }
@@ -40,9 +36,7 @@ extension Refcounts {
   }
 
   /// The first run of free clusters at or after `searchStart`, not yet taken.
-  nonisolated(nonsending)
-    private func freeRun(upTo wanted: UInt64) async throws(BlockError) -> ClusterRun
-  {
+  private func freeRun(upTo wanted: UInt64) async throws(BlockError) -> ClusterRun {
     var cluster = searchStart
     while true {
       try await cover(cluster)
@@ -58,17 +52,13 @@ extension Refcounts {
     return run
   }
 
-  nonisolated(nonsending)
-    func isCoveredAndFree(_ cluster: UInt64) async throws(BlockError) -> Bool
-  {
+  func isCoveredAndFree(_ cluster: UInt64) async throws(BlockError) -> Bool {
     guard let place = try await slice(of: cluster) else { return false }
     return width.count(in: place.slice, at: place.index) == 0
   }
 
   /// Makes the file long enough for free clusters and counts them as used.
-  nonisolated(nonsending)
-    func take(_ run: ClusterRun) async throws(BlockError)
-  {
+  func take(_ run: ClusterRun) async throws(BlockError) {
     try checkFree(run)
     try await file.grow(toHold: run.end << clusterBits)
     for cluster in run.first..<run.end {
@@ -87,9 +77,7 @@ extension Refcounts {
   }
 
   /// Adds a reference to a cluster in use; false if its count can't rise or it isn't in use.
-  nonisolated(nonsending)
-    func share(_ cluster: UInt64) async throws(BlockError) -> Bool
-  {
+  func share(_ cluster: UInt64) async throws(BlockError) -> Bool {
     guard let place = try await slice(of: cluster) else { return false }
     let count = width.count(in: place.slice, at: place.index)
     guard count > 0, count < width.maximum else { return false }
@@ -99,9 +87,7 @@ extension Refcounts {
 
   /// Finds places for compressed clusters of these byte counts, each behind the one before where that is possible,
   /// and counts each in every host cluster that it touches. The answers are byte offsets.
-  nonisolated(nonsending)
-    func allocatePacked(_ byteCounts: [Int]) async throws(BlockError) -> [UInt64]
-  {
+  func allocatePacked(_ byteCounts: [Int]) async throws(BlockError) -> [UInt64] {
     let hold = await turn.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { turn.release(hold) }
     var offsets: [UInt64] = []
@@ -122,9 +108,7 @@ extension Refcounts {
     offset >> clusterBits..<((offset + UInt64(byteCount) - 1) >> clusterBits) + 1
   }
 
-  nonisolated(nonsending)
-    private func place(_ byteCount: UInt64) async throws(BlockError) -> UInt64
-  {
+  private func place(_ byteCount: UInt64) async throws(BlockError) -> UInt64 {
     if let offset = packingOffset, let placed = try await placeBehind(offset, byteCount) { return placed }
     let run = try await freeRun(upTo: 1)
     try await take(run)
@@ -134,9 +118,7 @@ extension Refcounts {
   }
 
   /// Puts the bytes at `offset` in a cluster in use, with their end in the next cluster if that is free.
-  nonisolated(nonsending)
-    private func placeBehind(_ offset: UInt64, _ byteCount: UInt64) async throws(BlockError) -> UInt64?
-  {
+  private func placeBehind(_ offset: UInt64, _ byteCount: UInt64) async throws(BlockError) -> UInt64? {
     let cluster = offset >> clusterBits
     let next = cluster + 1
     let needsNext = offset + byteCount > next << clusterBits
@@ -162,9 +144,7 @@ extension Refcounts {
     packingOffset = end & (clusterByteCount - 1) == 0 ? nil : end
   }
 
-  nonisolated(nonsending)
-    private func lowerAfterFailure(_ cluster: UInt64) async throws(BlockError)
-  {
+  private func lowerAfterFailure(_ cluster: UInt64) async throws(BlockError) {
     guard let place = try await slice(of: cluster) else { return }
     let count = width.count(in: place.slice, at: place.index)
     if count > 0 { width.store(count - 1, in: place.slice, of: cache, at: place.index) }

@@ -5,9 +5,7 @@ import Buffers
 /// New refcount blocks and larger refcount tables: rare, so each step waits until the one before is durable.
 extension Refcounts {
   /// Makes sure that a refcount block covers `cluster`.
-  nonisolated(nonsending)
-    func cover(_ cluster: UInt64) async throws(BlockError)
-  {
+  func cover(_ cluster: UInt64) async throws(BlockError) {
     guard cluster < Self.maximumFileByteCount >> clusterBits else { throw BlockError(.noSpace, .write) }
     let block = cluster / entriesPerBlock
     if block >= UInt64(table.count) { try await growTable(for: block) }
@@ -15,9 +13,7 @@ extension Refcounts {
   }
 
   /// Adds the block with this index in the first cluster that it covers: all that it covers is free.
-  nonisolated(nonsending)
-    private func addBlock(_ index: Int) async throws(BlockError)
-  {
+  private func addBlock(_ index: Int) async throws(BlockError) {
     let first = UInt64(index) * entriesPerBlock
     try checkFree(ClusterRun(first: first, count: 1))
     try await writeBlock(covering: first, inUse: first..<first + 1, at: first)
@@ -26,9 +22,7 @@ extension Refcounts {
 
   /// Adds a block whose clusters may be in use, of an image at rest: behind everything, with a count for itself alone
   /// where it covers itself. The others are for the caller to count.
-  nonisolated(nonsending)
-    func addBlockBehindAll(_ index: Int) async throws(BlockError)
-  {
+  func addBlockBehindAll(_ index: Int) async throws(BlockError) {
     let own = Int(usedEnd / entriesPerBlock)
     guard own < table.count else {
       throw BlockError(.corrupt("the refcount table doesn't reach the end of the file"), .write)
@@ -47,9 +41,7 @@ extension Refcounts {
   }
 
   /// Has the refcount table name a block, once that is durable.
-  nonisolated(nonsending)
-    private func name(block index: Int, at place: UInt64) async throws(BlockError)
-  {
+  private func name(block index: Int, at place: UInt64) async throws(BlockError) {
     try await file.flush()
     table[index] = place << clusterBits
     let sector = index / 64 * 64
@@ -61,9 +53,7 @@ extension Refcounts {
   }
 
   /// Writes a block for the clusters from `first` on, of which those in `inUse` count 1, into the cluster `place`.
-  nonisolated(nonsending)
-    private func writeBlock(covering first: UInt64, inUse: Range<UInt64>, at place: UInt64) async throws(BlockError)
-  {
+  private func writeBlock(covering first: UInt64, inUse: Range<UInt64>, at place: UInt64) async throws(BlockError) {
     try await file.grow(toHold: (place + 1) << clusterBits)
     cache.forget(ByteRange(offset: place << clusterBits, length: clusterByteCount))
     var buffer = file.pool.take(Int(clusterByteCount))
@@ -75,9 +65,7 @@ extension Refcounts {
   }
 
   /// Moves the refcount table behind all that it covers, at least half as large again, with blocks for itself.
-  nonisolated(nonsending)
-    private func growTable(for block: UInt64) async throws(BlockError)
-  {
+  private func growTable(for block: UInt64) async throws(BlockError) {
     let perCluster = clusterByteCount / 8
     let maximum = UInt64(Qcow2Header.maximumRefcountTableByteCount) >> clusterBits
     let wanted = max(block + 1, UInt64(table.count) * 3 / 2)
@@ -104,9 +92,7 @@ extension Refcounts {
   }
 
   /// Writes new blocks, then the table behind them, then the header; then the old table is free.
-  nonisolated(nonsending)
-    private func replaceTable(_ used: ClusterRun, blockCount: UInt64) async throws(BlockError)
-  {
+  private func replaceTable(_ used: ClusterRun, blockCount: UInt64) async throws(BlockError) {
     let tableCluster = used.first + blockCount
     let oldRun = ClusterRun(first: tableOffset >> clusterBits, count: (UInt64(table.count) * 8) >> clusterBits)
     var larger = table

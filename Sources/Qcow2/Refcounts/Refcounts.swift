@@ -56,17 +56,13 @@ final class Refcounts {
   private var entriesPerSlice: UInt64 { width.entryCount(in: UInt64(cache.sliceByteCount)) }
 
   /// How often the file's tables refer to `cluster`, references not yet durably removed included.
-  nonisolated(nonsending)
-    func count(of cluster: UInt64) async throws(BlockError) -> UInt64
-  {
+  func count(of cluster: UInt64) async throws(BlockError) -> UInt64 {
     guard let place = try await slice(of: cluster) else { return 0 }
     return width.count(in: place.slice, at: place.index)
   }
 
   /// The slice with the cluster's entry, and the entry's index in it; nil if no block covers the cluster.
-  nonisolated(nonsending)
-    func slice(of cluster: UInt64) async throws(BlockError) -> (slice: TableSlice, index: Int)?
-  {
+  func slice(of cluster: UInt64) async throws(BlockError) -> (slice: TableSlice, index: Int)? {
     let (block, entry) = cluster.quotientAndRemainder(dividingBy: entriesPerBlock)
     guard block < UInt64(table.count), table[Int(block)] != 0 else { return nil }
     let (part, index) = entry.quotientAndRemainder(dividingBy: entriesPerSlice)
@@ -92,9 +88,7 @@ final class Refcounts {
   }
 
   /// Writes all changed blocks. Not durable before the next flush.
-  nonisolated(nonsending)
-    func write() async throws(BlockError)
-  {
+  func write() async throws(BlockError) {
     // One at a time: an older copy of a slice must not overtake a newer one.
     let hold = await writing.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { writing.release(hold) }
@@ -103,9 +97,7 @@ final class Refcounts {
 
   /// Lowers the counts of clusters that nothing durable refers to any more. What stays in `runs` after an error
   /// is still to be lowered.
-  nonisolated(nonsending)
-    func release(_ runs: inout [ClusterRun], givingBack: Bool) async throws(BlockError)
-  {
+  func release(_ runs: inout [ClusterRun], givingBack: Bool) async throws(BlockError) {
     let hold = await turn.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { turn.release(hold) }
     while let run = runs.last {
@@ -120,9 +112,7 @@ final class Refcounts {
     }
   }
 
-  nonisolated(nonsending)
-    private func lower(_ cluster: UInt64) async throws(BlockError)
-  {
+  private func lower(_ cluster: UInt64) async throws(BlockError) {
     guard let place = try await slice(of: cluster) else { throw tooLow(cluster) }
     let count = width.count(in: place.slice, at: place.index)
     guard count > (file.places.isSnapshotTable(at: cluster << clusterBits) ? 1 : 0) else { throw tooLow(cluster) }
@@ -140,9 +130,7 @@ final class Refcounts {
   }
 
   /// Gives the storage of those clusters back whose last reference this is. Their counts still keep them.
-  nonisolated(nonsending)
-    private func giveBack(_ run: ClusterRun) async throws(BlockError)
-  {
+  private func giveBack(_ run: ClusterRun) async throws(BlockError) {
     var last: [ClusterRun] = []
     for cluster in run.first..<run.end where try await count(of: cluster) == 1 {
       last.appendMerging(ClusterRun(first: cluster, count: 1))
@@ -155,9 +143,7 @@ final class Refcounts {
 
 extension Refcounts {
   /// Has a block cover the cluster, which is in use.
-  nonisolated(nonsending)
-    func coverInUse(_ cluster: UInt64) async throws(BlockError)
-  {
+  func coverInUse(_ cluster: UInt64) async throws(BlockError) {
     let block = cluster / entriesPerBlock
     guard block < UInt64(table.count) else {
       throw BlockError(.corrupt("the refcount table doesn't reach the end of the file"), .write)
@@ -166,9 +152,7 @@ extension Refcounts {
   }
 
   /// Sets a count that turned out wrong, of an image at rest.
-  nonisolated(nonsending)
-    func set(_ cluster: UInt64, to count: UInt64) async throws(BlockError)
-  {
+  func set(_ cluster: UInt64, to count: UInt64) async throws(BlockError) {
     guard let place = try await slice(of: cluster) else {
       throw BlockError(.corrupt("no refcount block covers the cluster at \(cluster << clusterBits)"), .write)
     }
@@ -183,9 +167,7 @@ extension Refcounts {
   }
 
   /// Clears counts of clusters past the end of the file: what a growth that was lost leaves behind.
-  nonisolated(nonsending)
-    func clearPastEnd() async throws(BlockError)
-  {
+  func clearPastEnd() async throws(BlockError) {
     let end = (file.byteCount + clusterByteCount - 1) >> clusterBits
     for block in Int(min(end / entriesPerBlock, UInt64(table.count)))..<table.count where table[block] != 0 {
       var cluster = max(UInt64(block) * entriesPerBlock, end)

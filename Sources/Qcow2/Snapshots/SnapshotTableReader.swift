@@ -17,9 +17,7 @@ struct SnapshotTableReader {
   }
 
   /// The next snapshot, or nil after the last one.
-  nonisolated(nonsending)
-    mutating func next() async throws(Qcow2Error) -> Snapshot?
-  {
+  mutating func next() async throws(Qcow2Error) -> Snapshot? {
     guard number < header.snapshotCount else { return nil }
     let offset = header.snapshotsOffset + byteCount
     guard offset < file.byteCount, byteCount <= UInt64(SnapshotTable.maximumByteCount) else {
@@ -38,11 +36,9 @@ struct SnapshotTableReader {
   }
 
   /// All snapshots without their names, which only descriptions need, and how many bytes their table takes.
-  nonisolated(nonsending)
-    static func readNameless(
-      _ header: Qcow2Header, _ file: any BlockDevice, _ pool: BufferPool
-    ) async throws(Qcow2Error) -> (snapshots: [Snapshot], byteCount: UInt64)
-  {
+  static func readNameless(
+    _ header: Qcow2Header, _ file: any BlockDevice, _ pool: BufferPool
+  ) async throws(Qcow2Error) -> (snapshots: [Snapshot], byteCount: UInt64) {
     var reader = SnapshotTableReader(header, file, pool)
     var snapshots: [Snapshot] = []
     while var snapshot = try await reader.next() {
