@@ -26,7 +26,7 @@ import Testing
       try await bench.service.registerImage(ImageDraft(name: "vm1", source: .file(path: "/images/a"), format: nil))
     }
     #expect(refusal?.remedy?.contains("qcow2") == true)
-    #expect(refusal?.faults.first?.pointer == "/format")
+    #expect(refusal?.faults.first?.part == .field(.format))
     #expect(try bench.eventKinds().isEmpty)
   }
 

@@ -64,7 +64,7 @@ import Testing
       let refusal = await expectRefusal(.confirmationRequired) {
         try await service.createExport(draft(confirm: confirm))
       }
-      #expect(refusal?.faults.first?.pointer == "/confirm")
+      #expect(refusal?.faults.first?.part == .field(.confirm))
     }
     try bench.expectInLine()
     #expect(bench.engine.attachedImages.isEmpty)

@@ -75,7 +75,7 @@ import Testing
       let refusal = await expectRefusal(.confirmationRequired) {
         try await bench.service.restoreBackup(backup.id, to: .image(.id(backup.image), confirm: confirm))
       }
-      #expect(refusal?.faults.first?.pointer == "/confirm")
+      #expect(refusal?.faults.first?.part == .field(.confirm))
     }
     let job = try await bench.end(
       of: bench.service.restoreBackup(backup.id, to: .image(.name("vm1"), confirm: "vm1")).done())

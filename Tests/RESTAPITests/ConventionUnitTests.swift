@@ -130,7 +130,7 @@ import Testing
 
   @Test func everyFaultIsTold() {
     let error = #expect(throws: DomainError.self) { try values("a=1&b=2&limit=1") }
-    #expect(error?.faults.map(\.pointer) == ["?a", "?b"])
+    #expect(error?.faults.map(\.part) == [.parameter("a"), .parameter("b")])
   }
 }
 

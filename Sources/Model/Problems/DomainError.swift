@@ -1,15 +1,23 @@
 /// A refusal or failure in the domain's words: what happened to what, and what the person can do.
 /// Every layer below the API throws this for what a person should read; the API turns it into a problem document.
 package struct DomainError: Error, Hashable, Sendable {
-  /// A fault at one place of the request body (`pointer` is a JSON pointer) or in a query parameter.
-  package struct Fault: Hashable, Sendable, Codable {
-    package var pointer: String
+  /// What is wrong with one part of the request.
+  package struct Fault: Hashable, Sendable {
+    package enum Part: Hashable, Sendable {
+      case field(Field)
+      /// Of the query, by its name.
+      case parameter(String)
+    }
+
+    package var part: Part
     package var detail: String
 
-    package init(pointer: String, detail: String) {
-      self.pointer = pointer
+    package init(_ part: Part, _ detail: String) {
+      self.part = part
       self.detail = detail
     }
+
+    package init(_ field: Field, _ detail: String) { self.init(.field(field), detail) }
   }
 
   package var code: ProblemCode

@@ -124,5 +124,5 @@ func requireConfirmation(
   guard confirm != image.name.text else { return }
   throw DomainError(
     .confirmationRequired, why, remedy: "send \"confirm\": \"\(image.name)\" if that is meant",
-    faults: [DomainError.Fault(pointer: "/confirm", detail: "must be the image's name")])
+    faults: [DomainError.Fault(.confirm, "must be the image's name")])
 }

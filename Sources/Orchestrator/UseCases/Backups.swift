@@ -156,7 +156,7 @@ extension BackupService {
     guard (1...limits.imagesPerBackup).contains(draft.images.count) else {
       throw DomainError(
         .invalidField, "a backup is of 1 to \(limits.imagesPerBackup) images",
-        faults: [DomainError.Fault(pointer: "/images", detail: "has \(draft.images.count) items")])
+        faults: [DomainError.Fault(.images, "has \(draft.images.count) items")])
     }
     var images: [Image] = []
     for (index, reference) in draft.images.enumerated() {
@@ -164,7 +164,7 @@ extension BackupService {
       guard !images.contains(where: { $0.id == image.id }) else {
         throw DomainError(
           .invalidField, "image '\(image.name)' is named twice",
-          faults: [DomainError.Fault(pointer: "/images/\(index)", detail: "is the same image as one before")])
+          faults: [DomainError.Fault(.images.item(index), "is the same image as one before")])
       }
       try requireAtRest(image)
       images.append(image)

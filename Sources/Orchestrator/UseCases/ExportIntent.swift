@@ -39,7 +39,7 @@ struct ExportIntent: Sendable {
       guard isReadOnly else {
         throw DomainError(
           .invalidField, "a backup is exported read-only: it must stay as it is",
-          faults: [DomainError.Fault(pointer: "/readOnly", detail: "must be true for a backup")])
+          faults: [DomainError.Fault(.readOnly, "must be true for a backup")])
       }
       let stored = try storedBackup(id, in: catalog)
       try requireReadable(stored.backup)
@@ -124,7 +124,7 @@ struct ExportIntent: Sendable {
     throw DomainError(
       .tlsRequired, "\(draft.listen.text) can be reached from other machines",
       remedy: "send \"tls\": \"x509\" or \"psk\", or listen on 127.0.0.1 or a unix socket",
-      faults: [DomainError.Fault(pointer: "/tls", detail: "is required beyond this machine")])
+      faults: [DomainError.Fault(.tls, "is required beyond this machine")])
   }
 
   private static func requireFree(

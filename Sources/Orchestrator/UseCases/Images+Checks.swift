@@ -14,7 +14,7 @@ extension BackupService {
       "the format must be stated, for a guest can write any header into a raw disk; \(draft.source.place) looks like "
         + "\(format): \(suggestion.why)",
       remedy: "if you know that it is so, send \"format\": \"\(format)\"",
-      faults: [DomainError.Fault(pointer: "/format", detail: "is required; the header suggests \"\(format)\"")])
+      faults: [DomainError.Fault(.format, "is required; the header suggests \"\(format)\"")])
   }
 
   func openable(_ location: ImageLocation) async throws -> ImageInspection {
@@ -28,7 +28,7 @@ extension BackupService {
       throw DomainError(
         .formatMismatch, "\(location.source.place) is no qcow2 image: \(suggestion.why)",
         remedy: "if it is a raw disk, send \"format\": \"\(suggestion.format.rawValue)\"",
-        faults: [DomainError.Fault(pointer: "/format", detail: "the source has no qcow2 header")])
+        faults: [DomainError.Fault(.format, "the source has no qcow2 header")])
     }
   }
 
@@ -92,13 +92,13 @@ extension BackupService {
     guard labels.count <= limits.labelsPerImage else {
       throw DomainError(
         .invalidField, "an image has at most \(limits.labelsPerImage) labels",
-        faults: [DomainError.Fault(pointer: "/labels", detail: "has \(labels.count) members")])
+        faults: [DomainError.Fault(.labels, "has \(labels.count) members")])
     }
     for (key, value) in labels
     where key.isEmpty || key.utf8.count > limits.labelLength || value.utf8.count > limits.labelLength {
       throw DomainError(
         .invalidField, "a label has a key of 1 to \(limits.labelLength) bytes, and a value of at most as many",
-        faults: [DomainError.Fault(pointer: "/labels", detail: "'\(key.prefix(64))' breaks that rule")])
+        faults: [DomainError.Fault(.labels, "'\(key.prefix(64))' breaks that rule")])
     }
   }
 

@@ -16,7 +16,7 @@ package enum PauseLength: Hashable, Sendable {
       guard end > now else {
         throw DomainError(
           .invalidField, "a pause ends in the future",
-          faults: [DomainError.Fault(pointer: "/until", detail: "must be in the future")])
+          faults: [DomainError.Fault(.until, "must be in the future")])
       }
       return end
     }

@@ -13,8 +13,8 @@ struct JSONFault: Error, Equatable {
   var kind: Kind
   /// Of the place, in bytes from 0.
   var offset: Int
-  /// Of the value that was being read (RFC 6901).
-  var pointer: JSONPointer
+  /// That was being read.
+  var field: Field
   var detail: String
 }
 
@@ -30,7 +30,7 @@ struct JSONParser {
 
   private let bytes: [UInt8]
   private var position = 0
-  private var pointer = JSONPointer()
+  private var field = Field()
 
   private init(_ bytes: [UInt8]) {
     self.bytes = bytes
@@ -71,16 +71,16 @@ struct JSONParser {
       let start = position
       guard peek == UInt8(ascii: "\"") else { throw fault("a member's name is missing") }
       let name = try string()
-      pointer.enter(name)
+      field.enter(.member(name))
       guard members[name] == nil else {
         throw JSONFault(
-          kind: .duplicateMember, offset: start, pointer: pointer, detail: "this member stands twice in its object")
+          kind: .duplicateMember, offset: start, field: field, detail: "this member stands twice in its object")
       }
       skipSpace()
       guard take(":") else { throw fault("a ':' is missing") }
       skipSpace()
       members[name] = try value(depth: depth)
-      pointer.leave()
+      field.leave()
       skipSpace()
       if take("}") { return .object(members) }
       guard take(",") else { throw fault("a ',' or '}' is missing") }
@@ -94,9 +94,9 @@ struct JSONParser {
     if take("]") { return .array(items) }
     while true {
       skipSpace()
-      pointer.enter(String(items.count))
+      field.enter(.item(items.count))
       items.append(try value(depth: depth))
-      pointer.leave()
+      field.leave()
       skipSpace()
       if take("]") { return .array(items) }
       guard take(",") else { throw fault("a ',' or ']' is missing") }
@@ -160,7 +160,7 @@ struct JSONParser {
       case UInt8(ascii: "\""):
         position += 1
         guard let string = String(validating: text, as: UTF8.self) else {
-          throw JSONFault(kind: .syntax, offset: start, pointer: pointer, detail: "a string isn't valid UTF-8")
+          throw JSONFault(kind: .syntax, offset: start, field: field, detail: "a string isn't valid UTF-8")
         }
         return string
       case UInt8(ascii: "\\"):
@@ -230,6 +230,6 @@ struct JSONParser {
   }
 
   private func fault(_ detail: String) -> JSONFault {
-    JSONFault(kind: .syntax, offset: position, pointer: pointer, detail: detail)
+    JSONFault(kind: .syntax, offset: position, field: field, detail: detail)
   }
 }

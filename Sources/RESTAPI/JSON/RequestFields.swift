@@ -7,14 +7,14 @@ import Model
 /// member that nobody asked for. Local to one request.
 final class RequestFields {
   private final class Faults {
-    var found: [DomainError.Fault] = []
+    var found: [(field: Field, detail: String)] = []
   }
 
   /// At most this many faults are told.
   static let maximumFaultCount = 20
 
   private let members: [String: JSONValue]
-  private let pointer: JSONPointer
+  private let field: Field
   private let faults: Faults
   private var known: [String] = []
   private var children: [RequestFields] = []
@@ -30,14 +30,14 @@ final class RequestFields {
     guard case .object(let members) = value else {
       throw DomainError(
         .invalidField, "the body must be a JSON object",
-        faults: [DomainError.Fault(pointer: "", detail: "must be an object")])
+        faults: [DomainError.Fault(Field(), "must be an object")])
     }
-    self.init(members: members, pointer: JSONPointer(), faults: Faults())
+    self.init(members: members, field: Field(), faults: Faults())
   }
 
-  private init(members: [String: JSONValue], pointer: JSONPointer, faults: Faults) {
+  private init(members: [String: JSONValue], field: Field, faults: Faults) {
     self.members = members
-    self.pointer = pointer
+    self.field = field
     self.faults = faults
   }
 
@@ -45,10 +45,11 @@ final class RequestFields {
   func finish() throws(DomainError) {
     refuseUnknownMembers()
     guard let first = faults.found.first else { return }
-    let place = first.pointer.isEmpty ? "the body" : "'\(first.pointer)'"
+    let place = first.field.steps.isEmpty ? "the body" : "'\(first.field.pointer)'"
     let more = faults.found.count > 1 ? " (and \(faults.found.count - 1) more)" : ""
     throw DomainError(
-      .invalidField, "\(place) \(first.detail)\(more)", faults: Array(faults.found.prefix(Self.maximumFaultCount)))
+      .invalidField, "\(place) \(first.detail)\(more)",
+      faults: faults.found.prefix(Self.maximumFaultCount).map { DomainError.Fault($0.field, $0.detail) })
   }
 
   private func refuseUnknownMembers() {
@@ -60,15 +61,15 @@ final class RequestFields {
   }
 
   func refuse(_ name: String, _ detail: String) {
-    refuse(pointer.appending(name), detail)
+    refuse(field.member(name), detail)
   }
 
   private func refuse(_ name: String, at index: Int, _ detail: String) {
-    refuse(pointer.appending(name).appending(String(index)), detail)
+    refuse(field.member(name).item(index), detail)
   }
 
-  private func refuse(_ place: JSONPointer, _ detail: String) {
-    faults.found.append(DomainError.Fault(pointer: place.description, detail: detail))
+  private func refuse(_ field: Field, _ detail: String) {
+    faults.found.append((field, detail))
   }
 
   // MARK: Members
@@ -188,7 +189,7 @@ final class RequestFields {
       mismatch(name, "an object")
       return nil
     }
-    let child = RequestFields(members: members, pointer: pointer.appending(name), faults: faults)
+    let child = RequestFields(members: members, field: field.member(name), faults: faults)
     children.append(child)
     return child
   }
@@ -233,19 +234,19 @@ final class RequestFields {
 
 extension DomainError {
   /// The same with its field, where the request was well formed and only its use told that the field is wrong.
-  func about(_ pointer: String) -> DomainError {
+  func about(_ field: Field) -> DomainError {
     guard code == .invalidField, faults.isEmpty else { return self }
-    return DomainError(code, detail, remedy: remedy, faults: [Fault(pointer: pointer, detail: detail)])
+    return DomainError(code, detail, remedy: remedy, faults: [Fault(field, detail)])
   }
 
   /// A body that isn't JSON, or names a member twice.
   init(_ fault: JSONFault) {
-    let place = Fault(pointer: fault.pointer.description, detail: "\(fault.detail) (byte \(fault.offset))")
+    let place = Fault(fault.field, "\(fault.detail) (byte \(fault.offset))")
     switch fault.kind {
     case .syntax:
       self.init(.malformedJSON, "the body isn't valid JSON: at byte \(fault.offset) \(fault.detail)", faults: [place])
     case .duplicateMember:
-      self.init(.invalidField, "'\(fault.pointer)': \(fault.detail)", faults: [place])
+      self.init(.invalidField, "'\(fault.field.pointer)': \(fault.detail)", faults: [place])
     }
   }
 }

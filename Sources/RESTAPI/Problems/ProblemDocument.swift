@@ -44,18 +44,11 @@ extension DomainError.Fault: JSONWritable {
   /// A fault of the query names its parameter, one of the body has a JSON pointer.
   func write(to json: inout JSONWriter) {
     json.object { json in
-      if pointer.hasPrefix(Self.parameterMark) {
-        json.member("parameter", String(pointer.dropFirst(Self.parameterMark.count)))
-      } else {
-        json.member("pointer", pointer)
+      switch part {
+      case .field(let field): json.member("pointer", field.pointer)
+      case .parameter(let name): json.member("parameter", name)
       }
       json.member("detail", detail)
     }
-  }
-
-  private static let parameterMark = "?"
-
-  static func parameter(_ name: String, _ detail: String) -> DomainError.Fault {
-    DomainError.Fault(pointer: parameterMark + name, detail: detail)
   }
 }

@@ -65,7 +65,7 @@ struct BackupRoutes {
         do {
           return try await service.restoreBackup(id, to: target, terms)
         } catch let error as DomainError {
-          throw error.about("/target/uri")
+          throw error.about(.targetURI)
         }
       })
   }

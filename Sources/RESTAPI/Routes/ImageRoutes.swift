@@ -35,7 +35,7 @@ struct ImageRoutes {
         do {
           return try await service.registerImage(draft, terms)
         } catch let error as DomainError {
-          throw error.about("/source/uri")
+          throw error.about(.sourceURI)
         }
       })
   }

@@ -16,37 +16,37 @@ struct QueryValues {
     guard pairs.count <= Self.maximumCount else {
       throw DomainError(.invalidParameter, "the query has more than \(Self.maximumCount) parameters")
     }
-    var faults: [DomainError.Fault] = []
+    var faults: [(parameter: String, detail: String)] = []
     for pair in pairs {
       guard let name = PercentEncoding.decodedText(pair.name, plusIsSpace: true),
         let value = PercentEncoding.decodedText(pair.value ?? "", plusIsSpace: true)
       else {
-        faults.append(.parameter(String(pair.name), "isn't percent-encoded UTF-8 without NUL"))
+        faults.append((String(pair.name), "isn't percent-encoded UTF-8 without NUL"))
         continue
       }
       guard let parameter = QueryParameter(rawValue: name), parameters.contains(parameter) else {
         let choices = parameters.map(\.rawValue).joined(separator: ", ")
         faults.append(
-          .parameter(
-            name, "is not a known parameter here; \(choices.isEmpty ? "there are none" : "known are \(choices)")"))
+          (name, "is not a known parameter here; \(choices.isEmpty ? "there are none" : "known are \(choices)")"))
         continue
       }
       guard values.updateValue(value, forKey: parameter) == nil else {
-        faults.append(.parameter(name, "is given twice"))
+        faults.append((name, "is given twice"))
         continue
       }
     }
     if !faults.isEmpty { throw Self.error(faults) }
   }
 
-  private static func error(_ faults: [DomainError.Fault]) -> DomainError {
-    let first = faults[0].pointer.dropFirst()
+  private static func error(_ faults: [(parameter: String, detail: String)]) -> DomainError {
     let more = faults.count > 1 ? " (and \(faults.count - 1) more)" : ""
-    return DomainError(.invalidParameter, "parameter '\(first)' \(faults[0].detail)\(more)", faults: faults)
+    return DomainError(
+      .invalidParameter, "parameter '\(faults[0].parameter)' \(faults[0].detail)\(more)",
+      faults: faults.map { DomainError.Fault(.parameter($0.parameter), $0.detail) })
   }
 
   private func refusal(_ parameter: QueryParameter, _ detail: String) -> DomainError {
-    Self.error([.parameter(parameter.rawValue, detail)])
+    Self.error([(parameter.rawValue, detail)])
   }
 
   // MARK: Values
