@@ -13,9 +13,11 @@
 // order, a value that says all it needs, and tells through `JobControl`: progress, log, pause, cancellation.
 //
 // One backup: the source is opened and its locks taken; a lease on the image's folder in the repository is taken. Then
-// `ChunkPlanner` asks the device where data lies, and `CopyLoop` keeps several chunks in flight: read on the loop, hashed
-// and compressed on the worker pool, given in order to the `BackupSink`, which adds leaves to the hash tree and clusters
-// to the new qcow2 file. Data and hashes are made durable and get their names; the manifest comes last.
+// `Regions` tell where data lies, `CopyPlan` makes steps of them {copy, zero, skip}, and `CopyLoop` keeps several in
+// flight, at a `CopyPace`: read on the loop, hashed and compressed on the worker pool, given in any order to the
+// `BackupSink`, which puts leaves into the hash tree and, through its `TargetWriter`, clusters into the new qcow2 file.
+// Verification and restore are the same copy with other sinks. Data and hashes are made durable and get their names; the
+// manifest comes last.
 //
 // One guest's write: an export on the image's loop gives it to the `Slot`, which lets changes pass or holds them. A raw
 // file's goes through its `AlignedAccess`, which reads and writes back the blocks that it covers in part; qcow2 finds or

@@ -3,41 +3,35 @@ import EventLoops
 import Glibc
 import Model
 
-/// What a copy does with its chunks: each has zeroes, by its plan, and then data; either may be empty.
-package protocol CopySink: AnyObject {
-  /// Takes note of a chunk and judges it: in the order of the guest's bytes, one call at a time, without gaps.
-  nonisolated(nonsending) func admit(_ chunk: Chunk) async throws
-
-  /// Stores a chunk that was admitted. Begun in the same order, but many at a time, and they end in any order.
-  nonisolated(nonsending) func store(_ chunk: Chunk) async throws
-}
-
-/// Reads a device once from end to end and gives its chunks, hashed and maybe compressed, to a sink.
+/// Goes through the regions of a device once and gives them, read, hashed and maybe compressed, to a sink.
 ///
-/// One task plans; each chunk is a child task that reads on the loop, has the worker pool hash and compress, waits for
-/// its turn to be admitted to the sink, and is stored beside others. Memory is bounded by ``AdaptiveDepth/maximum``
-/// chunks of two times 1 MiB. The first failure ends it: no chunk begins any more, none is admitted, and those that
-/// are under way are cancelled where they haven't ended at the next look (see ``watch()``), for a peer may be silent.
+/// One task plans; each step is a child task that reads on the loop, has the worker pool hash and compress, is admitted
+/// to the sink when no other is, and is stored beside others: nothing waits for what comes before it on the disk. Memory
+/// is bounded by ``AdaptiveDepth/maximum`` chunks of two times their size. The first failure ends it: no step begins any
+/// more, none is admitted, and those that are under way are cancelled where they haven't ended at the next look (see
+/// ``watch()``), for a peer may be silent.
 package actor CopyLoop {
   package nonisolated let loop: EventLoop
   package nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
 
   private let source: any BlockDevice
+  private let regions: any Regions
   private let byteCount: UInt64
+  private let geometry: ChunkGeometry
   private let describe: @Sendable (BlockError) -> DomainError
   private let sink: any CopySink
   private let compressors: CompressorShelf?
   private let work: any BackgroundWork
   private let control: any JobControl
 
-  private var depth: AdaptiveDepth
-  private var limit = SpeedLimit()
+  private var pace: any CopyPace
   private var freeChunks: [Chunk] = []
-  /// Where the chunks under way begin, by ticket: all before the first of them is done.
+  /// Bytes that were planned before each step that is under way, by ticket: as many as the least of them are done.
   private var underWay: [Int: UInt64] = [:]
   private var nextTicket = 0
-  private var turn = 0
-  private var turnWaiters: [Int: UnsafeContinuation<Void, Never>] = [:]
+  private var plannedByteCount: UInt64 = 0
+  private var isAdmitting = false
+  private var admissionWaiters: [UnsafeContinuation<Void, Never>] = []
   private var slotWaiter: UnsafeContinuation<Void, Never>?
   private var failure: (any Error)?
 
@@ -48,22 +42,28 @@ package actor CopyLoop {
 
   /// - Parameters:
   ///   - source: a device of `loop`.
-  ///   - byteCount: how much of it is copied, from its start.
+  ///   - byteCount: how much of it there is to copy, from its start.
+  ///   - regions: what it is made of; nil: what its block status says.
+  ///   - compressors: of the geometry's clusters.
+  ///   - pace: nil: as fast as pays.
   ///   - describe: what a failure to read the source is called.
   package init(
-    on loop: EventLoop, from source: any BlockDevice, byteCount: UInt64, to sink: sending any CopySink,
-    compressors: CompressorShelf? = nil, work: any BackgroundWork, control: any JobControl,
+    on loop: EventLoop, from source: any BlockDevice, byteCount: UInt64, regions: (any Regions)? = nil,
+    to sink: sending any CopySink, geometry: ChunkGeometry = .standard, compressors: CompressorShelf? = nil,
+    pace: (any CopyPace)? = nil, work: any BackgroundWork, control: any JobControl,
     describe: @escaping @Sendable (BlockError) -> DomainError
   ) {
     self.loop = loop
     self.source = source
+    self.regions = regions ?? BlockStatusRegions(source, ByteRange(0..<byteCount))
     self.byteCount = byteCount
+    self.geometry = geometry
     self.sink = sink
     self.compressors = compressors
     self.work = work
     self.control = control
     self.describe = describe
-    depth = AdaptiveDepth(now: Self.now)
+    self.pace = pace ?? AdaptivePace(now: Self.now)
   }
 
   /// Copies everything. Run it with the loop as the task's preferred executor.
@@ -96,14 +96,17 @@ package actor CopyLoop {
   private func copy() async {
     await withDiscardingTaskGroup { group in
       do {
-        var planner = ChunkPlanner(source, byteCount: byteCount)
-        while failure == nil, let plan = try await next(&planner) {
-          await waitForSlot()
-          guard failure == nil else { break }
-          let ticket = nextTicket
-          nextTicket += 1
-          underWay[ticket] = plan.zeroes.offset
-          group.addTask { await self.carry(plan, ticket) }
+        var plan = CopyPlan(regions, byteCount: byteCount, geometry: geometry)
+        while failure == nil, let step = try await next(&plan) {
+          if step.action != .skip {
+            await waitForSlot()
+            guard failure == nil else { break }
+            let ticket = nextTicket
+            nextTicket += 1
+            underWay[ticket] = plannedByteCount
+            group.addTask { await self.carry(step, ticket) }
+          }
+          plannedByteCount += step.range.length
         }
       } catch {
         fail(error)
@@ -111,13 +114,13 @@ package actor CopyLoop {
     }
   }
 
-  private func next(_ planner: inout ChunkPlanner) async throws -> ChunkPlan? {
+  private func next(_ plan: inout CopyPlan) async throws -> CopyStep? {
     do {
       let control = control
       try await control.checkpoint()
-      guard let plan = try await planner.next({ try await control.checkpoint() }) else { return nil }
-      try await holdToLimit(plan.data.length)
-      return plan
+      guard let step = try await plan.next({ try await control.checkpoint() }) else { return nil }
+      if step.action == .copy { try await holdToLimit(step.range.length) }
+      return step
     } catch let error as BlockError {
       throw describe(error)
     }
@@ -125,7 +128,7 @@ package actor CopyLoop {
 
   private func holdToLimit(_ byteCount: UInt64) async throws {
     while true {
-      let delay = limit.delay(limit: control.speedLimit, now: Self.now)
+      let delay = pace.delay(limit: control.speedLimit, now: Self.now)
       guard delay > 0, failure == nil else { break }
       do throws(SystemError) {
         try await loop.sleep(for: .seconds(min(delay, Self.longestSleep)))
@@ -134,60 +137,63 @@ package actor CopyLoop {
       }
       try await control.checkpoint()
     }
-    limit.pass(byteCount, now: Self.now)
+    pace.begin(byteCount: byteCount, now: Self.now)
   }
 
-  /// One chunk's way from the source to the sink.
-  private func carry(_ plan: ChunkPlan, _ ticket: Int) async {
-    let chunk = freeChunks.popLast() ?? Chunk()
+  /// One step's way from the source to the sink.
+  private func carry(_ step: CopyStep, _ ticket: Int) async {
+    let chunk = freeChunks.popLast() ?? Chunk(geometry)
     do {
       do throws(BlockError) {
-        try await chunk.read(plan, from: source)
+        try await chunk.begin(step, from: source)
       } catch {
         throw describe(error)
       }
-      if !plan.data.isEmpty { await work.run { [compressors] in chunk.process(compressors) } }
-      await waitForTurn(ticket)
-      guard failure == nil else { return end(chunk, ticket) }
-      try await sink.admit(chunk)
-      passTurn()
-      try await sink.store(chunk)
-      if !plan.data.isEmpty { depth.completed(byteCount: plan.data.length, now: Self.now) }
+      if step.action == .copy { await work.run { [compressors] in chunk.process(compressors) } }
+      if try await admit(chunk) {
+        try await sink.store(chunk)
+        if step.action == .copy { pace.complete(byteCount: step.range.length, now: Self.now) }
+      }
     } catch {
       fail(error)
     }
     end(chunk, ticket)
   }
 
+  /// False if the copy has failed meanwhile.
+  private func admit(_ chunk: Chunk) async throws -> Bool {
+    while isAdmitting, failure == nil {
+      await withUnsafeContinuation { admissionWaiters.append($0) }
+    }
+    guard failure == nil else { return false }
+    isAdmitting = true
+    defer {
+      isAdmitting = false
+      if !admissionWaiters.isEmpty { admissionWaiters.removeFirst().resume() }
+    }
+    try await sink.admit(chunk)
+    return true
+  }
+
   private func end(_ chunk: Chunk, _ ticket: Int) {
     if freeChunks.count < AdaptiveDepth.maximum { freeChunks.append(chunk) }
     underWay[ticket] = nil
-    if failure == nil { control.report(done: underWay.values.min() ?? chunk.plan.data.end, total: byteCount) }
-    guard underWay.count < depth.depth || failure != nil else { return }
+    if failure == nil { control.report(done: underWay.values.min() ?? plannedByteCount, total: byteCount) }
+    guard underWay.count < pace.depth || failure != nil else { return }
     slotWaiter?.resume()
     slotWaiter = nil
   }
 
   private func waitForSlot() async {
-    while underWay.count >= depth.depth, failure == nil {
+    while underWay.count >= pace.depth, failure == nil {
       await withUnsafeContinuation { slotWaiter = $0 }
     }
   }
 
-  private func waitForTurn(_ ticket: Int) async {
-    guard ticket != turn, failure == nil else { return }
-    await withUnsafeContinuation { turnWaiters[ticket] = $0 }
-  }
-
-  private func passTurn() {
-    turn += 1
-    turnWaiters.removeValue(forKey: turn)?.resume()
-  }
-
   private func fail(_ error: any Error) {
     if failure == nil { failure = error }
-    for waiter in turnWaiters.values { waiter.resume() }
-    turnWaiters = [:]
+    for waiter in admissionWaiters { waiter.resume() }
+    admissionWaiters = []
     slotWaiter?.resume()
     slotWaiter = nil
   }

@@ -96,8 +96,9 @@ extension LocalEngine {
     let hashes = try await telling(about: names.hashes) {
       try await HashTreeWriter(HashTree(byteCount: image.device.byteCount), to: hashDevice, work: work)
     }
-    let sink = BackupSink(
-      source: image.name, hashes: hashes, hashesName: names.hashes, target: target, targetName: names.data)
+    // A full has nothing below it.
+    let writer = TargetWriter(target, name: names.data, zeroes: .leave, control: control)
+    let sink = BackupSink(source: image.name, hashes: hashes, hashesName: names.hashes, target: writer)
     try await run(
       from: image.device, byteCount: image.device.byteCount, to: sink,
       compressors: order.compression == .zstd ? compressors : nil, loop, control
@@ -121,7 +122,7 @@ extension LocalEngine {
   {
     try await telling(about: name) {
       let options = Qcow2Image.CreateOptions(
-        virtualByteCount: Qcow2Image.byteCount(holding: byteCount), clusterByteCount: HashTree.grainByteCount,
+        virtualByteCount: Qcow2Image.byteCount(holding: byteCount), clusterByteCount: ChunkGeometry.standard.cluster,
         compressionType: .zstd)
       try await Qcow2Image.create(on: device, options: options)
       return try await Qcow2Image.open(device, options: .init(isReadOnly: false), work: work, pool: pool)

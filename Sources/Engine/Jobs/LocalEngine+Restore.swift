@@ -42,13 +42,13 @@ extension LocalEngine {
     ) async throws -> UInt64
   {
     let (stored, loop, control) = (reading.stored, reading.loop, reading.control)
-    let sink = RestoreSink(
-      stored.comparison(reading.hashes), target: target, targetName: name, targetIsZero: targetIsZero, control: control)
+    let writer = TargetWriter(target, name: name, zeroes: targetIsZero ? .leave : .write, control: control)
+    let sink = RestoreSink(stored.comparison(reading.hashes), target: writer)
     let source = stored.dataName
     try await run(from: reading.data, byteCount: stored.manifest.virtualSize, to: sink, loop, control) {
       DomainError($0, of: source, damage: .backupCorrupt)
     }
-    return sink.writtenByteCount
+    return writer.writtenByteCount
   }
 
   // MARK: To a new file
