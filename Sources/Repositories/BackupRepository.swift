@@ -41,7 +41,8 @@ package enum StoredFile: Hashable, Sendable, CaseIterable {
 /// R1. A backup is there exactly if its manifest is. ``BackupStage/publish(_:)`` makes it appear whole, or not at all;
 ///     before that nothing reads or reports it as a backup.
 /// R2. Nothing that is complete is ever replaced: an id that is taken is refused before anything is written.
-/// R3. Only who holds the image's lease publishes or deletes, and that is looked at again right before.
+/// R3. Only who holds the image's lease publishes or deletes, and that is looked at again right before; so is that the
+///     parent of what is published is there, with the root that it had.
 /// R4. A stage that was discarded leaves nothing, also after its publishing failed; one that was forgotten, as its
 ///     server died, is removed by ``recover(isLive:)``, which touches nobody else's.
 /// R5. What another backup builds on is neither deleted nor removed. What was deleted is told from what never was
@@ -113,7 +114,8 @@ package protocol BackupStage: Sendable {
   nonisolated(nonsending) func create(_ file: StoredFile) async throws -> any BlockDevice
 
   /// Makes it all durable and visible, the manifest last. Returns the bytes that it takes.
-  /// - Throws: what makes the lease no longer held, and anything that storage says; then nothing is there.
+  /// - Throws: `repositoryLeased` if the lease was lost, `backupCorrupt` if the parent isn't what it was, and whatever
+  ///   the storage says; then nothing is there.
   nonisolated(nonsending) func publish(_ manifest: Manifest) async throws -> UInt64
 
   /// Removes everything that the stage made, what claims to be complete first. Returns what couldn't be removed.

@@ -140,7 +140,7 @@ struct CopyOrderTests {
   ])
   func anyOrderGivesWhatTheOrderOfTheDiskGives(_ geometry: ChunkGeometry) async throws {
     try await onLoop { loop, work in
-      for seed: UInt64 in 1...4 {
+      for seed in 1...UInt64(TestEffort.rounds(4)) {
         var random = SeededRandom(seed: seed)
         let image = disk(UInt64((6 << 20) + random.below(100_000)), &random)
         let byteCount = image.byteCount
@@ -164,7 +164,7 @@ struct CopyOrderTests {
   /// Only what changed is copied, over the parent's data and over its tree.
   @Test func changesOverAParentGiveTheWhole() async throws {
     try await onLoop { loop, work in
-      for seed: UInt64 in 1...4 {
+      for seed in 1...UInt64(TestEffort.rounds(4)) {
         var random = SeededRandom(seed: seed)
         let old = disk(UInt64((9 << 20) + random.below(100_000)), &random)
         let byteCount = old.byteCount

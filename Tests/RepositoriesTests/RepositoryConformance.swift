@@ -33,6 +33,7 @@ struct RepositoryConformance {
     try await discardedStageLeavesNothing()
     try await takenIdAndFullChainAreRefused()
     try await leaseKeepsOthersOutAndItsLossKeepsFromPublishing()
+    try await backupWithoutItsParentIsNotPublished()
     try await deletedBackupIsGoneAndAnotherOnesBaseStays()
     try await forgottenStageIsRemovedByItsServerAlone()
     try await renamesAreKeptWhereThereAreBackups()
@@ -196,6 +197,27 @@ struct RepositoryConformance {
     let next = try await open(as: ULID()).takeLease(on: image.id, control: control)
     #expect(next.epoch > lease.epoch)
     await next.giveBack()
+  }
+
+  nonisolated(nonsending)
+    private func backupWithoutItsParentIsNotPublished() async throws
+  {
+    let base = place()
+    var parent = try await store(base)
+    let before = try await backups()
+    parent.merkleRoot = Digest(of: "another").description
+    for lost in [false, true] {
+      if lost { try await open().delete(base, control: RecordingJobControl()) }
+      let child = place(base.chain, sequence: 1)
+      try await open().withLease(on: image.id, control: RecordingJobControl()) { lease in
+        let stage = try await lease.begin(child, of: image, for: JobID())
+        let manifest = manifest(child, root: try await fill(stage), parent: parent)
+        #expect(await code { _ = try await stage.publish(manifest) } == .backupCorrupt)
+        #expect(await stage.discard() == [])
+      }
+      #expect(try await backups() == (lost ? before.subtracting([base.backup]) : before))
+    }
+    #expect(try await open().scan().findings == [])
   }
 
   nonisolated(nonsending)

@@ -51,25 +51,12 @@ struct RepositoryImageOpener: Sendable {
     }
   }
 
-  /// What the data file must build on: the data of the manifest's parent, which must have the root that it had then.
+  /// What the data file must build on: the data of the manifest's parent.
   nonisolated(nonsending)
     private func expectedBackingName(_ manifest: Manifest, _ place: StoredBackupLocation) async throws -> String?
   {
-    guard let parent = manifest.parent else { return nil }
-    return try await loop.blocking(about: place.folder) { [repository] in
-      let entries = try repository.files.entries(of: place.folder, limit: RepositoryFolder.maximumEntryCount)
-      let file = entries.compactMap { BackupFileName($0.name) }
-        .first { $0.backup == parent.backup && $0.part == .manifest }
-      guard let file else {
-        throw DomainError(.backupCorrupt, "the parent \(parent.backup) of \(place.backup) is missing")
-      }
-      var other = place
-      other.sequence = file.sequence
-      other.backup = file.backup
-      guard try repository.manifest(other).merkleRoot == parent.merkleRoot else {
-        throw DomainError(.backupCorrupt, "the parent \(parent.backup) of \(place.backup) isn't what it was")
-      }
-      return other.name(.data)
+    try await loop.blocking(about: place.folder) { [repository] in
+      try repository.parent(of: manifest, at: place)?.name(.data)
     }
   }
 

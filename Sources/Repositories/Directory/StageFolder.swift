@@ -11,8 +11,8 @@ import Model
 ///    are made durable.
 /// 2. They get their names; the chain's, the image's and the outer folders are made durable, up to the root.
 /// 3. The manifest is written as a work file and made durable.
-/// 4. The lease is confirmed, and that the repository's path leads to the open folder. The manifest is renamed without
-///    replacing anything, and its folder made durable.
+/// 4. The lease is confirmed, that the repository's path leads to the open folder, and that what the backup builds on
+///    is there as it was. The manifest is renamed without replacing anything, and its folder made durable.
 /// 5. The path is looked at once more: a repository that was moved away by then has no complete backup.
 struct StageFolder: Sendable {
   let repository: RepositoryFolder
@@ -92,6 +92,7 @@ struct StageFolder: Sendable {
     try files.synchronize(file)
     try lease.confirm()
     try repository.requireInPlace()
+    _ = try repository.parent(of: manifest, at: place)
     try files.rename(workPath(.manifest), to: place.path(.manifest), isReplacing: false)
     try files.synchronizeFolder(place.folder)
     try repository.requireInPlace()

@@ -5,8 +5,8 @@ import Model
 
 /// Reads the leaves of a `.hashes` file; each page is proven against the root before a leaf of it is given out.
 ///
-/// Keeps one page of each stored level, so that reading in order reads each page once. One call at a time; pages are
-/// hashed on the worker pool.
+/// Keeps a few pages of each stored level, so that reading about in order reads each page once. One call at a time;
+/// pages are hashed on the worker pool.
 package final class HashTreeReader {
   /// A page that was read and proven.
   private struct Page {
@@ -23,7 +23,11 @@ package final class HashTreeReader {
   package let header: HashFileHeader
   let file: any BlockDevice
   private let work: any BackgroundWork
-  private var pages: [Page?]
+  /// By stored level, the one that came last first.
+  private var pages: [[Page]]
+
+  /// Pages of one level in memory: what is read out of order lies within two, as chunks in flight do.
+  private static let cachedPageCount = 4
 
   /// Reads the header and compares the file with it and with what the manifest says.
   nonisolated(nonsending)
@@ -34,7 +38,7 @@ package final class HashTreeReader {
     self.file = file
     self.work = work
     tree = HashTree(byteCount: byteCount)
-    pages = Array(repeating: nil, count: tree.storedLevels.count)
+    pages = Array(repeating: [], count: tree.storedLevels.count)
     guard file.byteCount == tree.fileByteCount else {
       throw .damaged(HashFileDamage("it has \(file.byteCount) bytes instead of \(tree.fileByteCount)"))
     }
@@ -102,7 +106,7 @@ package final class HashTreeReader {
   nonisolated(nonsending)
     func provenPage(_ index: UInt64, ofLevel level: Int) async throws(Failure) -> [Digest]
   {
-    if let page = pages[level], page.index == index { return page.nodes }
+    if let page = pages[level].first(where: { $0.index == index }) { return page.nodes }
     let stored = tree.storedLevels[level]
     let bytes = try await Self.readPage(
       of: file, at: stored.fileOffset + index * UInt64(HashTree.pageByteCount))
@@ -111,7 +115,8 @@ package final class HashTreeReader {
       throw .damaged(
         HashFileDamage("its page at byte \(stored.fileOffset + index * UInt64(HashTree.pageByteCount)) is damaged"))
     }
-    pages[level] = Page(index: index, nodes: nodes)
+    if pages[level].count == Self.cachedPageCount { pages[level].removeLast() }
+    pages[level].insert(Page(index: index, nodes: nodes), at: 0)
     return nodes
   }
 
