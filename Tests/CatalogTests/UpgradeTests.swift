@@ -167,7 +167,7 @@ struct UpgradeTests {
       + requests.enumerated().map { index, request in
         """
         INSERT INTO jobs VALUES ('\(id("J", index))', '\(request.0)', '\(request.1)', 'succeeded', 1, 2, 3, NULL, 15, 16,
-          17, 'room', NULL, '{"a":[1,null]}', NULL, '{"image":"x"}', \(index + 1));
+          17, 'room', NULL, '{"a":[1,null]}', NULL, '{"image":"\(id("A", 0))"}', \(index + 1));
         INSERT INTO job_log VALUES ('\(id("J", index))', 1, 18, 'info', 'one'), ('\(id("J", index))', 2, 19, 'error', 'two');
         """
       }

@@ -9,9 +9,9 @@ extension BackupCatalogConformance {
         Job(
           request: request, state: .failed, progress: JobProgress(done: 1, total: 2, rate: 3, eta: 4), createdAt: date,
           startedAt: date, finishedAt: date, waitingFor: "the image vm1", pausedUntil: date, retryOf: JobID(),
-          result: ["backups": [["outcome": "failed", "size": 5, "ratio": .number(0.5), "more": nil]]],
+          result: .other(["backups": [["outcome": "failed", "size": 5, "ratio": .number(0.5), "more": nil]]]),
           error: ProblemDetails(DomainError(.storageFull, "no room", remedy: "make room")),
-          links: ["image": "01J", "backups": ["a", "b"]], revision: 3)
+          links: JobLinks(image: ImageID(), backups: [BackupID(), BackupID()]), revision: 3)
       }
       let bare = Job.sample()
       try await catalog.write { transaction in for job in all + [bare] { try transaction.insert(job) } }

@@ -14,7 +14,7 @@ import Testing
     let image = try bench.service.image(.name("vm1"))
     #expect(image.state == .attached && image.virtualSize == 1 << 21)
     #expect(image.attachment == Attachment(cache: .writeback, cause: .request))
-    #expect(job.links["image"] == .string(image.id.description))
+    #expect(job.links.image == image.id)
     let order = try #require(bench.engine.attachedImages[image.id])
     #expect(order.cache == nil && order.lockPatience == 0 && order.location == image.location)
     let event = try #require(try bench.events().last { $0.kind == .imageChanged })

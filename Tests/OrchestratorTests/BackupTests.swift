@@ -19,7 +19,7 @@ import Testing
     #expect(view.backup.storedSize == 1 << 15 && view.backup.merkleRoot?.count == 64)
     #expect(view.imageName == "vm1" && view.repositoryName == "local")
     #expect(
-      job.result
+      job.result?.stored
         == .object([
           "backups": .array([
             .object([

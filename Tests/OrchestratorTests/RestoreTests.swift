@@ -80,7 +80,7 @@ import Testing
     let job = try await bench.end(
       of: bench.service.restoreBackup(backup.id, to: .image(.name("vm1"), confirm: "vm1")).done())
     #expect(job.state == .succeeded)
-    #expect(job.links["target"] == .string(backup.image.description))
+    #expect(job.links.target == backup.image)
     #expect(job.result?["target"]?["imageName"] == "vm1")
   }
 

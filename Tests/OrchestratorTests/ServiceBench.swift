@@ -164,10 +164,7 @@ extension ExportDraft {
 
 extension Job {
   /// The ids of the backups that it makes.
-  var backups: [BackupID] {
-    guard case .array(let items)? = links["backups"] else { return [] }
-    return items.compactMap { if case .string(let text) = $0 { BackupID(text) } else { nil } }
-  }
+  var backups: [BackupID] { links.backups ?? [] }
 }
 
 /// Expects `body` to be refused with `code`; returns the refusal.

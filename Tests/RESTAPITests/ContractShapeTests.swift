@@ -122,7 +122,7 @@ import Testing
       "Export/state": values(Export.State.self), "Export/tls": values(ExportTLS.self),
       "Job/kind": values(JobKind.self), "Job/state": values(JobState.self), "Progress/unit": ["bytes"],
       "OtherResult": [],
-      "BackupResult/backups/outcome": ["complete", "failed", "cancelled", "interrupted"],
+      "BackupResult/backups/outcome": values(JobResult.BackedUp.Outcome.self),
       "BackupResult/backups/error/code": problemCodes,
       "VerifyResult/level": verifyLevels, "AttachResult/cache": cacheModes,
       "RestoreTargetShown/kind": restoreTargets, "RestoreTargetShown/format": formats,

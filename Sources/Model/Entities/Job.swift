@@ -14,17 +14,16 @@ package struct Job: Hashable, Sendable, Codable {
   /// When a paused job resumes by itself; nil while it isn't paused, or pauses without end.
   package var pausedUntil: Date?
   package var retryOf: JobID?
-  package var result: JSONValue?
+  package var result: JobResult?
   package var error: ProblemDetails?
-  /// Ids of what the job works on and makes, from the start: "image", "backup", "backups", …
-  package var links: [String: JSONValue]
+  package var links: JobLinks
   package var revision: Int
 
   package init(
     id: JobID = JobID(), request: JobRequest, state: JobState = .queued, progress: JobProgress = JobProgress(),
     createdAt: Date, startedAt: Date? = nil, finishedAt: Date? = nil, waitingFor: String? = nil,
-    pausedUntil: Date? = nil, retryOf: JobID? = nil, result: JSONValue? = nil, error: ProblemDetails? = nil,
-    links: [String: JSONValue] = [:], revision: Int = 1
+    pausedUntil: Date? = nil, retryOf: JobID? = nil, result: JobResult? = nil, error: ProblemDetails? = nil,
+    links: JobLinks = JobLinks(), revision: Int = 1
   ) {
     self.id = id
     self.request = request
@@ -40,6 +39,31 @@ package struct Job: Hashable, Sendable, Codable {
     self.error = error
     self.links = links
     self.revision = revision
+  }
+}
+
+/// Ids of what a job works on and makes, from the start.
+package struct JobLinks: Hashable, Sendable, Codable {
+  package var image: ImageID?
+  package var images: [ImageID]?
+  package var repository: RepositoryID?
+  package var backup: BackupID?
+  package var backups: [BackupID]?
+  package var chains: [ChainID]?
+  /// The image that is restored over.
+  package var target: ImageID?
+
+  package init(
+    image: ImageID? = nil, images: [ImageID]? = nil, repository: RepositoryID? = nil, backup: BackupID? = nil,
+    backups: [BackupID]? = nil, chains: [ChainID]? = nil, target: ImageID? = nil
+  ) {
+    self.image = image
+    self.images = images
+    self.repository = repository
+    self.backup = backup
+    self.backups = backups
+    self.chains = chains
+    self.target = target
   }
 }
 

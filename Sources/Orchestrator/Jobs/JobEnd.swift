@@ -11,12 +11,12 @@ struct JobEnd: Sendable {
   }
 
   var verdict: Verdict
-  var result: JSONValue?
+  var result: JobResult?
   /// What the end means for other rows; repeatable, for its first commit may have been told as a failure.
   var changes: @Sendable (any CatalogWriting, Date) throws -> Void
 
   init(
-    _ verdict: Verdict, result: JSONValue? = nil,
+    _ verdict: Verdict, result: JobResult? = nil,
     changes: @Sendable @escaping (any CatalogWriting, Date) throws -> Void = { _, _ in }
   ) {
     self.verdict = verdict
@@ -26,7 +26,7 @@ struct JobEnd: Sendable {
 
   /// The end by `error`, which is the stop of `live` if it was told to.
   init(
-    _ error: any Error, of live: LiveJob, result: JSONValue? = nil,
+    _ error: any Error, of live: LiveJob, result: JobResult? = nil,
     changes: @Sendable @escaping (any CatalogWriting, Date) throws -> Void = { _, _ in }
   ) {
     if error is CancellationError, let reason = live.stopReason {
@@ -51,11 +51,5 @@ extension ProblemDetails {
     ProblemDetails(
       DomainError(
         .interrupted, "the server stopped while the job wasn't ended", remedy: "ask for the same work again"))
-  }
-
-  var json: JSONValue {
-    var members: [String: JSONValue] = ["code": .string(code.rawValue), "detail": .string(detail)]
-    members["remedy"] = remedy.map { .string($0) }
-    return .object(members)
   }
 }

@@ -26,12 +26,10 @@ struct AttachRun: Sendable {
         for failure in await serving.openExports(of: attached.id, job: live.job) { live.log(.warning, failure) }
         return attached
       }
-      var result: [String: JSONValue] = [
-        "image": .string(attached.id.description), "imageName": .string(attached.name.text),
-        "virtualSize": .integer(Int64(clamping: attached.virtualSize)),
-      ]
-      result["cache"] = attached.attachment.map { .string($0.cache.rawValue) }
-      return JobEnd(.succeeded, result: .object(result))
+      let result = JobResult.Attached(
+        image: attached.id, imageName: attached.name, virtualSize: attached.virtualSize,
+        cache: attached.attachment?.cache)
+      return JobEnd(.succeeded, result: .attached(result))
     } catch {
       return JobEnd(error, of: live)
     }

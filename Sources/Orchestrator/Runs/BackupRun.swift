@@ -133,7 +133,7 @@ struct BackupRun: Sendable {
   }
 
   private func end(_ outcomes: [Outcome]) -> JobEnd {
-    let result: JSONValue = .object(["backups": .array(outcomes.map(Self.json))])
+    let result = JobResult.backedUp(JobResult.BackedUp(outcomes.map(Self.part)))
     let id = job.id
     let changes: @Sendable (any CatalogWriting, Date) throws -> Void = { catalog, now in
       for outcome in outcomes { try Self.apply(outcome, of: id, in: catalog, at: now) }
@@ -158,20 +158,16 @@ struct BackupRun: Sendable {
     return .failed(problem)
   }
 
-  private static func json(_ outcome: Outcome) -> JSONValue {
-    var members: [String: JSONValue] = [
-      "image": .string(outcome.image.description), "imageName": .string(outcome.imageName),
-      "backup": .string(outcome.backup.description),
-    ]
-    switch outcome.end {
-    case .complete: members["outcome"] = "complete"
-    case .stopped(.cancelled): members["outcome"] = "cancelled"
-    case .stopped(.stopping): members["outcome"] = "interrupted"
-    case .failed(let problem):
-      members["outcome"] = "failed"
-      members["error"] = problem.json
-    }
-    return .object(members)
+  private static func part(_ outcome: Outcome) -> JobResult.BackedUp.Part {
+    let (end, problem): (JobResult.BackedUp.Outcome, ProblemDetails?) =
+      switch outcome.end {
+      case .complete: (.complete, nil)
+      case .stopped(.cancelled): (.cancelled, nil)
+      case .stopped(.stopping): (.interrupted, nil)
+      case .failed(let problem): (.failed, problem)
+      }
+    return JobResult.BackedUp.Part(
+      image: outcome.image, imageName: outcome.imageName, backup: outcome.backup, outcome: end, error: problem)
   }
 
   // MARK: Rows

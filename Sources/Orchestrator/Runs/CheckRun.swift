@@ -33,14 +33,13 @@ struct CheckRun: Sendable {
   }
 
   private func end(_ report: CheckReport, _ row: Image) -> JobEnd {
-    let result: JSONValue = .object([
-      "image": .string(row.id.description), "imageName": .string(row.name.text),
-      "sound": .bool(report.errorCount == 0), "errors": .integer(Int64(report.errorCount)),
-      "leaks": .integer(Int64(report.leakCount)), "repairedLeaks": .integer(Int64(report.repairedLeakCount)),
-      "findings": .array(report.findings.prefix(runner.limits.findingsPerResult).map { .string($0) }),
-      "truncated": .bool(report.truncated || report.findings.count > runner.limits.findingsPerResult),
-      "checkedBytes": .integer(Int64(clamping: report.checkedBytes)),
-    ])
+    let result = JobResult.checked(
+      JobResult.Checked(
+        image: row.id, imageName: row.name, isSound: report.errorCount == 0, errors: report.errorCount,
+        leaks: report.leakCount, repairedLeaks: report.repairedLeakCount,
+        findings: Array(report.findings.prefix(runner.limits.findingsPerResult)),
+        truncated: report.truncated || report.findings.count > runner.limits.findingsPerResult,
+        checkedBytes: report.checkedBytes))
     guard report.errorCount > 0 else { return JobEnd(.succeeded, result: result) }
     let first = report.findings.first ?? "its metadata contradicts itself"
     let rest = report.errorCount > 1 ? " (and \(report.errorCount - 1) more)" : ""

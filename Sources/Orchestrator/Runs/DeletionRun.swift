@@ -26,12 +26,9 @@ struct DeletionRun: Sendable {
       } catch {
         return await cutShort(error, stored, marked)
       }
-      let result: JSONValue = .object([
-        "backup": .string(backup.description), "image": .string(stored.backup.image.description),
-        "imageName": .string(stored.imageName.text),
-      ])
+      let result = JobResult.Deleted(backup: backup, image: stored.backup.image, imageName: stored.imageName)
       let (id, job) = (backup, job.id)
-      return JobEnd(.succeeded, result: result) { catalog, now in try catalog.forget(id, job: job, at: now) }
+      return JobEnd(.succeeded, result: .deleted(result)) { catalog, now in try catalog.forget(id, job: job, at: now) }
     } catch {
       return JobEnd(error, of: live)
     }

@@ -20,9 +20,8 @@ struct DetachRun: Sendable {
         return try await runner.serving.detach(image, job: live.job)
       }
       live.log(.info, "image '\(detached.name)' is detached")
-      return JobEnd(
-        .succeeded,
-        result: .object(["image": .string(detached.id.description), "imageName": .string(detached.name.text)]))
+      let result = JobResult.Detached(image: detached.id, imageName: detached.name)
+      return JobEnd(.succeeded, result: .detached(result))
     } catch {
       return JobEnd(error, of: live)
     }

@@ -59,15 +59,12 @@ struct RescanRun: Sendable {
     return inspections
   }
 
-  private func result(_ tally: ScanMerge.Tally, of repository: Repository) -> JSONValue {
-    .object([
-      "repository": .string(repository.id.description), "repositoryName": .string(repository.name.text),
-      "imagesAdded": .integer(Int64(tally.imagesAdded)), "chainsAdded": .integer(Int64(tally.chainsAdded)),
-      "backupsAdded": .integer(Int64(tally.backupsAdded)),
-      "backupsChanged": .integer(Int64(tally.backupsChanged)),
-      "backupsMissing": .integer(Int64(tally.backupsMissing)),
-      "findings": .array(tally.findings.prefix(runner.limits.findingsPerResult).map { .string($0) }),
-      "findingCount": .integer(Int64(tally.findings.count)),
-    ])
+  private func result(_ tally: ScanMerge.Tally, of repository: Repository) -> JobResult {
+    .rescanned(
+      JobResult.Rescanned(
+        repository: repository.id, repositoryName: repository.name, imagesAdded: tally.imagesAdded,
+        chainsAdded: tally.chainsAdded, backupsAdded: tally.backupsAdded, backupsChanged: tally.backupsChanged,
+        backupsMissing: tally.backupsMissing,
+        findings: Array(tally.findings.prefix(runner.limits.findingsPerResult)), findingCount: tally.findings.count))
   }
 }

@@ -19,21 +19,18 @@ struct RestoreRun: Sendable {
 
   func run() async -> JobEnd {
     do {
-      let (stored, order, targetJSON) = try runner.ledger.read { try self.order(in: $0) }
+      let (stored, order, shown) = try runner.ledger.read { try self.order(in: $0) }
       live.log(.info, "restoring backup \(backup) of '\(stored.imageName)'")
       if case .image(let image) = target {
         live.beforeOverwriting { try await mark(image) }
       }
       let report = try await runner.engine.restore(order, control: live)
       live.log(.info, "restored \(report.virtualSize) bytes, of which \(report.writtenBytes) were written")
-      let result: JSONValue = .object([
-        "backup": .string(backup.description), "image": .string(stored.backup.image.description),
-        "imageName": .string(stored.imageName.text), "target": targetJSON,
-        "virtualSize": .integer(Int64(clamping: report.virtualSize)),
-        "writtenBytes": .integer(Int64(clamping: report.writtenBytes)),
-      ])
+      let result = JobResult.Restored(
+        backup: backup, image: stored.backup.image, imageName: stored.imageName, target: shown,
+        virtualSize: report.virtualSize, writtenBytes: report.writtenBytes)
       let target = target
-      return JobEnd(.succeeded, result: result) { catalog, now in
+      return JobEnd(.succeeded, result: .restored(result)) { catalog, now in
         guard case .image(let id) = target, var image = try catalog.image(id), image.damage != nil else { return }
         image.damage = nil
         try catalog.announce(.imageChanged, catalog.update(image), at: now, job: live.job)
@@ -55,25 +52,22 @@ struct RestoreRun: Sendable {
     }
   }
 
-  private func order(in catalog: any CatalogReading) throws -> (StoredBackup, RestoreOrder, JSONValue) {
+  private func order(
+    in catalog: any CatalogReading
+  ) throws -> (StoredBackup, RestoreOrder, JobResult.Restored.Target) {
     let stored = try storedBackup(backup, in: catalog)
     switch target {
     case .newFile(let path, let format):
-      let json: JSONValue = .object([
-        "kind": "file", "path": .string(path), "format": .string(format.rawValue),
-      ])
-      return (stored, RestoreOrder(backup: stored.location, target: .newFile(path: path, format: format)), json)
+      let order = RestoreOrder(backup: stored.location, target: .newFile(path: path, format: format))
+      return (stored, order, .file(path: path, format: format))
     case .image(let id):
       let image = try find(id, in: catalog)
       try requireRestorable(stored.backup, over: image, in: catalog)
-      let json: JSONValue = .object([
-        "kind": "image", "image": .string(id.description), "imageName": .string(image.name.text),
-      ])
-      return (stored, RestoreOrder(backup: stored.location, target: .image(image.location)), json)
+      let order = RestoreOrder(backup: stored.location, target: .image(image.location))
+      return (stored, order, .image(id, name: image.name))
     case .nbd(let uri, let targetIsZero):
-      let json: JSONValue = .object(["kind": "nbd", "uri": .string(uri), "targetIsZero": .bool(targetIsZero)])
       let order = RestoreOrder(backup: stored.location, target: .nbd(uri: uri, targetIsZero: targetIsZero))
-      return (stored, order, json)
+      return (stored, order, .nbd(uri: uri, targetIsZero: targetIsZero))
     }
   }
 }

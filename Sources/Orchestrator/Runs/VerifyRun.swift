@@ -32,12 +32,10 @@ struct VerifyRun: Sendable {
 
   private func end(_ report: VerifyReport) -> JobEnd {
     let isSound = report.findingCount == 0
-    let result: JSONValue = .object([
-      "backup": .string(backup.description), "level": .string(level.rawValue), "sound": .bool(isSound),
-      "findings": .array(report.findings.prefix(runner.limits.findingsPerResult).map { .string($0) }),
-      "findingCount": .integer(Int64(report.findingCount)),
-      "verifiedBytes": .integer(Int64(clamping: report.verifiedBytes)),
-    ])
+    let result = JobResult.Verified(
+      backup: backup, level: level, isSound: isSound,
+      findings: Array(report.findings.prefix(runner.limits.findingsPerResult)), findingCount: report.findingCount,
+      verifiedBytes: report.verifiedBytes)
     let (id, level, job) = (backup, level, job.id)
     let damage = isSound ? nil : Self.damage(report)
     let verdict: JobEnd.Verdict =
@@ -48,7 +46,7 @@ struct VerifyRun: Sendable {
               .backupCorrupt, "backup \(id) is damaged: \($0)",
               remedy: "make a new full backup of the image, and look after the repository's storage")))
       } ?? .succeeded
-    return JobEnd(verdict, result: result) { catalog, now in
+    return JobEnd(verdict, result: .verified(result)) { catalog, now in
       guard var backup = try catalog.backup(id) else { return }
       backup.verifiedAt = now
       backup.verifyLevel = level

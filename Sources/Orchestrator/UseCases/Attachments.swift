@@ -21,7 +21,7 @@ extension BackupService {
         try requireAttachable(image, cache: cache, in: catalog)
         if !terms.dryRun { try overlays.requireConfirmation(confirm, toAttach: image) }
         return JobDraft(
-          request: .attach(image: image.id, cache: cache), links: ["image": .string(image.id.description)],
+          request: .attach(image: image.id, cache: cache), links: JobLinks(image: image.id),
           plan: Self.plan(toAttach: image, cache: cache, overlays))
       }
     }
@@ -47,7 +47,7 @@ extension BackupService {
       let image = try Self.image(reference, terms, in: catalog)
       try requireDetachable(image, in: catalog)
       return JobDraft(
-        request: .detach(image: image.id), links: ["image": .string(image.id.description)],
+        request: .detach(image: image.id), links: JobLinks(image: image.id),
         plan: Plan(
           action: "detach-image", steps: ["flush image '\(image.name)', close it and give up its locks"],
           resource: .object(["image": .string(image.id.description)])))
@@ -64,7 +64,7 @@ extension BackupService {
       try requireCheckable(image, repairsLeaks: repairsLeaks, in: catalog)
       return JobDraft(
         request: .check(image: image.id, repairsLeaks: repairsLeaks),
-        links: ["image": .string(image.id.description)],
+        links: JobLinks(image: image.id),
         plan: Plan(
           action: "check-image",
           steps: ["check image '\(image.name)'"] + (repairsLeaks ? ["give back clusters that it has lost"] : []),

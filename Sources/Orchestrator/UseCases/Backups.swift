@@ -189,15 +189,11 @@ extension BackupService {
     let request = BackupJobRequest(
       images: images.map(\.id), backups: backups.map(\.id), group: group, repository: repository.id, kind: draft.kind,
       compression: draft.compression, speedLimit: draft.speedLimit)
-    var links: [String: JSONValue] = [
-      "images": .array(images.map { .string($0.id.description) }),
-      "backups": .array(backups.map { .string($0.id.description) }),
-      "chains": .array(chains.map { .string($0.id.description) }),
-      "repository": .string(repository.id.description),
-    ]
+    var links = JobLinks(
+      images: images.map(\.id), repository: repository.id, backups: backups.map(\.id), chains: chains.map(\.id))
     if images.count == 1 {
-      links["image"] = .string(images[0].id.description)
-      links["backup"] = .string(backups[0].id.description)
+      links.image = images[0].id
+      links.backup = backups[0].id
     }
     return JobDraft(
       request: .backup(request), links: links, plan: plan(draft, images, repository), chains: chains,
@@ -228,11 +224,8 @@ extension BackupService {
     }
   }
 
-  static func links(to backup: Backup) -> [String: JSONValue] {
-    [
-      "backup": .string(backup.id.description), "image": .string(backup.image.description),
-      "repository": .string(backup.repository.description),
-    ]
+  static func links(to backup: Backup) -> JobLinks {
+    JobLinks(image: backup.image, repository: backup.repository, backup: backup.id)
   }
 
   static func notComplete(_ backup: Backup) -> DomainError {

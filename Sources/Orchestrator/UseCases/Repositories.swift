@@ -135,7 +135,7 @@ extension BackupService {
       let repository = try find(reference, in: catalog)
       try require(terms.expectedRevision, is: repository.revision, of: "repository '\(repository.name)'")
       return JobDraft(
-        request: .rescan(repository: repository.id), links: ["repository": .string(repository.id.description)],
+        request: .rescan(repository: repository.id), links: JobLinks(repository: repository.id),
         plan: Plan(
           action: "rescan-repository",
           steps: ["read the manifests in \(repository.path) and add what the catalog lacks"],

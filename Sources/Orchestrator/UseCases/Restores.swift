@@ -25,7 +25,7 @@ extension BackupService {
       return try await submitNew(terms) { catalog, _ in
         let (backup, resolved) = try Self.resolve(id, target, terms, in: catalog)
         var links = Self.links(to: backup)
-        if case .image(let image) = resolved { links["target"] = .string(image.description) }
+        if case .image(let image) = resolved { links.target = image }
         return JobDraft(
           request: .restore(backup: id, target: resolved), links: links,
           plan: try Self.plan(backup, resolved, overlays, in: catalog), legs: [backup.virtualSize])

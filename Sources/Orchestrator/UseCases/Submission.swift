@@ -4,7 +4,7 @@ import Model
 /// A job that is about to be: its request with every id made, and the rows that come with it.
 struct JobDraft: Sendable {
   var request: JobRequest
-  var links: [String: JSONValue]
+  var links: JobLinks
   var plan: Plan
   var chains: [Chain] = []
   var backups: [Backup] = []

@@ -27,6 +27,21 @@ struct JobDocument: JSONWritable, Sendable {
   }
 }
 
+extension JobLinks: JSONWritable {
+  /// In the order of the names, and only what there is.
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      if let backup { json.member("backup", backup) }
+      if let backups { json.member("backups", backups) }
+      if let chains { json.member("chains", chains) }
+      if let image { json.member("image", image) }
+      if let images { json.member("images", images) }
+      if let repository { json.member("repository", repository) }
+      if let target { json.member("target", target) }
+    }
+  }
+}
+
 /// How far a job is.
 struct ProgressDocument: JSONWritable, Sendable {
   let progress: JobProgress

@@ -1,0 +1,198 @@
+/// What came of a job. Filled also where it failed, as far as it came.
+///
+/// It is stored without a tag: its members tell which it is. What another version stored, and this one doesn't know, is
+/// passed on as it is.
+package enum JobResult: Hashable, Sendable {
+  case backedUp(BackedUp)
+  case verified(Verified)
+  case restored(Restored)
+  case deleted(Deleted)
+  case rescanned(Rescanned)
+  case checked(Checked)
+  case attached(Attached)
+  case detached(Detached)
+  case other(JSONValue)
+
+  package struct BackedUp: Hashable, Sendable, Codable {
+    package enum Outcome: String, Hashable, Sendable, Codable, CaseIterable {
+      case complete, failed, cancelled
+      /// The server stopped in the middle.
+      case interrupted
+    }
+
+    /// One image's part.
+    package struct Part: Hashable, Sendable, Codable {
+      package var image: ImageID
+      package var imageName: String
+      package var backup: BackupID
+      package var outcome: Outcome
+      package var error: ProblemDetails?
+
+      package init(
+        image: ImageID, imageName: String, backup: BackupID, outcome: Outcome, error: ProblemDetails? = nil
+      ) {
+        self.image = image
+        self.imageName = imageName
+        self.backup = backup
+        self.outcome = outcome
+        self.error = error
+      }
+    }
+
+    /// In the order of the request.
+    package var backups: [Part]
+
+    package init(_ backups: [Part]) { self.backups = backups }
+  }
+
+  package struct Verified: Hashable, Sendable, Codable {
+    package var backup: BackupID
+    package var level: VerifyLevel
+    package var isSound: Bool
+    /// The first of them.
+    package var findings: [String]
+    package var findingCount: Int
+    package var verifiedBytes: UInt64
+
+    package init(
+      backup: BackupID, level: VerifyLevel, isSound: Bool, findings: [String], findingCount: Int, verifiedBytes: UInt64
+    ) {
+      self.backup = backup
+      self.level = level
+      self.isSound = isSound
+      self.findings = findings
+      self.findingCount = findingCount
+      self.verifiedBytes = verifiedBytes
+    }
+
+    private enum CodingKeys: String, CodingKey {
+      case backup, level, findings, findingCount, verifiedBytes
+      case isSound = "sound"
+    }
+  }
+
+  package struct Restored: Hashable, Sendable, Codable {
+    package enum Target: Hashable, Sendable {
+      case file(path: String, format: DiskFormat)
+      case image(ImageID, name: ResourceName)
+      case nbd(uri: String, targetIsZero: Bool)
+    }
+
+    package var backup: BackupID
+    /// That the backup is of.
+    package var image: ImageID
+    package var imageName: ResourceName
+    package var target: Target
+    package var virtualSize: UInt64
+    package var writtenBytes: UInt64
+
+    package init(
+      backup: BackupID, image: ImageID, imageName: ResourceName, target: Target, virtualSize: UInt64,
+      writtenBytes: UInt64
+    ) {
+      self.backup = backup
+      self.image = image
+      self.imageName = imageName
+      self.target = target
+      self.virtualSize = virtualSize
+      self.writtenBytes = writtenBytes
+    }
+  }
+
+  package struct Deleted: Hashable, Sendable, Codable {
+    package var backup: BackupID
+    package var image: ImageID
+    package var imageName: ResourceName
+
+    package init(backup: BackupID, image: ImageID, imageName: ResourceName) {
+      self.backup = backup
+      self.image = image
+      self.imageName = imageName
+    }
+  }
+
+  package struct Rescanned: Hashable, Sendable, Codable {
+    package var repository: RepositoryID
+    package var repositoryName: ResourceName
+    package var imagesAdded: Int
+    package var chainsAdded: Int
+    package var backupsAdded: Int
+    package var backupsChanged: Int
+    package var backupsMissing: Int
+    /// The first of them.
+    package var findings: [String]
+    package var findingCount: Int
+
+    package init(
+      repository: RepositoryID, repositoryName: ResourceName, imagesAdded: Int, chainsAdded: Int, backupsAdded: Int,
+      backupsChanged: Int, backupsMissing: Int, findings: [String], findingCount: Int
+    ) {
+      self.repository = repository
+      self.repositoryName = repositoryName
+      self.imagesAdded = imagesAdded
+      self.chainsAdded = chainsAdded
+      self.backupsAdded = backupsAdded
+      self.backupsChanged = backupsChanged
+      self.backupsMissing = backupsMissing
+      self.findings = findings
+      self.findingCount = findingCount
+    }
+  }
+
+  package struct Checked: Hashable, Sendable, Codable {
+    package var image: ImageID
+    package var imageName: ResourceName
+    package var isSound: Bool
+    package var errors: Int
+    package var leaks: Int
+    package var repairedLeaks: Int
+    /// The first of them.
+    package var findings: [String]
+    package var truncated: Bool
+    package var checkedBytes: UInt64
+
+    package init(
+      image: ImageID, imageName: ResourceName, isSound: Bool, errors: Int, leaks: Int, repairedLeaks: Int,
+      findings: [String], truncated: Bool, checkedBytes: UInt64
+    ) {
+      self.image = image
+      self.imageName = imageName
+      self.isSound = isSound
+      self.errors = errors
+      self.leaks = leaks
+      self.repairedLeaks = repairedLeaks
+      self.findings = findings
+      self.truncated = truncated
+      self.checkedBytes = checkedBytes
+    }
+
+    private enum CodingKeys: String, CodingKey {
+      case image, imageName, errors, leaks, repairedLeaks, findings, truncated, checkedBytes
+      case isSound = "sound"
+    }
+  }
+
+  package struct Attached: Hashable, Sendable, Codable {
+    package var image: ImageID
+    package var imageName: ResourceName
+    package var virtualSize: UInt64
+    package var cache: CacheMode?
+
+    package init(image: ImageID, imageName: ResourceName, virtualSize: UInt64, cache: CacheMode?) {
+      self.image = image
+      self.imageName = imageName
+      self.virtualSize = virtualSize
+      self.cache = cache
+    }
+  }
+
+  package struct Detached: Hashable, Sendable, Codable {
+    package var image: ImageID
+    package var imageName: ResourceName
+
+    package init(image: ImageID, imageName: ResourceName) {
+      self.image = image
+      self.imageName = imageName
+    }
+  }
+}

@@ -1,0 +1,61 @@
+import Model
+import ModelTesting
+import Testing
+
+@testable import RESTAPI
+
+@Suite struct JobResultTests {
+  private static let name: ResourceName = "vm1"
+
+  private static func restored(_ target: JobResult.Restored.Target) -> JobResult {
+    .restored(
+      JobResult.Restored(
+        backup: BackupID(), image: ImageID(), imageName: name, target: target, virtualSize: 1 << 40, writtenBytes: 7))
+  }
+
+  private static let results: [JobResult] = [
+    .backedUp(
+      JobResult.BackedUp([
+        JobResult.BackedUp.Part(image: ImageID(), imageName: "vm1", backup: BackupID(), outcome: .complete),
+        JobResult.BackedUp.Part(
+          image: ImageID(), imageName: "vm2", backup: BackupID(), outcome: .failed,
+          error: ProblemDetails(DomainError(.ioError, "sector 7 is \"bad\"", remedy: "replace it"))),
+        JobResult.BackedUp.Part(
+          image: ImageID(), imageName: "vm3", backup: BackupID(), outcome: .failed,
+          error: ProblemDetails(DomainError(.ioError, "gone"))),
+      ])),
+    .verified(
+      JobResult.Verified(
+        backup: BackupID(), level: .checksum, isSound: false, findings: ["a", "b"], findingCount: 3, verifiedBytes: 5)),
+    restored(.file(path: "/images/ä b", format: .qcow2)), restored(.image(ImageID(), name: name)),
+    restored(.nbd(uri: "nbd://h/x", targetIsZero: true)),
+    .deleted(JobResult.Deleted(backup: BackupID(), image: ImageID(), imageName: name)),
+    .rescanned(
+      JobResult.Rescanned(
+        repository: RepositoryID(), repositoryName: "local", imagesAdded: 1, chainsAdded: 2, backupsAdded: 3,
+        backupsChanged: 4, backupsMissing: 5, findings: ["x"], findingCount: 1)),
+    .checked(
+      JobResult.Checked(
+        image: ImageID(), imageName: name, isSound: true, errors: 0, leaks: 2, repairedLeaks: 2, findings: [],
+        truncated: false, checkedBytes: 65536)),
+    .attached(JobResult.Attached(image: ImageID(), imageName: name, virtualSize: 5, cache: .direct)),
+    .attached(JobResult.Attached(image: ImageID(), imageName: name, virtualSize: 5, cache: nil)),
+    .detached(JobResult.Detached(image: ImageID(), imageName: name)),
+    .other(["later": [1, nil]]),
+  ]
+
+  /// An answer shows what is stored, with its members in the order of their names.
+  @Test(arguments: results) func anAnswerShowsWhatIsStored(_ result: JobResult) {
+    #expect(JSONWriter.string(of: result) == JSONWriter.string(of: result.stored))
+  }
+
+  @Test func linksAreShownAsTheyAreStored() throws {
+    let links = JobLinks(
+      image: ImageID(), images: [ImageID()], repository: RepositoryID(), backup: BackupID(),
+      backups: [BackupID(), BackupID()], chains: [ChainID()], target: ImageID())
+    let shown = try JSONParser.parse(JSONWriter.text(of: links)).members.map(\.key)
+    #expect(shown == ["backup", "backups", "chains", "image", "images", "repository", "target"])
+    #expect(JSONWriter.string(of: links) == JSONWriter.string(of: try JSONParser.parse(JSONWriter.text(of: links))))
+    #expect(JSONWriter.string(of: JobLinks()) == "{}")
+  }
+}
