@@ -103,10 +103,12 @@ extension BackupCatalogConformance {
       try expect(next.id > (stored.last?.id ?? .max), "no id comes back after a prune")
     },
     Check("an event of every kind comes back as it was stored") { catalog in
+      var payload = EventPayload(Job.sample())
+      payload.waitingFor = "the image 'vm1'"
       for kind in Event.Kind.allCases {
         let told = Event(
           at: Date(timeIntervalSince1970: 1_767_225_600.5), kind: kind, subject: ULID(), job: JobID(),
-          payload: ["state": "running", "n": 1])
+          payload: payload)
         let stored = try await catalog.write { try $0.append(told) }
         var expected = told
         expected.id = stored.id

@@ -27,11 +27,10 @@ package struct Event: Hashable, Sendable, Codable {
   package var subject: ULID
   /// The job that it belongs to, so that a job's own stream can be cut from the whole.
   package var job: JobID?
-  /// What a listener wants to know at once, e.g. {"state": "succeeded"}.
-  package var payload: JSONValue
+  package var payload: EventPayload
 
   package init(
-    id: Int64 = 0, at: Date, kind: Kind, subject: ULID, job: JobID? = nil, payload: JSONValue = .object([:])
+    id: Int64 = 0, at: Date, kind: Kind, subject: ULID, job: JobID? = nil, payload: EventPayload = EventPayload()
   ) {
     self.id = id
     self.at = at

@@ -64,60 +64,38 @@ final class Ledger: Sendable {
 
 extension CatalogWriting {
   func announce(_ kind: Event.Kind, _ image: Image, at now: Date, job: JobID? = nil) throws {
-    let payload: [String: JSONValue] = ["name": .string(image.name.text), "state": .string(image.state.rawValue)]
-    try append(Event(at: now, kind: kind, subject: image.id.ulid, job: job, payload: .object(payload)))
+    try append(Event(at: now, kind: kind, subject: image.id.ulid, job: job, payload: EventPayload(image)))
   }
 
   /// An attached image that is written no more.
   func announce(_ failure: ImageFailure, of image: Image, at now: Date) throws {
-    var told: [String: JSONValue] = ["operation": .string(failure.operation), "detail": .string(failure.detail)]
-    told["offset"] = failure.offset.map { .integer(Int64(clamping: $0)) }
-    told["errno"] = failure.errno.map { .integer(Int64($0)) }
-    let payload: [String: JSONValue] = [
-      "name": .string(image.name.text), "state": .string(image.state.rawValue), "failure": .object(told),
-    ]
-    try append(Event(at: now, kind: .imageChanged, subject: image.id.ulid, payload: .object(payload)))
+    let payload = EventPayload(image, failure: failure)
+    try append(Event(at: now, kind: .imageChanged, subject: image.id.ulid, payload: payload))
   }
 
   func announce(_ kind: Event.Kind, _ repository: Repository, at now: Date, job: JobID? = nil) throws {
-    let payload: [String: JSONValue] = [
-      "name": .string(repository.name.text), "state": .string(repository.state.rawValue),
-    ]
-    try append(Event(at: now, kind: kind, subject: repository.id.ulid, job: job, payload: .object(payload)))
+    try append(Event(at: now, kind: kind, subject: repository.id.ulid, job: job, payload: EventPayload(repository)))
   }
 
   func announce(_ kind: Event.Kind, _ backup: Backup, at now: Date, job: JobID? = nil) throws {
-    let payload: [String: JSONValue] = [
-      "state": .string(backup.state.rawValue), "image": .string(backup.image.description),
-      "repository": .string(backup.repository.description),
-    ]
     try append(
-      Event(at: now, kind: kind, subject: backup.id.ulid, job: job ?? backup.job, payload: .object(payload)))
+      Event(at: now, kind: kind, subject: backup.id.ulid, job: job ?? backup.job, payload: EventPayload(backup)))
   }
 
   func announce(_ kind: Event.Kind, _ export: Export, at now: Date, job: JobID? = nil) throws {
-    var payload: [String: JSONValue] = ["name": .string(export.name.text), "state": .string(export.state.rawValue)]
-    switch export.source {
-    case .image(let id): payload["image"] = .string(id.description)
-    case .backup(let id): payload["backup"] = .string(id.description)
-    }
-    try append(Event(at: now, kind: kind, subject: export.id.ulid, job: job, payload: .object(payload)))
+    try append(Event(at: now, kind: kind, subject: export.id.ulid, job: job, payload: EventPayload(export)))
   }
 
   func announce(_ kind: Event.Kind, _ job: Job, at now: Date) throws {
-    var payload: [String: JSONValue] = [
-      "state": .string(job.state.rawValue), "kind": .string(job.request.kind.rawValue),
-    ]
-    payload["waitingFor"] = job.waitingFor.map { .string($0) }
-    try append(Event(at: now, kind: kind, subject: job.id.ulid, job: job.id, payload: .object(payload)))
+    try append(Event(at: now, kind: kind, subject: job.id.ulid, job: job.id, payload: EventPayload(job)))
   }
 }
 
 extension Event {
   /// Whether it tells that its job has ended.
   var endsJob: Bool {
-    guard kind == .jobChanged, case .string(let text)? = payload["state"] else { return false }
-    return JobState(rawValue: text)?.isEnded ?? false
+    guard kind == .jobChanged else { return false }
+    return payload.state.flatMap(JobState.init(rawValue:))?.isEnded ?? false
   }
 }
 

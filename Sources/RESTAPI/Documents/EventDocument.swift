@@ -21,6 +21,33 @@ struct EventDocument: JSONWritable {
   }
 }
 
+extension EventPayload: JSONWritable {
+  /// In the order of the names, and only what there is.
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      if let backup { json.member("backup", backup) }
+      if let failure { json.member("failure", failure) }
+      if let image { json.member("image", image) }
+      if let kind { json.member("kind", kind) }
+      if let name { json.member("name", name) }
+      if let repository { json.member("repository", repository) }
+      if let state { json.member("state", state) }
+      if let waitingFor { json.member("waitingFor", waitingFor) }
+    }
+  }
+}
+
+extension EventPayload.Failure: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("detail", detail)
+      if let errno { json.member("errno", Int(errno)) }
+      if let offset { json.member("offset", offset) }
+      json.member("operation", operation)
+    }
+  }
+}
+
 /// How far a job is, for listeners. It has no id: whoever comes back gets the newest.
 struct ProgressEventDocument: JSONWritable {
   let job: JobID

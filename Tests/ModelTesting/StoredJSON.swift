@@ -1,8 +1,10 @@
 import Foundation
 import Model
 
-extension JobResult {
-  /// As the catalog stores it.
+/// What the catalog stores as JSON.
+package protocol StoredAsJSON: Codable {}
+
+extension StoredAsJSON {
   package var stored: JSONValue {
     (try? JSONDecoder().decode(JSONValue.self, from: JSONEncoder().encode(self))) ?? .null
   }
@@ -10,3 +12,6 @@ extension JobResult {
   /// One of the members that it is stored with.
   package subscript(member: String) -> JSONValue? { stored[member] }
 }
+
+extension JobResult: StoredAsJSON {}
+extension EventPayload: StoredAsJSON {}

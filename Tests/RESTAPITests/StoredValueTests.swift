@@ -4,7 +4,8 @@ import Testing
 
 @testable import RESTAPI
 
-@Suite struct JobResultTests {
+/// Values that are stored as JSON are shown as they are stored, with their members in the order of their names.
+@Suite struct StoredValueTests {
   private static let name: ResourceName = "vm1"
 
   private static func restored(_ target: JobResult.Restored.Target) -> JobResult {
@@ -44,7 +45,6 @@ import Testing
     .other(["later": [1, nil]]),
   ]
 
-  /// An answer shows what is stored, with its members in the order of their names.
   @Test(arguments: results) func anAnswerShowsWhatIsStored(_ result: JobResult) {
     #expect(JSONWriter.string(of: result) == JSONWriter.string(of: result.stored))
   }
@@ -57,5 +57,17 @@ import Testing
     #expect(shown == ["backup", "backups", "chains", "image", "images", "repository", "target"])
     #expect(JSONWriter.string(of: links) == JSONWriter.string(of: try JSONParser.parse(JSONWriter.text(of: links))))
     #expect(JSONWriter.string(of: JobLinks()) == "{}")
+  }
+
+  @Test func eventsAreShownAsTheyAreStored() {
+    let failure = ImageFailure(image: ImageID(), operation: "flush", offset: 4096, errno: 5, detail: "no answer")
+    var job = EventPayload(Job.sample())
+    job.waitingFor = "the image 'vm1'"
+    let payloads = [
+      EventPayload(Image.sample("vm1"), failure: failure), EventPayload(Image.sample("vm1")),
+      EventPayload(Repository.sample("local")), EventPayload(Export.sample("e", of: .image(ImageID()))),
+      EventPayload(Export.sample("e", of: .backup(BackupID()))), job, EventPayload(),
+    ]
+    for payload in payloads { #expect(JSONWriter.string(of: payload) == JSONWriter.string(of: payload.stored)) }
   }
 }
