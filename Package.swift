@@ -103,6 +103,9 @@ let package = Package(
     // Tests, and the parts that only they use.
     testParts("BlockTesting", ["Buffers", "BlockCore"]),
     testParts("ModelTesting", ["Model", "Locks"]),
+    testParts(
+      "RepositoryTesting",
+      ["Repositories", "Model", "BlockCore", "BlockTesting", "Buffers", "EventLoops", "Locks", "Qcow2"]),
     .executableTarget(
       name: "filter-cost", dependencies: ["BlockCore", "BlockFilters", "EventLoops"],
       path: "Tests/Benchmark/FilterCost", swiftSettings: settings),
@@ -126,12 +129,14 @@ let package = Package(
     tests(
       "RepositoriesTests",
       [
-        "Repositories", "Model", "ModelTesting", "Bytes", "BlockCore", "Buffers", "EventLoops", "Qcow2", "BlockTesting",
+        "Repositories", "RepositoryTesting", "Model", "ModelTesting", "Bytes", "BlockCore", "Buffers", "EventLoops",
+        "Qcow2", "BlockTesting",
       ]),
     tests(
       "EngineTests",
       [
-        "Engine", "Repositories", "Failures", "Model", "ModelTesting", "Bytes", "Locks", "BlockCore", "Buffers",
+        "Engine", "Repositories", "RepositoryTesting", "Failures", "Model", "ModelTesting", "Bytes", "Locks",
+        "BlockCore", "Buffers",
         "Descriptors", "EventLoops", "RawFile", "Qcow2", "NBD", "BlockTesting", logging,
       ]),
     tests("HTTPServerTests", ["HTTPServer", "Locks"]),

@@ -35,11 +35,14 @@ package final class LocalEngine: BlockEngine {
   private let failureHandler = Lock<(@Sendable (ImageFailure) -> Void)?>(nil)
 
   /// Refuses allowed folders that aren't there; blocks.
-  /// - Parameter group: stays its owner's, who shuts it down after ``shutDown()``.
+  /// - Parameters:
+  ///   - group: stays its owner's, who shuts it down after ``shutDown()``.
+  ///   - repositories: the kind of all repositories; nil: `directory`.
   /// - Throws: `DomainError` for a folder that can't be opened, a file for TLS that can't be loaded, a group or a
   ///   compression level that doesn't exist.
   package init(
     _ configuration: EngineConfiguration, group: EventLoopGroup, pool: BufferPool = BufferPool(),
+    repositories: (any RepositoryKind)? = nil,
     clock: any WallClock = SystemWallClock(), logger: Logger = Logger(label: "engine")
   ) throws {
     self.configuration = configuration
@@ -60,9 +63,11 @@ package final class LocalEngine: BlockEngine {
     } catch {
       throw DomainError(any: error, of: error.detail ?? "an allowed folder")
     }
-    repositories = DirectoryRepositories(
-      writer: configuration.writer, lease: configuration.lease, work: work, pool: pool
-    ) { try repositoryFolders.open($0, isMaking: $1) }
+    self.repositories =
+      repositories
+      ?? DirectoryRepositories(
+        writer: configuration.writer, lease: configuration.lease, work: work, pool: pool
+      ) { try repositoryFolders.open($0, isMaking: $1) }
     imageDevices = AllowedDevices(configuration.imageDevices)
     peers = try NBDPeers(configuration.peers)
     var options = NBDServerOptions()

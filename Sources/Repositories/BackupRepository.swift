@@ -22,6 +22,11 @@ package struct EstablishedRepository: Hashable, Sendable {
   package var id: RepositoryID
   /// What was put right, as a sentence; nil if nothing was.
   package var repair: String?
+
+  package init(id: RepositoryID, repair: String?) {
+    self.id = id
+    self.repair = repair
+  }
 }
 
 /// What is stored of a backup beside its manifest.

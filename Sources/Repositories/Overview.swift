@@ -32,4 +32,6 @@
 // - Documents/   repository.json, image.json, manifests: what they say, and how they are checked.
 // - Hashing/     the tree of SHA-256 over a guest's data: written, read, proven.
 // - Leases/      who may write below an image, and how others see that it lives.
-// - Directory/   the kind `directory`: names, files beneath a folder, stages, deletion, recovery, scans.
+// - Files/       the files beneath one folder, where everything that can fail is; names of work files. Restores to files
+//                use them too.
+// - Directory/   the kind `directory`: what is called how, stages, deletion, recovery, scans.

@@ -7,7 +7,7 @@ import ModelTesting
 import Repositories
 
 /// What engines say to an operator isn't for the reader of tests.
-private let quietLogger = Logger(label: "engine") { _ in SwiftLogNoOpLogHandler() }
+let quietLogger = Logger(label: "engine") { _ in SwiftLogNoOpLogHandler() }
 
 /// An engine over a temporary folder with `images/` and `backup/`, both allowed, and one repository.
 final class TestEngine: Sendable {

@@ -96,7 +96,7 @@ package struct AllowedFolders: Sendable {
   /// - Throws: as ``resolve(_:)`` for the folder, `invalidField` without a name.
   package func resolveName(_ path: String) throws(DomainError) -> (folder: ResolvedPath, name: String) {
     try Self.check(path)
-    let name = RepositoryPath.name(of: path)
+    let name = FilePath.name(of: path)
     guard !name.isEmpty, name != ".", name != ".." else {
       throw DomainError(.invalidField, "\(path) names no file", remedy: "end the path with the file's name")
     }

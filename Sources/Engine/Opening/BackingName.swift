@@ -49,7 +49,7 @@ package struct BackingName: Sendable {
 
   /// The path from the folder of the image at `imagePath`, if it is relative.
   package func joined(to imagePath: String) -> String {
-    path.hasPrefix("/") ? path : "\(RepositoryPath.folder(of: imagePath))/\(path)"
+    path.hasPrefix("/") ? path : "\(FilePath.folder(of: imagePath))/\(path)"
   }
 
   /// Why an image that lies on another NBD server may name no further file: where would that be?

@@ -20,7 +20,7 @@ struct RepositoryFolders: Sendable {
       let place = try isMaking ? allowed.resolveToMake(path) : allowed.resolve(path)
       let outer = openFiles(place.folder)
       if isMaking { try RepositoryFolder.refuseWithin(outer, place.relative, path) }
-      var made = place.missing.reduce(place.relative) { path, _ in RepositoryPath.folder(of: path) }
+      var made = place.missing.reduce(place.relative) { path, _ in FilePath.folder(of: path) }
       for name in place.missing {
         let above = made
         made = above == "." ? name : "\(above)/\(name)"

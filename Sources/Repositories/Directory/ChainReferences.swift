@@ -29,7 +29,7 @@ struct ChainReferences: Sendable {
       switch file.part {
       case .data:
         guard let backing = try await backing(of: "\(folder)/\(name)", files, loop) else { continue }
-        references.users[RepositoryPath.name(of: backing)] = name
+        references.users[FilePath.name(of: backing)] = name
       case .manifest:
         let parent: BackupID? = try await loop.blocking(about: name) {
           let bytes = try files.contents(of: "\(folder)/\(name)", limit: CheckedDocumentCodec.maximumByteCount)

@@ -126,7 +126,7 @@ package struct RepositoryFolder: Sendable {
   package static func refuseWithin(_ outer: any FolderFiles, _ relative: String, _ path: String) throws {
     var above = relative
     while above != "." {
-      above = RepositoryPath.folder(of: above)
+      above = FilePath.folder(of: above)
       let document = above == "." ? RepositoryPath.document : "\(above)/\(RepositoryPath.document)"
       do throws(SystemError) {
         guard try outer.status(of: document) != nil else { continue }

@@ -114,7 +114,7 @@ struct RepositoryImageOpener: Sendable {
         .backingRefused, "\(full(path)) builds on '\(name)': a backup builds only on qcow2 files beside it",
         remedy: "use another backup")
     }
-    return "\(RepositoryPath.folder(of: path))/\(name)"
+    return "\(FilePath.folder(of: path))/\(name)"
   }
 }
 

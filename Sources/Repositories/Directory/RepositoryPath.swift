@@ -24,17 +24,6 @@ package enum RepositoryPath {
   package static func imageDocument(_ image: ImageID) -> String { "\(images)/\(image)/image.json" }
   package static func lease(_ image: ImageID) -> String { "\(leases)/\(image).lease" }
   package static func chain(_ chain: ChainID, of image: ImageID) -> String { "\(images)/\(image)/\(chain)" }
-
-  /// The folder that `path` lies in.
-  package static func folder(of path: String) -> String {
-    guard let slash = path.lastIndex(of: "/") else { return "." }
-    return String(path[..<slash])
-  }
-
-  package static func name(of path: String) -> String {
-    guard let slash = path.lastIndex(of: "/") else { return path }
-    return String(path[path.index(after: slash)...])
-  }
 }
 
 /// A folder in `trash/`: a deleted backup's files under the names that they had, until their rest is over. Its manifest
@@ -107,32 +96,5 @@ package struct BackupFileName: Hashable, Sendable {
     else { return nil }
     self.init(sequence: sequence, backup: backup, part: part)
     guard self.text == text else { return nil }
-  }
-}
-
-/// The name of a work file: whose it is, and what it is to become.
-package struct PartFileName: Hashable, Sendable {
-  package var target: String
-  package var writer: ULID
-  package var job: JobID
-
-  package init(target: String, writer: ULID, job: JobID) {
-    self.target = target
-    self.writer = writer
-    self.job = job
-  }
-
-  package static let suffix = ".part"
-
-  package var text: String { "\(target).\(writer).\(job)\(Self.suffix)" }
-
-  /// Nil if it isn't exactly as ``text`` writes it.
-  package init?(_ text: String) {
-    guard text.hasSuffix(Self.suffix) else { return nil }
-    let parts = text.dropLast(Self.suffix.count).split(separator: ".", omittingEmptySubsequences: false)
-    guard parts.count >= 3, let job = JobID(parts[parts.count - 1]), let writer = ULID(parts[parts.count - 2])
-    else { return nil }
-    self.init(target: parts.dropLast(2).joined(separator: "."), writer: writer, job: job)
-    guard !target.isEmpty, self.text == text else { return nil }
   }
 }

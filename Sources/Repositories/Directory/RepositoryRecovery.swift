@@ -26,7 +26,7 @@ struct RepositoryRecovery: Sendable {
     }
     report.removed += images.filter { $0.hasSuffix(PartFileName.suffix) }
     for folder in images where !folder.hasSuffix(PartFileName.suffix) {
-      guard let image = ImageID(RepositoryPath.name(of: folder)) else { continue }
+      guard let image = ImageID(FilePath.name(of: folder)) else { continue }
       report.removed += try await loop.blocking(about: folder) { [self] in try removeWorkFiles(ofImage: folder) }
       report.quarantined += try await settle(image, on: loop)
     }
@@ -115,7 +115,7 @@ struct RepositoryRecovery: Sendable {
       if isDeleted {
         _ = try files.removeIfPresent(path)
       } else {
-        moved.append(try quarantine(path, chain: RepositoryPath.name(of: folder), name))
+        moved.append(try quarantine(path, chain: FilePath.name(of: folder), name))
       }
     }
     try files.synchronizeFolder(folder)

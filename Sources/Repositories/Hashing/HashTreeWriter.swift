@@ -24,10 +24,10 @@ package final class HashTreeWriter {
   package static let cachedPageCount = 64
 
   /// Stands for a node that hasn't come: no SHA-256 of anything is known to be that.
-  private static let missing = Digest(
+  static let missing = Digest(
     from: [UInt8](repeating: 0xFF, count: Digest.byteCount).span.bytes, at: 0)
 
-  private struct Position: Hashable {
+  struct Position: Hashable {
     var level: Int
     /// Among the level's pages.
     var index: UInt64
@@ -40,7 +40,7 @@ package final class HashTreeWriter {
     }
   }
 
-  private struct Page {
+  struct Page {
     var nodes: [Digest]
     var missingCount: Int
     /// Whether nothing has come yet, for it or for a page below it.
@@ -175,7 +175,7 @@ package final class HashTreeWriter {
 
   /// Writes a page that is complete, unless it is zero. Returns the node over it.
   nonisolated(nonsending)
-    private func write(
+    func write(
       _ nodes: [Digest], at position: Position, isAlways: Bool
     ) async throws(BlockError) -> Digest
   {
@@ -196,7 +196,7 @@ package final class HashTreeWriter {
 
   /// The page as it is by now; it isn't in memory any more, and is the caller's to keep or to complete.
   nonisolated(nonsending)
-    private func take(_ position: Position) async throws(BlockError) -> Page
+    func take(_ position: Position) async throws(BlockError) -> Page
   {
     if let page = pages.removeValue(forKey: position) { return page }
     if hasPutBy, let page = try await readPutBy(position) { return page }
@@ -235,68 +235,5 @@ package final class HashTreeWriter {
     pages[oldest.key] = nil
     hasPutBy = true
     try await file.write(Self.bytes(of: oldest.value.nodes).span.bytes, at: offset(of: oldest.key))
-  }
-
-  // MARK: The parent's leaves
-
-  /// Leaves that stand for the same bytes in both trees.
-  private func commonLeafCount(_ parent: HashTreeReader) -> UInt64 {
-    if parent.tree.byteCount == tree.byteCount { return tree.leafCount }
-    return min(parent.tree.byteCount, tree.byteCount) / UInt64(HashTree.grainByteCount)
-  }
-
-  /// Takes all that is missing in the page from the parent, with the pages below.
-  nonisolated(nonsending)
-    private func complete(
-      _ page: inout Page, at position: Position, from parent: HashTreeReader, _ checkpoint: () async throws -> Void
-    ) async throws
-  {
-    try await checkpoint()
-    let common = commonLeafCount(parent)
-    let first = position.index * UInt64(HashTree.nodesPerPage)
-    var leaves: [Digest] = []
-    if position.level == 0 {
-      leaves = try await parent.leaves(min(first, common)..<min(first + UInt64(HashTree.nodesPerPage), common))
-    }
-    for place in page.nodes.indices where page.nodes[place] == Self.missing {
-      if position.level == 0 {
-        precondition(place < leaves.count, "the leaf \(first + UInt64(place)) didn't come, and the parent has none")
-        page.nodes[place] = leaves[place]
-      } else {
-        page.nodes[place] = try await completeNode(at: position.below(place), from: parent, checkpoint)
-      }
-    }
-    page.missingCount = 0
-  }
-
-  /// Completes one page below. Returns the node over it.
-  nonisolated(nonsending)
-    private func completeNode(
-      at position: Position, from parent: HashTreeReader, _ checkpoint: () async throws -> Void
-    ) async throws -> Digest
-  {
-    var page = try await take(position)
-    let leavesPerPage = UInt64(HashTree.nodesPerPage) << UInt64(HashTree.levelsPerPage * position.level)
-    let isSame =
-      parent.tree.byteCount == tree.byteCount || (position.index + 1) * leavesPerPage <= commonLeafCount(parent)
-    if page.isFresh, isSame { return try await copy(position, from: parent, checkpoint) }
-    try await complete(&page, at: position, from: parent, checkpoint)
-    return try await write(page.nodes, at: position, isAlways: page.wasPutBy)
-  }
-
-  /// Copies a page of the parent's with all below it. Returns the node over it.
-  nonisolated(nonsending)
-    private func copy(
-      _ position: Position, from parent: HashTreeReader, _ checkpoint: () async throws -> Void
-    ) async throws -> Digest
-  {
-    try await checkpoint()
-    let nodes = try await parent.provenPage(position.index, ofLevel: position.level)
-    if position.level > 0 {
-      for place in nodes.indices where nodes[place] != .zero {
-        _ = try await copy(position.below(place), from: parent, checkpoint)
-      }
-    }
-    return try await write(nodes, at: position, isAlways: false)
   }
 }

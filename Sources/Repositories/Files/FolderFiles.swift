@@ -76,7 +76,7 @@ extension FolderFiles {
       try? removeFile(way)
       throw error
     }
-    try synchronizeFolder(RepositoryPath.folder(of: path))
+    try synchronizeFolder(FilePath.folder(of: path))
   }
 
   /// Refuses a folder that `path` doesn't lead to any more, as it was moved, replaced or mounted over.
