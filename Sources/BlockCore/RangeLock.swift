@@ -30,7 +30,7 @@ package final class RangeLock: @unchecked Sendable {
 
   package init() {}
 
-  /// True if nobody holds or waits for any byte of `range` in a way that `mode` must wait for.
+  /// True if no request holds or waits for any byte of `range` in a way that `mode` must wait for.
   package func isFree(_ range: ByteRange, _ mode: Mode) -> Bool {
     let probe = Request(ticket: 0, range: range, mode: mode)
     return !requests.contains { $0.conflicts(with: probe) }

@@ -7,7 +7,7 @@
 // 1. A graph has one `Slot` at its top, which users hold for as long as the image is open. What stands behind it changes
 //    under them; nothing else in a live graph is rewired.
 // 2. A file that is written has one `AlignedAccess`, or two would lose each other's part of a block. For its own files
-//    the qcow2 format puts it there (`HostFile`).
-// 3. Locks are taken downwards only. Nobody waits at a hold with a lock that a drain needs: a hold stands above all of
-//    them.
+//    the qcow2 format puts it there (`ImageFile`).
+// 3. Locks are taken downwards only. No request waits at a hold with a lock that a drain needs: a hold stands above all
+//    of them.
 // 4. Pipes of bytes (`PipeSource`) pass a filter only where it says so: what lies in a pipe follows later writes.

@@ -3,7 +3,7 @@ import Yams
 
 /// A value in the file, with its place for the faults that are found in it.
 ///
-/// Reading never stops: a fault is noted, and a value of the right type stands in. Whoever asked throws the faults
+/// Reading never stops: a fault is noted, and a value of the right type stands in. The caller throws the faults
 /// at the end.
 struct ConfigurationNode {
   let keyPath: String

@@ -39,7 +39,7 @@ extension ConfigurationReader {
     if files == ServerConfiguration.ExportTLSFiles() {
       node.fault("is empty: needs certificate, key and clientAuthority, or preSharedKeys")
     }
-    // Clients must be known by name: a server's certificate alone lets everybody in.
+    // Clients must be known by name: a server's certificate alone lets every client in.
     expectTogether(["certificate", "key", "clientAuthority"], in: section)
     return files
   }

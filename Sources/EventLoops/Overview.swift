@@ -12,7 +12,7 @@
 //
 // A loop is an executor: Swift runs on it the tasks that prefer it and the actors that are pinned to it. A turn of a loop
 // runs the jobs that are ready, hands what they started to the kernel, and takes what has ended. A loop without work
-// polls for a moment where that has paid (`Patience`), and then sleeps in the kernel.
+// polls for a moment where that has paid (`PollingTime`), and then sleeps in the kernel.
 //
 // A task that starts a file or socket operation suspends, and its continuation rides with the operation: in the ring's
 // `user_data`, or in a `WaitTable` for what can be cancelled. When the kernel has answered, the loop resumes it.

@@ -23,7 +23,7 @@
 // 1. A peer may say anything. Lengths are bounded before memory is taken; a request that breaks the rules is answered
 //    with an error where the stream is still understood, and else ends the connection.
 // 2. Memory is bounded for each connection: bytes of requests, of reads, of replies (`NBDServerOptions`, `ByteBudget`).
-//    A client that doesn't take its replies stops its own requests and nobody else's.
+//    A client that doesn't take its replies stops its own requests and no other client's.
 // 3. Every request is answered once, in any order. What an answered FLUSH covers is every change that was answered before
 //    it, over all connections of the export, so clients may use several.
 // 4. An export doesn't own its device. Taking it away ends its clients first; afterwards nothing uses the device.

@@ -34,12 +34,12 @@
 // 1. data, and the count of a cluster, are durable before an entry names the cluster;
 // 2. an entry's change is durable before what it named loses its count, and so may be used for something else;
 // 3. a block is durable before the refcount table names it, a table before the header names it.
-// Whatever is lost, counts are never too low: the worst that a cut leaves behind is a cluster that nobody uses. The
+// Whatever is lost, counts are never too low: the worst that a cut leaves behind is a cluster that nothing uses. The
 // numbered invariants stand at the head of `Refcounts` and `ClusterMap`; `ClusterMap+Commit` performs them.
-// A write of a table that fails leaves nobody knowing what the file holds: then nothing more is written (`HostFile`).
+// After a failed write of a table nothing can tell what the file holds: then nothing more is written (`ImageFile`).
 //
 // Files come from anywhere. What a table says is checked where it is used, memory is never taken by a size that the
-// file states beyond a named limit, and nothing is written over metadata, whatever the tables say (`MetadataPlaces`).
+// file states beyond a named limit, and nothing is written over metadata, whatever the tables say (`MetadataRegions`).
 // The tables that stay in memory have a limit for all files of a chain together (`maximumChainTableByteCount`).
 // Names and lists that leave this room are cut at a named length, and what holds them says that they were
 // (`Qcow2Description`, `CheckReport`).

@@ -30,7 +30,7 @@ package struct ImagePermissions: OptionSet, Hashable, Sendable {
 /// The claim that a process makes on an image file, as QEMU makes it.
 ///
 /// Byte 100 + i of the file, locked: "I hold permission i". Byte 200 + i: "I don't share permission i". All are
-/// shared open-file-description locks; whoever comes sets its own first and then looks whether others' contradict, so
+/// shared open-file-description locks; a program sets its own first and then looks whether others' contradict, so
 /// that of two at most one gets through. Never plain POSIX locks: any close of the file drops those.
 package struct ImageLock: Hashable, Sendable {
   package var held: ImagePermissions
@@ -42,7 +42,7 @@ package struct ImageLock: Hashable, Sendable {
     self.unshared = unshared
   }
 
-  /// Reads an image that nobody changes meanwhile; other such readers are welcome.
+  /// Reads an image that no program changes meanwhile; other such readers are welcome.
   package static let reader = ImageLock(held: .consistentRead, unshared: [.write, .resize])
   /// Has the image for itself.
   package static let writer = ImageLock(

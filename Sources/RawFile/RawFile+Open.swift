@@ -48,7 +48,7 @@ extension RawFile {
   }
 
   /// Creates a file of `byteCount` zeroes, all hole. Nothing may be there under that name. If it fails, a file that
-  /// was created is left to the caller, who knows whether the name may be removed.
+  /// was created is left to the caller, which knows whether the name may be removed.
   /// - Parameter mode: its permission bits, before the umask.
   package static func create(
     _ location: Location, byteCount: UInt64, mode: UInt32 = 0o600, _ options: Options, on loop: EventLoop
@@ -107,7 +107,7 @@ struct OpenedFile: Sendable {
   }
 
   init(_ file: FileDescriptor, _ options: RawFile.Options) throws(BlockError) {
-    // Claimed before it is measured: from then on nobody else changes its size.
+    // Claimed before it is measured: from then on no other use changes its size.
     if let lock = options.lock { try lock.take(on: file) }
     do throws(SystemError) {
       try self.init(measuring: file, options)

@@ -4,7 +4,7 @@ import Glibc
 import Locks
 import Testing
 
-/// What sockets do without waiting, and loops that look out before they sleep.
+/// What sockets do without waiting, and loops that poll before they sleep.
 @Suite struct ImmediateTests {
   private static func pair(on loop: EventLoop) throws -> (Socket, Socket) {
     var descriptors: [Int32] = [0, 0]
@@ -73,7 +73,7 @@ import Testing
         random ^= random << 13
         random ^= random >> 7
         random ^= random << 17
-        // Mostly shorter than a loop looks out, sometimes longer.
+        // Mostly shorter than a loop polls, sometimes longer.
         let pause = random % 8 == 0 ? 150 : random % 60
         let answer = try await loop.run { await loop.blocking { usleep(UInt32(pause)) } }
         #expect(answer == 0)

@@ -68,7 +68,7 @@ extension FileDescriptor {
   // MARK: Open file description locks
 
   /// Puts a shared lock on one byte; it belongs to the open file and goes with it.
-  /// - Throws: EAGAIN or EACCES if somebody holds an exclusive lock on it.
+  /// - Throws: EAGAIN or EACCES if another description holds an exclusive lock on it.
   package func lockShared(byte: UInt64) throws(SystemError) {
     guard shim_ofd_set(rawValue, Int16(F_RDLCK), off_t(byte), 1) == 0 else { throw .last }
   }

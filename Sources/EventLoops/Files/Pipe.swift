@@ -4,13 +4,13 @@ import Glibc
 
 /// A pipe that takes pages of a file's cache to a socket without copying them. One user at a time.
 package final class Pipe: @unchecked Sendable {
-  // Safe to hand over: whoever lends it takes it back before the next one gets it.
+  // Safe to hand over: the lender takes it back before the next borrower gets it.
 
   private let readingEnd: FileDescriptor
   private let writingEnd: FileDescriptor
   /// What it holds at most, if all of it is whole pages.
   package let byteCapacity: Int
-  /// What was put in, as whoever does so notes here, and not yet taken out.
+  /// Bytes that were put in, as the writer notes here, and not yet taken out.
   package var byteCount = 0
 
   /// - Parameter byteCapacity: wanted; the system may grant less.

@@ -52,13 +52,13 @@ final class EpollPort: LoopPort {
   func cancel(_ wait: WaitToken) {
     guard let file = descriptorOf.removeValue(forKey: wait) else { return }
     waiters[file]?.removeAll { $0.wait == wait }
-    // An event that still comes finds nobody, and isn't armed again.
+    // An event that still comes finds no wait, and isn't armed again.
     if waiters[file]?.isEmpty == true { waiters[file] = nil }
     loop.finish(wait, -ECANCELED)
   }
 
   // Only a system call could tell.
-  var canWatch: Bool { false }
+  var canPoll: Bool { false }
   var hasNews: Bool { false }
 
   func submit() {}

@@ -3,7 +3,7 @@ import Glibc
 
 /// File work that runs to its end once started.
 enum FileOperation: @unchecked Sendable {
-  // Safe to hand to a worker: whoever starts it keeps the memory alive, and untouched, until its completion.
+  // Safe to hand to a worker: the caller keeps the memory alive, and untouched, until its completion.
   case read(Int32, into: UnsafeMutableRawPointer, count: Int, offset: UInt64)
   case write(Int32, from: UnsafeRawPointer, count: Int, offset: UInt64, durable: Bool)
   case sync(Int32, dataOnly: Bool)
@@ -75,8 +75,8 @@ protocol LoopPort: AnyObject {
   /// Asks for an early end of a wait with ECANCELED; it may still succeed. Its `finish` comes in either case.
   func cancel(_ wait: WaitToken)
 
-  /// Whether ``hasNews`` tells of what happens, so that the loop may look out for it instead of sleeping.
-  var canWatch: Bool { get }
+  /// Whether ``hasNews`` tells of what happens, so that the loop may poll instead of sleeping.
+  var canPoll: Bool { get }
 
   /// Something was done that ``turn(_:)`` would deliver. Costs no system call.
   var hasNews: Bool { get }

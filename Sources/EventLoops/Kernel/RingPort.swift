@@ -197,7 +197,7 @@ final class RingPort: LoopPort {
   // MARK: Turning
 
   // Without the flag, completions may wait for the next system call unseen.
-  var canWatch: Bool { tellsOfTaskWork }
+  var canPoll: Bool { tellsOfTaskWork }
 
   var hasNews: Bool {
     io_uring_cq_ready(ring) != 0 || ring.pointee.sq.kflags.pointee & UInt32(IORING_SQ_TASKRUN) != 0

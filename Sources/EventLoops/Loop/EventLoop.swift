@@ -42,7 +42,7 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
 
   private struct Inbox {
     var stage = Stage.running
-    /// Waits in the kernel, or is about to: whoever posts wakes it, once.
+    /// Waits in the kernel, or is about to: the next thread that posts wakes it, once.
     var isAsleep = false
     var jobs: [UnownedJob] = []
     var commands: [Command] = []
@@ -71,7 +71,7 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
   var fileOperationCount = 0
   private(set) var refusesWaits = false
   private var isDraining = false
-  private var patience = Patience()
+  private var pollingTime = PollingTime()
   private var spareJobs: [UnownedJob] = []
   private var spareCommands: [Command] = []
 
@@ -171,36 +171,36 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
     let wait = turnWait
     var isBusy = false
     if case .none = wait { isBusy = true }
-    if isBusy || watches(wait) || !fallAsleep() {
+    if isBusy || polls(wait) || !fallAsleep() {
       port?.turn(.none)
       return
     }
     let start = MonotonicTime.now
     port?.turn(wait)
     wakeUp()
-    patience.slept(nanoseconds: MonotonicTime.now.nanoseconds(since: start))
+    pollingTime.slept(nanoseconds: MonotonicTime.now.nanoseconds(since: start))
   }
 
   /// Polls for a bounded time before sleeping; true if something completed. A loop that awaits the storage doesn't poll:
   /// a device takes longer than a waking, and the kernel's workers want the cores.
-  private func watches(_ wait: TurnWait) -> Bool {
-    guard patience.nanoseconds > 0, fileOperationCount == 0, let port, port.canWatch else { return false }
+  private func polls(_ wait: TurnWait) -> Bool {
+    guard pollingTime.nanoseconds > 0, fileOperationCount == 0, let port, port.canPoll else { return false }
     var end = MonotonicTime.now
-    end.nanoseconds += patience.nanoseconds
+    end.nanoseconds += pollingTime.nanoseconds
     if case .until(let deadline) = wait { end = min(end, deadline) }
     port.submit()
     repeat {
       if hasMail.load(ordering: .relaxed) || port.hasNews {
-        patience.watchedWell()
+        pollingTime.foundWork()
         return true
       }
       shim_relax()
     } while MonotonicTime.now < end
-    patience.watchedInVain()
+    pollingTime.foundNothing()
     return false
   }
 
-  /// From now on whoever posts wakes the loop; false if somebody has posted already.
+  /// From now on a thread that posts wakes the loop; false if one has posted already.
   private func fallAsleep() -> Bool {
     inbox.withLock { inbox in
       guard inbox.jobs.isEmpty, inbox.commands.isEmpty else { return false }

@@ -1,8 +1,8 @@
 import Glibc
 import Locks
 
-/// Counts the bodies that `run` has on the loops. Once it is shut it lets nobody in but those who are inside already
-/// and go on to another loop: what is under way can come to its end.
+/// Counts the bodies that `run` has on the loops. Once it is shut it lets in only calls from bodies that are inside
+/// already and go on to another loop: what is under way can come to its end.
 final class Gate: Sendable {
   private struct State {
     var isShut = false
@@ -15,7 +15,7 @@ final class Gate: Sendable {
   }
 
   private let state = Lock(State())
-  /// Signalled once, when the gate is shut and nobody is inside.
+  /// Signalled once, when the gate is shut and no body is inside.
   let empty = Semaphore()
 
   func enter() throws(SystemError) {

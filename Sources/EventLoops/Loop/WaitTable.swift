@@ -19,7 +19,7 @@ struct WaitTable {
     case waiting(Completion)
   }
 
-  /// Who must be told of a cancellation: the loop's timers, or the kernel.
+  /// What must be told of a cancellation: the loop's timers, or the kernel.
   enum Kind { case timer, socket }
 
   private struct Slot {
@@ -56,7 +56,7 @@ struct WaitTable {
     return completion
   }
 
-  /// The wait's kind if it is under way, so that whoever waits is told; one that hasn't begun is marked.
+  /// The wait's kind if it is under way, so that the waiting task is told; one that hasn't begun is marked.
   mutating func cancel(_ token: WaitToken) -> Kind? {
     guard isCurrent(token) else { return nil }
     switch slots[Int(token.index)].state {

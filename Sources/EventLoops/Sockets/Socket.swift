@@ -49,7 +49,7 @@ package final class Socket: @unchecked Sendable {
   /// Listens at `address`. A unix socket's file must not exist yet; removing it afterwards is the caller's.
   /// - Parameters:
   ///   - backlog: connections that may wait to be accepted.
-  ///   - fileMode: mode bits of a unix socket's file, in place before anybody can connect; nil leaves the umask's.
+  ///   - fileMode: mode bits of a unix socket's file, in place before a client can connect; nil leaves the umask's.
   ///   - fileGroup: the group of that file; nil leaves the process's.
   package static func listen(
     at address: SocketAddress, backlog: Int32 = 128, fileMode: UInt32? = nil, fileGroup: UInt32? = nil,
@@ -64,7 +64,7 @@ package final class Socket: @unchecked Sendable {
       throw SystemError(errno, address.description)
     }
     if case .unix(let path) = address {
-      // Until `listen` everybody who connects is refused, so nobody slips in under other rights.
+      // Until `listen` the kernel refuses every client, so none slips in under other rights.
       if let fileGroup, chown(path, uid_t.max, fileGroup) != 0 { throw abandon(path) }
       if let fileMode, chmod(path, fileMode) != 0 { throw abandon(path) }
     }
@@ -81,7 +81,7 @@ package final class Socket: @unchecked Sendable {
     return error
   }
 
-  /// True if somebody listens on the unix socket at `path`, or at least nothing shows that nobody does.
+  /// True if a server listens on the unix socket at `path`, or nothing shows that none does.
   /// Doesn't wait.
   package static func isAnswered(unixPath path: String) throws(SystemError) -> Bool {
     let address = try SocketAddress.unix(path: path).kernelAddress()

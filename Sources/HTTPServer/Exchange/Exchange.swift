@@ -7,8 +7,8 @@ import Locks
 /// libmicrohttpd holds it (retained) as the request's context. Its rules, which everything here keeps:
 /// 1. The connection handle is used only on libmicrohttpd's thread, or under `gate` while `connection` isn't nil:
 ///    the completion callback takes `gate` before libmicrohttpd frees the connection.
-/// 2. A connection is suspended only by `park`, and only if no `wake` came since `beginCheck`: whoever makes progress
-///    possible first changes the state that the thread checks, then wakes. So no wake is lost.
+/// 2. A connection is suspended only by `park`, and only if no `wake` came since `beginCheck`: code that makes
+///    progress possible first changes the state that the thread checks, then wakes. So no wake is lost.
 /// 3. Once `isClosing` is set nothing parks any more, so that the daemon can be stopped (it aborts while a connection
 ///    is suspended).
 final class Exchange: @unchecked Sendable {
@@ -20,7 +20,7 @@ final class Exchange: @unchecked Sendable {
     case requestLine
     /// A body comes in; a handler runs, unless the answer is settled.
     case uploading
-    /// There is no body, and nobody was asked yet.
+    /// There is no body, and the handler wasn't asked yet.
     case headComplete
     /// A handler works on the answer.
     case answering
@@ -185,13 +185,13 @@ final class Exchange: @unchecked Sendable {
       return true
     }
     if !isTaken { response.discard() }
-    // What nobody will read any more must not hold the upload up.
+    // A body that the handler reads no more must not hold the upload up.
     body?.finish(.failed(HTTPClientGone()))
     wake()
   }
 
-  /// The peer closed its side while the connection was parked. Whoever closes only the sending side counts as gone
-  /// too, as for libmicrohttpd itself.
+  /// The peer closed its side while the connection was parked. A client that closes only its sending side counts as
+  /// gone too, as for libmicrohttpd itself.
   func clientLeft() {
     end { gate in
       guard gate.isParked else { return false }
@@ -235,7 +235,7 @@ final class Exchange: @unchecked Sendable {
 }
 
 extension HTTPResponse {
-  /// Tells those who make its content that it will not be sent.
+  /// Tells the producer of its content that it will not be sent.
   func discard() {
     if case .events(let stream) = content { stream.close() }
   }

@@ -71,7 +71,7 @@ enum RequestHead {
   }
 
   /// Path and query as sent. Only visible ASCII without `#`, a path or `*`: the absolute form isn't served, as its
-  /// host would pass by whoever checks the Host field.
+  /// host would pass by the check of the Host field.
   static func split(_ target: [UInt8]) throws(HTTPFault) -> (path: String, query: String?) {
     guard let first = target.first else { throw .malformedTarget("the request target is missing") }
     guard target.allSatisfy({ $0 > 0x20 && $0 < 0x7F && $0 != UInt8(ascii: "#") }) else {

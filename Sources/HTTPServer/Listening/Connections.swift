@@ -5,8 +5,8 @@ import Locks
 
 /// The open connections: how many there may be, and from whom, and which of them owe a request.
 ///
-/// C1. TCP and unix sockets have half of the connections each: whoever takes all of one can't shut the other's clients
-///     out. One address has at most half of TCP's; an IPv6 address counts as its /64, which one host can have whole.
+/// C1. TCP and unix sockets have half of the connections each: a client that takes all of one can't shut the other's
+///     clients out. One address has at most half of TCP's; an IPv6 address counts as its /64, which one host can have whole.
 /// C2. A head must be complete in its time, however slowly its bytes come; libmicrohttpd only notices connections on
 ///     which nothing moves at all.
 /// C3. A descriptor is in the table only while it is open: libmicrohttpd tells of a connection's end before it closes

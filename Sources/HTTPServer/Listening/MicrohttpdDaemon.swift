@@ -13,7 +13,7 @@ private struct StartLog: Sendable {
 ///
 /// It doesn't listen by itself: connections are handed to it. That keeps two faults of 0.9.75 away, each of which
 /// ends the process or hangs it: `MHD_quiesce_daemon` races with the threads that it tells, and a connection that
-/// meets the daemon's own limit leaves a mutex locked. So the limit is kept by whoever accepts, and the daemon's own
+/// meets the daemon's own limit leaves a mutex locked. So the accepting thread keeps the limit, and the daemon's own
 /// is out of reach.
 final class MicrohttpdDaemon: @unchecked Sendable {
   // Safe to share: `handle` is set once before the daemon is known to others, and libmicrohttpd's functions that are
@@ -137,7 +137,7 @@ private let requestLineSeen: RequestLineCallback = { context, target, _ in
   return Unmanaged.passRetained(exchange).toOpaque()
 }
 
-/// Leaves escapes as they are: whoever routes decodes them, once.
+/// Leaves escapes as they are: the router decodes them, once.
 private let leaveEscaped: UnescapeCallback = { _, _, text in
   text.map { strlen($0) } ?? 0
 }

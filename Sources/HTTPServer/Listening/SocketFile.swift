@@ -2,7 +2,7 @@ import CMicrohttpd
 import Descriptors
 import Glibc
 
-/// The file of a unix socket: made with its mode before anybody can connect, replaced only if nobody answers on it,
+/// The file of a unix socket: made with its mode before a client can connect, replaced only if no server answers on it,
 /// removed only if it is still ours.
 struct SocketFile: Sendable {
   private let path: String
@@ -41,7 +41,7 @@ struct SocketFile: Sendable {
     try removeStale(path, name, address)
     let socket = try open(address)
     guard with(name, { bind(socket.rawValue, $0, $1) }) == 0 else { throw HTTPListenError(address, "bind") }
-    // Until `listen` everybody who connects is refused, so nobody slips in under another mode.
+    // Until `listen` the kernel refuses every client, so none slips in under another mode.
     guard chmod(path, mode) == 0 else { throw HTTPListenError(address, "chmod") }
     guard Glibc.listen(socket.rawValue, backlog) == 0 else { throw HTTPListenError(address, "listen") }
     return (socket, SocketFile(path: path, identity: Identity(of: path)))
@@ -82,7 +82,7 @@ struct SocketFile: Sendable {
       throw HTTPListenError(address: address, reason: "a file that is no socket stands there; remove it")
     }
     let probe = try open(address)
-    // EAGAIN: somebody listens and its backlog is full.
+    // EAGAIN: a server listens and its backlog is full.
     guard with(name, { connect(probe.rawValue, $0, $1) }) != 0, errno == ECONNREFUSED else {
       throw HTTPListenError(address: address, reason: "another program answers on this socket; stop it first")
     }

@@ -47,7 +47,7 @@ package final class WebServer: Sendable {
   /// Serves an address from now on.
   ///
   /// A unix socket's file is made with its mode; a file left over by a server that died is replaced, one on which
-  /// somebody answers is not.
+  /// another server answers is not.
   ///
   /// - Returns: the address with the port that was taken.
   package func listen(

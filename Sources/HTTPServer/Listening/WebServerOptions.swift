@@ -17,7 +17,7 @@ package struct WebServerOptions: Sendable {
   package var headerMemoryBytes = 32 << 10
   /// With this much of a body unread by its handler, the client isn't read from.
   package var uploadBufferBytes = 256 << 10
-  /// How much of a body nobody wants is read so that the client gets its answer; beyond it the connection breaks.
+  /// How much of an unwanted body is read so that the client gets its answer; beyond it the connection breaks.
   package var unreadBodyLimit = 8 << 20
   /// Event streams open at a time.
   package var eventStreamLimit = 512

@@ -103,7 +103,7 @@ struct UploadQueue: Sendable {
   private var bytes = 0
   private var end: End?
   private var waiter: Waiter?
-  /// `offer` declined, and nobody was told since that there is room.
+  /// `offer` declined, and the producer wasn't told since that there is room.
   private var declined = false
   private var cancelled = false
 

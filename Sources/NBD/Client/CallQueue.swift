@@ -1,4 +1,4 @@
-/// Requests that wait to be sent, and whoever sends them. Confined to the device's loop.
+/// Requests that wait to be sent, and the task that sends them. Confined to the device's loop.
 final class CallQueue {
   private var calls: [ClientCall] = []
   private var sender: UnsafeContinuation<Void, Never>?

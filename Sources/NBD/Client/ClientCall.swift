@@ -2,7 +2,7 @@ import BlockCore
 
 /// One request of a client from when it is made to its answer, over however many connections that takes.
 ///
-/// Confined to the device's loop. Whoever made it waits for it, and keeps the memory that it points at in place.
+/// Confined to the device's loop. Its maker waits for it, and keeps the memory that it points at in place.
 final class ClientCall: @unchecked Sendable {
   // Safe to hand over: confined to the device's loop.
 
@@ -18,7 +18,7 @@ final class ClientCall: @unchecked Sendable {
   private let contextNames: [String]?
   var continuation: UnsafeContinuation<Result<Void, BlockError>, Never>?
   private(set) var isFinished = false
-  /// Whoever made it would rather not wait for it.
+  /// Its maker would rather not wait for it.
   private(set) var isCancelled = false
   private var hurrying: Task<Void, Never>?
   /// How often it was sent.
@@ -113,7 +113,7 @@ final class ClientCall: @unchecked Sendable {
     return .success(())
   }
 
-  /// Notes that nobody wants to wait for it any more; `hurrying` sees to it, and ends with it.
+  /// Notes that its maker no longer wants to wait for it; `hurrying` sees to it, and ends with it.
   func cancel(_ hurrying: Task<Void, Never>) {
     isCancelled = true
     self.hurrying = hurrying

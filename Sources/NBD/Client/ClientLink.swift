@@ -61,7 +61,7 @@ final class ClientLink: @unchecked Sendable {
 
   func start() {
     supervision = Task(executorPreference: loop) { [self] in
-      // Once the loops are shut down nobody waits for an answer any more.
+      // Once the loops are shut down no task waits for an answer any more.
       _ = try? await loop.run { [self] in await supervise() }
       finish(.closed, nil)
     }

@@ -4,7 +4,7 @@ import Bytes
 ///
 /// In this order, each only if it is wished and what it needs was granted: STARTTLS, EXTENDED_HEADERS,
 /// STRUCTURED_REPLY (if the former was refused), SET_META_CONTEXT, GO (or EXPORT_NAME for old servers).
-/// Whoever drives it reads exactly ``wantedByteCount`` bytes at a time.
+/// The driver reads exactly ``wantedByteCount`` bytes at a time.
 package struct ClientHandshake: Sendable {
   package struct Wishes: Hashable, Sendable {
     package var exportName: String

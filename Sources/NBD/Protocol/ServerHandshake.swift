@@ -13,7 +13,7 @@ import Bytes
 /// | startingTLS | `secured` | option header, all else forgotten |
 /// | ended | nothing | |
 ///
-/// Whoever drives it reads exactly ``wantedByteCount`` bytes at a time: nothing that was sent before TLS is ever
+/// The driver reads exactly ``wantedByteCount`` bytes at a time: nothing that was sent before TLS is ever
 /// taken for a part of what came after it.
 package struct ServerHandshake: Sendable {
   package enum Action: Hashable, Sendable {

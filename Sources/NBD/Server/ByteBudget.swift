@@ -1,4 +1,4 @@
-/// Lets in only so many bytes at once; whoever comes late waits, in order of arrival. Confined to one loop.
+/// Lets in only so many bytes at once; later requests wait, in order of arrival. Confined to one loop.
 final class ByteBudget {
   private struct Waiter {
     let byteCount: Int
@@ -19,8 +19,8 @@ final class ByteBudget {
 
   func acquire(_ byteCount: Int) async {
     if tryAcquire(byteCount) { return }
-    // Tried again inside, as other tasks may run before the closure does. Whoever resumes it later has taken the
-    // bytes for it.
+    // Tried again inside, as other tasks may run before the closure does. The task that resumes it later has taken
+    // the bytes for it.
     await withUnsafeContinuation { continuation in
       if tryAcquire(byteCount) {
         continuation.resume()

@@ -71,7 +71,7 @@ package struct ExportFigures: Hashable, Sendable {
   package subscript(_ kind: Kind) -> Requests { requests[kind.rawValue] }
 }
 
-/// Counts for one export, from its connections on its loop; anybody may look.
+/// Counts for one export, from its connections on its loop; any thread may look.
 final class ExportCounters: Sendable {
   private let figures = Lock(ExportFigures())
 

@@ -4,7 +4,7 @@ import Locks
 
 /// A device under a name that clients ask for.
 ///
-/// It doesn't own the device: whoever made it closes the device after ``remove(_:)``. It may be published on several
+/// It doesn't own the device: its maker closes the device after ``remove(_:)``. It may be published on several
 /// listeners; what it serves, it serves on the device's home loop.
 package final class NBDExport: Sendable {
   package struct Options: Sendable {
@@ -78,7 +78,7 @@ package final class NBDExport: Sendable {
   /// Its clients now, one for each connection, in no order.
   package var clients: [ExportClient] { state.withLock { $0.transmissions.values.map(\.client) } }
 
-  /// True from the moment on when it is taken away: nobody gets in any more.
+  /// True from the moment on when it is taken away: no client gets in any more.
   var isRemoved: Bool { state.withLock { $0.isRemoved } }
 
   var listing: ExportListing { ExportListing(name: name, description: options.description) }
@@ -129,7 +129,7 @@ package final class NBDExport: Sendable {
     for waiter in waiters { waiter.resume() }
   }
 
-  /// Takes the export away; afterwards nothing uses the device any more, and nobody gets in.
+  /// Takes the export away; afterwards nothing uses the device any more, and no client gets in.
   package func remove(_ removal: Removal) async throws(InUse) {
     let (transmissions, inUse) = state.withLock { state in
       if removal == .safe, !state.transmissions.isEmpty {

@@ -96,7 +96,7 @@ package final class NBDListener: Sendable {
     let socket = try await loop.run { [self] in try open(file) }
     // Not part of the caller's task: it goes on when that ends.
     let task = Task(executorPreference: loop) { [self] in
-      // Nobody comes any more once the loops are shut down.
+      // No client comes any more once the loops are shut down.
       _ = try? await loop.run { [self] in await accept(socket) }
     }
     state.withLock { $0.accepting = task }
@@ -119,7 +119,7 @@ package final class NBDListener: Sendable {
     return socket
   }
 
-  /// Removes a socket file that nobody listens on: its server ended without removing it.
+  /// Removes a socket file that no server listens on: its server ended without removing it.
   private static func removeAbandoned(_ path: String) {
     guard let isAnswered = try? Socket.isAnswered(unixPath: path), !isAnswered else { return }
     unlink(path)

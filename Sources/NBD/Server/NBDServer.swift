@@ -40,7 +40,7 @@ package final class NBDServer: Sendable {
 
   package var listeners: [NBDListener] { state.withLock { $0.listeners } }
 
-  /// Listens at `address`. A unix socket's file is made with `file`'s rights; one that nobody listens on any more is
+  /// Listens at `address`. A unix socket's file is made with `file`'s rights; one that no server listens on any more is
   /// replaced.
   /// - Parameter exports: published before the first client can ask: one that comes back after a restart must not hear
   ///   that its export is unknown.

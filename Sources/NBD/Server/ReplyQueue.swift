@@ -22,11 +22,11 @@ final class ReplyQueue {
     spare = ReplyArena(pool)
   }
 
-  /// Where to build at once: nil while somebody else has the turn.
+  /// Where to build at once: nil while another task has the turn.
   @inline(__always)
   var openArena: ReplyArena? { isTurnTaken || isBroken ? nil : filling }
 
-  /// Waits for room; nil if the connection is broken. Whoever gets the arena uses it before suspending.
+  /// Waits for room; nil if the connection is broken. The caller uses the arena before it suspends.
   func arena(header: Int, payload: Int, inTurn: Bool = false) async -> ReplyArena? {
     while !isBroken {
       if hasRoom(header, payload, inTurn) { return filling }
@@ -74,8 +74,8 @@ final class ReplyQueue {
 
   // MARK: Sending
 
-  /// Sends what was built as far as it can leave at once, and leaves the rest to the sender: for whoever answers many
-  /// requests in a row, and knows better than the sender when a batch is ready.
+  /// Sends what was built as far as it can leave at once, and leaves the rest to the sender. Called by the receive
+  /// loop, which knows when a batch is complete.
   func sendNow(on stream: any ByteStream) {
     guard spare != nil, !isBroken, !filling.isEmpty else { return }
     do throws(SystemError) {
@@ -129,7 +129,7 @@ final class ReplyQueue {
     wakeSender()
   }
 
-  /// Gives up on the connection: whoever waits goes on, and nothing is sent any more.
+  /// Gives up on the connection: waiting tasks go on, and nothing is sent any more.
   func breakOff() {
     isBroken = true
     wakeRoomWaiters()

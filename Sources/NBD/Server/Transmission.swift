@@ -6,7 +6,8 @@ import EventLoops
 ///
 /// One task takes requests from a large receive buffer, another sends replies in batches. A READ that the device
 /// answers at once is answered right there; whatever must wait is carried out by a task of its own, so replies leave
-/// in the order in which they become ready. A client that doesn't take its replies stops its own requests and nobody else's.
+/// in the order in which they become ready. A client that doesn't take its replies stops its own requests and no other
+/// client's.
 actor Transmission {
   /// How many bytes of requests are taken at once.
   private static let receiveByteCount = 256 << 10
@@ -179,7 +180,7 @@ actor Transmission {
     return try await payload.receive(from: present, stream) ? payload : nil
   }
 
-  /// Reads past a payload that nobody wants; false if the client left before its end.
+  /// Reads past an unwanted payload; false if the client left before its end.
   private func passOver(
     _ count: Int, _ memory: inout PageBuffer, _ start: inout Int, _ end: inout Int
   ) async throws(SystemError) -> Bool {

@@ -90,7 +90,7 @@ package struct TLSServerCredentials: Sendable {
   let asksForCertificate: Bool
 
   /// A certificate and its key. With `clientAuthorityFile` clients must have a certificate that it signed; without,
-  /// anybody may come.
+  /// any client may come.
   package init(certificateFile: String, keyFile: String, clientAuthorityFile: String?) throws(TLSError) {
     credentials = try TLSCredentials(
       certificateFile: certificateFile, keyFile: keyFile, authorityFile: clientAuthorityFile, trustsSystem: false)

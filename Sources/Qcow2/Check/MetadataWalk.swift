@@ -19,7 +19,7 @@ final class MetadataWalk {
   /// Images that are scattered over more windows of their file than this aren't walked.
   static let maximumWindowCount = 1024
 
-  let file: HostFile
+  let file: ImageFile
   private let header: Qcow2Header
   let refcountTable: [UInt64]
   let width: RefcountWidth
@@ -34,11 +34,11 @@ final class MetadataWalk {
   /// What doesn't depend on the window is told in the first pass alone.
   private var isFirstPass = true
   private var snapshotTableByteCount: UInt64 = 0
-  /// Corruptions of the tables themselves: while there are such, nobody knows what is in use.
+  /// Corruptions of the tables themselves: while there are such, nothing can tell what is in use.
   private(set) var damagedTableCount = 0
   /// Clusters in use more often than their refcounts say.
   var lowRefcountCount = 0
-  /// Entries that call metadata guest data, as far as the image's places are known: counting these clusters twice
+  /// Entries that call metadata guest data, as far as the image's regions are known: counting these clusters twice
   /// would only hide it.
   private(set) var overlappingCount = 0
   /// Takes the counts that are right, where they shall be put right.
@@ -56,7 +56,7 @@ final class MetadataWalk {
   private var hasCutNames = false
 
   init(
-    file: HostFile, header: Qcow2Header, refcountTable: [UInt64],
+    file: ImageFile, header: Qcow2Header, refcountTable: [UInt64],
     windowClusterCount: UInt64 = ReferenceCounts.usualWindowClusterCount,
     progress: @escaping CheckProgress = { _ in }
   ) {
@@ -128,7 +128,7 @@ final class MetadataWalk {
     try await tell(Self.countingPart + (1 - Self.countingPart) * part)
   }
 
-  /// A name for a finding: anybody may have chosen it.
+  /// A name for a finding: the image's maker chose it.
   private func short(_ name: String) -> String {
     guard name.utf8.count > CheckReport.maximumNameByteCount else { return name }
     hasCutNames = true
@@ -310,7 +310,7 @@ final class MetadataWalk {
 
   /// Adds a reference to the clusters of guest data.
   private func count(_ storage: ByteRange) {
-    if isFirstPass, file.places.overlap(storage) != nil { overlappingCount += 1 }
+    if isFirstPass, file.regions.overlap(storage) != nil { overlappingCount += 1 }
     counts.add(
       (storage.offset >> clusterBits..<((storage.end - 1) >> clusterBits) + 1).clamped(to: 0..<fileClusterCount))
   }

@@ -3,7 +3,7 @@ import Buffers
 
 /// Puts the refcounts of an image at rest right, and the COPIED flags that follow from them.
 ///
-/// Only where every table can be read: what a damaged table used can't be told from what nobody uses.
+/// Only where every table can be read: what a damaged table used can't be told from what nothing uses.
 /// **Crashes.** Lowering the count of a cluster that nothing refers to harms nothing at any moment, and flags change
 /// only when the counts are durable. Raising a count protects the cluster from that moment on, and a block that was
 /// missing is named when it is durable; until its counts are, they are as low as they were.

@@ -2,7 +2,7 @@ import CZlib
 import CZstd
 import Locks
 
-/// Expands one compressed cluster from bytes that nobody vouches for: the output is one cluster and never more, and
+/// Expands one compressed cluster from bytes of any origin: the output is one cluster and never more, and
 /// no memory is taken by what the input says.
 enum ClusterExpansion {
   /// The largest window of raw deflate; what QEMU writes needs 12 bits.

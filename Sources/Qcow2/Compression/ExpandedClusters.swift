@@ -31,12 +31,12 @@ final class ExpandedClusters {
     }
   }
 
-  private let file: HostFile
+  private let file: ImageFile
   private let type: CompressionType
   private let work: any BackgroundWork
   private var kept: [(cluster: UInt64, passage: Passage)] = []
 
-  init(file: HostFile, type: CompressionType, work: any BackgroundWork) {
+  init(file: ImageFile, type: CompressionType, work: any BackgroundWork) {
     self.file = file
     self.type = type
     self.work = work
@@ -51,7 +51,7 @@ final class ExpandedClusters {
 
   /// Copies bytes of a guest cluster that is stored at `place`. The caller holds the cluster: its place can't change.
   func read(
-    _ cluster: UInt64, at place: CompressedPlace, from start: Int, into target: inout MutableRawSpan
+    _ cluster: UInt64, at place: CompressedDescriptor, from start: Int, into target: inout MutableRawSpan
   ) async throws(BlockError) {
     if tryRead(cluster, from: start, into: &target) { return }
     var input = file.pool.take(place.byteCount)

@@ -75,7 +75,7 @@ final class PackedTails {
   }
 }
 
-extension HostFile {
+extension ImageFile {
   /// Writes bytes of compressed clusters behind others. A part of a block at their end may stay in memory until the next
   /// run or ``flush()``: until then it is read from there.
   func writePacked(_ bytes: RawSpan, at offset: UInt64) async throws(BlockError) {

@@ -8,10 +8,10 @@ final class HeaderOnDisk {
 
   private(set) var value: Qcow2Header
   private var sector: [UInt8]
-  private let file: HostFile
+  private let file: ImageFile
 
   /// Reads the first sector beside the header, which was decoded from it.
-  init(_ value: Qcow2Header, file: HostFile) async throws(BlockError) {
+  init(_ value: Qcow2Header, file: ImageFile) async throws(BlockError) {
     self.value = value
     self.file = file
     var bytes = [UInt8](repeating: 0, count: Self.sectorByteCount)
@@ -36,7 +36,7 @@ final class HeaderOnDisk {
     try await store(value.encodedSizeAndL1(), at: Qcow2Header.FieldOffset.virtualByteCount)
   }
 
-  /// Autoclear bits vouch for what only their makers keep right: who doesn't know them clears them before writing.
+  /// Autoclear bits vouch for what only their makers keep right: a writer that doesn't know them clears them first.
   func clearAutoclear(besides kept: Qcow2Header.Autoclear) async throws(BlockError) {
     guard !value.autoclear.isSubset(of: kept) else { return }
     value.autoclear.formIntersection(kept)

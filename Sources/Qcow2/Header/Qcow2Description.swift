@@ -73,7 +73,7 @@ package struct Qcow2Description: Hashable, Sendable {
   }
 }
 
-/// The first entries of a table whose length, and whose names, anybody may have chosen.
+/// The first entries of a table whose length, and whose names, the image's maker chose.
 struct DescribedEntries<Entry> {
   static var maximumCount: Int { 1000 }
   /// All names of a list together. In JSON, a byte of them may take six.

@@ -7,10 +7,10 @@ package enum CompressionType: UInt8, Hashable, Sendable, Codable {
 /// The header of an image with its extensions: a value that is decoded from and encoded to cluster 0 (qcow2.txt,
 /// "Header").
 ///
-/// It names the places of all else: the active L1 table, the refcount table, the snapshot table, and by an extension
+/// It names the offsets of all else: the active L1 table, the refcount table, the snapshot table, and by an extension
 /// the bitmaps. Version 2 ends behind these; version 3 adds three sets of feature bits, by which programs of different
 /// ages get on: an unknown *incompatible* bit forbids to open the image, an unknown *compatible* one means nothing, and
-/// an unknown *autoclear* one is cleared by whoever writes, as what it vouches for may be wrong afterwards.
+/// an unknown *autoclear* one is cleared by a writer, as what it vouches for may be wrong afterwards.
 ///
 /// What isn't understood (extensions, header bytes past the known fields) is kept as it stands.
 package struct Qcow2Header: Hashable, Sendable {

@@ -31,7 +31,7 @@ extension Qcow2Image {
     do {
       try await writePacked(clusters, offsets, bytes)
       while mapped < clusters.count {
-        let place = CompressedPlace(offset: offsets[mapped], byteCount: clusters[mapped].byteCount)
+        let place = CompressedDescriptor(offset: offsets[mapped], byteCount: clusters[mapped].byteCount)
         try await mapCompressed(clusters[mapped].guestOffset / file.clusterByteCount, place)
         mapped += 1
       }
@@ -66,7 +66,7 @@ extension Qcow2Image {
     return range
   }
 
-  /// Writes the bytes to their places, neighbours in one piece.
+  /// Writes the bytes at their offsets, neighbours in one piece.
   private func writePacked(
     _ clusters: [CompressedCluster], _ offsets: [UInt64], _ bytes: RawSpan
   ) async throws(BlockError) {
@@ -85,7 +85,7 @@ extension Qcow2Image {
     }
   }
 
-  private func mapCompressed(_ cluster: UInt64, _ place: CompressedPlace) async throws(BlockError) {
+  private func mapCompressed(_ cluster: UInt64, _ place: CompressedDescriptor) async throws(BlockError) {
     guard let entry = place.encoded(clusterBits: refcounts.clusterBits) else {
       throw BlockError(.noSpace, .write, cause: "the file is too long for compressed clusters")
     }

@@ -50,7 +50,7 @@ extension Qcow2Image {
     let header = try layout.header.encoded()
     let cluster = layout.header.clusterByteCount
     let pool = BufferPool()
-    let host = HostFile(file, clusterByteCount: cluster, pool: pool)
+    let host = ImageFile(file, clusterByteCount: cluster, pool: pool)
     do {
       if file.byteCount < layout.byteCount { try await resize(file, to: layout.byteCount) }
       if !host.isPristine(0) { try await zero(host, layout.byteCount) }
@@ -73,7 +73,7 @@ extension Qcow2Image {
   }
 
   /// Zeroes the place of the tables on a device that held something before.
-  private static func zero(_ file: HostFile, _ byteCount: UInt64) async throws(BlockError) {
+  private static func zero(_ file: ImageFile, _ byteCount: UInt64) async throws(BlockError) {
     var offset: UInt64 = 0
     while offset < byteCount {
       let length = min(byteCount - offset, file.clusterByteCount)

@@ -65,7 +65,7 @@ extension Qcow2Image {
     return Placement(run: run, first: covered.offset / cluster, guest: guest, units: units, isNew: isNew)
   }
 
-  /// The clusters that are there already, if the mapping has such that nobody shares.
+  /// The clusters that are there already, if the mapping has such that aren't shared.
   private func keptRun(_ mapping: Mapping, _ count: UInt64) -> ClusterRun? {
     switch mapping.target {
     case .zero(let host?, isExclusive: true), .unallocated(let host?, isExclusive: true):

@@ -76,7 +76,7 @@ extension Qcow2Image {
     try value.checkLayout(fileByteCount: file.byteCount)
     let resolved = try await open(dataFileOf: value, dataFile, options, pool)
     do throws(Qcow2Error) {
-      let host = HostFile(file, clusterByteCount: value.clusterByteCount, pool: pool, dataFile: resolved)
+      let host = ImageFile(file, clusterByteCount: value.clusterByteCount, pool: pool, dataFile: resolved)
       return try await open(host, value, options, source, work)
     } catch {
       if case .resolve = dataFile { try? await resolved?.device.close() }
@@ -85,7 +85,7 @@ extension Qcow2Image {
   }
 
   private static func open(
-    _ host: HostFile, _ value: Qcow2Header, _ options: OpenOptions, _ source: BackingSource,
+    _ host: ImageFile, _ value: Qcow2Header, _ options: OpenOptions, _ source: BackingSource,
     _ work: any BackgroundWork
   ) async throws(Qcow2Error) -> Qcow2Image {
     let header: HeaderOnDisk
@@ -100,8 +100,8 @@ extension Qcow2Image {
       count: isBackingFile ? 0 : (value.refcountTableClusterCount << value.clusterBits) / 8)
     let l1 = try await host.table(at: value.l1Offset, count: value.l1EntryCount, L1Entry.init(raw:))
     if !options.isReadOnly {
-      try await host.learnPlaces(of: value, refcountTable: blocks, l1)
-      if let conflict = host.places.conflict { throw .damaged(conflict) }
+      try await host.learnRegions(of: value, refcountTable: blocks, l1)
+      if let conflict = host.regions.conflict { throw .damaged(conflict) }
     }
     let refcounts = Refcounts(
       file: host, header: header, table: blocks, memoryByteCount: options.refcountCacheByteCount)
@@ -124,7 +124,7 @@ extension Qcow2Image {
   /// - Returns: how many counts were put right.
   private static func rebuildRefcounts(_ map: ClusterMap) async throws(Qcow2Error) -> Int {
     do { try await map.file.learnSnapshotTables() } catch { throw .device(error) }
-    if let conflict = map.file.places.conflict { throw .damaged(conflict) }
+    if let conflict = map.file.regions.conflict { throw .damaged(conflict) }
     do throws(BlockError) {
       try await map.header.clearAutoclear(besides: map.header.value.keptAutoclear)
       let report = try await RefcountRepair(map: map).run(.allCounts)
@@ -141,7 +141,7 @@ extension Qcow2Image {
 
   private static func open(
     dataFileOf header: Qcow2Header, _ source: DataFileSource, _ options: OpenOptions, _ pool: BufferPool
-  ) async throws(Qcow2Error) -> HostFile? {
+  ) async throws(Qcow2Error) -> ImageFile? {
     guard let name = header.dataFileName else { return nil }
     let device: any BlockDevice
     switch source {
@@ -154,7 +154,7 @@ extension Qcow2Image {
       if case .resolve = source { try? await device.close() }
       throw .notWritable("its external data file \"\(name)\" is open read-only")
     }
-    return HostFile(
+    return ImageFile(
       device, clusterByteCount: header.clusterByteCount, pool: pool, exactByteCount: header.virtualByteCount)
   }
 
@@ -203,7 +203,7 @@ extension Qcow2Header {
   }
 }
 
-extension HostFile {
+extension ImageFile {
   /// Tables are read in pieces, so that a long one is in memory once.
   private static let tablePieceByteCount = 1 << 20
 

@@ -89,7 +89,7 @@ extension Qcow2Image {
 }
 
 extension ClusterMap {
-  /// Moves the L1 table to a larger place. Nobody else changes entries meanwhile.
+  /// Moves the L1 table to a larger place. No other request changes entries meanwhile.
   func growL1(to count: Int) async throws(BlockError) {
     let hold = await commits.acquire(ByteRange(offset: 0, length: 1), .exclusive)
     defer { commits.release(hold) }
@@ -114,8 +114,8 @@ extension ClusterMap {
     try await table.write(to: file)
     try await file.flush()
     try await header.setSize(header.value.virtualByteCount, l1Offset: l1Offset, l1EntryCount: count)
-    file.places.removeArea(at: oldOffset)
-    file.places.add([(.l1Table, place)])
+    file.regions.removeArea(at: oldOffset)
+    file.regions.add([(.l1Table, place)])
     unreferenced.append(ClusterRun(first: oldOffset >> clusterBits, count: oldCount))
   }
 }

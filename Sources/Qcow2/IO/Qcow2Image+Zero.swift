@@ -57,7 +57,7 @@ extension Qcow2Image {
     return new == old ? nil : new
   }
 
-  /// What external data files hold is what the guest reads, to whoever takes them for raw images.
+  /// What external data files hold is what the guest reads, to programs that take them for raw images.
   private func zeroDataFile(_ range: ByteRange, mayUnmap: Bool) async throws(BlockError) {
     let end = min(range.end, data.byteCount, byteCount)
     guard map.format.hasDataFile, range.offset < end else { return }

@@ -23,9 +23,9 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   /// The largest request.
   static let maximumTransferByteCount = 32 << 20
 
-  let file: HostFile
+  let file: ImageFile
   /// Where the guest's data lie: `file`, or a file of their own.
-  let data: HostFile
+  let data: ImageFile
   let header: HeaderOnDisk
   let refcounts: Refcounts
   let map: ClusterMap
@@ -40,7 +40,7 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   package internal(set) var repairedAtOpening: Int?
 
   init(
-    file: HostFile, data: HostFile, header: HeaderOnDisk, refcounts: Refcounts, map: ClusterMap,
+    file: ImageFile, data: ImageFile, header: HeaderOnDisk, refcounts: Refcounts, map: ClusterMap,
     backing: (any BlockDevice)?,
     work: any BackgroundWork, isReadOnly: Bool
   ) {
@@ -84,7 +84,7 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   func prepareToChange(_ operation: BlockError.Operation) async throws(BlockError) {
     if isReadOnly { throw BlockError(.readOnly, operation) }
     if !isPrepared { try await prepareToChange() }
-    if let conflict = file.places.conflict { throw BlockError(.corrupt(conflict), operation) }
+    if let conflict = file.regions.conflict { throw BlockError(.corrupt(conflict), operation) }
   }
 
   /// Before the first change: what snapshots need is learnt, and bits that vouch for what we don't keep right are
@@ -95,7 +95,7 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
     if isPrepared { return }
     try await file.learnSnapshotTables()
     map.noteSharedTablesMarkedExclusive()
-    guard file.places.conflict == nil else { return }
+    guard file.regions.conflict == nil else { return }
     try await header.clearAutoclear(besides: header.value.keptAutoclear)
     isPrepared = true
   }

@@ -33,7 +33,7 @@ extension ClusterMap {
   private func checkStorage(entryIn slice: TableSlice, _ cluster: UInt64) throws(BlockError) {
     let entry = entry(cluster, in: slice)
     if entry.isCompressed {
-      let place = CompressedPlace(decoding: entry.raw, clusterBits: clusterBits)
+      let place = CompressedDescriptor(decoding: entry.raw, clusterBits: clusterBits)
       try file.checkNotMetadata(ByteRange(offset: place.offset, length: UInt64(place.byteCount)))
     } else if entry.host != 0, !format.hasDataFile {
       guard entry.host < file.byteCount else {
@@ -54,7 +54,7 @@ extension ClusterMap {
 
   private func dropReference(_ old: L2Entry, keeping new: L2Entry) {
     if old.isCompressed {
-      let place = CompressedPlace(decoding: old.raw, clusterBits: clusterBits)
+      let place = CompressedDescriptor(decoding: old.raw, clusterBits: clusterBits)
       for cluster in refcounts.touched(place.offset, place.byteCount) {
         unreferenced.append(ClusterRun(first: cluster, count: 1))
       }
@@ -104,9 +104,9 @@ extension ClusterMap {
     }
     l1[index] = .table(at: place.offset)
     dirtyL1Sectors.insert(index / Self.l1EntriesPerSector)
-    file.places.add(.l2Table, at: place.offset)
+    file.regions.add(.l2Table, at: place.offset)
     if old.raw == 0 { return }
-    file.places.remove(at: old.tableOffset)
+    file.regions.remove(at: old.tableOffset)
     unreferenced.append(ClusterRun(first: old.tableOffset >> clusterBits, count: 1))
   }
 

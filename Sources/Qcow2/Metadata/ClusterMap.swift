@@ -11,9 +11,9 @@ import Buffers
 ///    shared one) is done by one operation for each L1 entry (`tables`), the others wait.
 /// All of 2 and 3 happen in `commit` (ClusterMap+Commit.swift), one at a time.
 final class ClusterMap {
-  let file: HostFile
+  let file: ImageFile
   /// What holds the guest's data: `file`, or a file of its own.
-  let data: HostFile
+  let data: ImageFile
   let header: HeaderOnDisk
   let refcounts: Refcounts
   let cache: TableCache
@@ -46,7 +46,7 @@ final class ClusterMap {
   static let maximumUnreferencedRuns = 4096
 
   init(
-    file: HostFile, data: HostFile, header: HeaderOnDisk, refcounts: Refcounts, l1: [L1Entry], memoryByteCount: Int
+    file: ImageFile, data: ImageFile, header: HeaderOnDisk, refcounts: Refcounts, l1: [L1Entry], memoryByteCount: Int
   ) {
     self.file = file
     self.data = data
@@ -114,10 +114,10 @@ final class ClusterMap {
 
   /// A table that a snapshot needs must not be changed in place: an L1 entry that allows it contradicts the snapshot.
   func noteSharedTablesMarkedExclusive() {
-    guard file.places.hasSnapshotTables else { return }
-    for (index, entry) in l1.enumerated() where entry.isExclusive && file.places.isSnapshotTable(at: entry.tableOffset)
+    guard file.regions.hasSnapshotTables else { return }
+    for (index, entry) in l1.enumerated() where entry.isExclusive && file.regions.isSnapshotTable(at: entry.tableOffset)
     {
-      file.places.note(
+      file.regions.note(
         "L1 entry \(index) calls the L2 table at \(entry.tableOffset) its own, and a snapshot uses it too")
     }
   }

@@ -55,7 +55,7 @@ struct L2Entry: Hashable, Sendable {
     /// Reads as zeroes; a host cluster may be kept for it.
     case zero(host: UInt64?, isExclusive: Bool)
     case data(host: UInt64, isExclusive: Bool)
-    case compressed(CompressedPlace)
+    case compressed(CompressedDescriptor)
     /// The entry is damaged; the text says how.
     case damaged(String)
   }
@@ -92,7 +92,7 @@ struct L2Entry: Hashable, Sendable {
   private func compressedMeaning(_ format: L2Format, _ fileByteCount: UInt64) -> Meaning {
     if format.hasDataFile { return .damaged("compressed data in an image with a data file of its own") }
     // A bitmap means nothing here, and is ignored as QEMU does.
-    let place = CompressedPlace(decoding: raw, clusterBits: format.clusterBits)
+    let place = CompressedDescriptor(decoding: raw, clusterBits: format.clusterBits)
     guard place.offset < fileByteCount, place.offset >= 1 << format.clusterBits else {
       return .damaged("compressed data at \(place.offset) lies outside of the file")
     }

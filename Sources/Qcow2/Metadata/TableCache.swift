@@ -12,10 +12,10 @@ final class TableCache {
   /// What changed is written in blocks of this size, a sector.
   private static let writeAlignment = 512
 
-  private let kind: MetadataPlaces.Kind
+  private let kind: MetadataRegions.Kind
   let sliceByteCount: Int
   let capacity: Int
-  private let file: HostFile
+  private let file: ImageFile
   private var slices: [UInt64: TableSlice] = [:]
   private var ring: [TableSlice] = []
   private var hand = 0
@@ -24,7 +24,7 @@ final class TableCache {
   /// Slices that were changed since they were last staged.
   private(set) var dirtyCount = 0
 
-  init(_ kind: MetadataPlaces.Kind, file: HostFile, tableByteCount: Int, memoryByteCount: Int) {
+  init(_ kind: MetadataRegions.Kind, file: ImageFile, tableByteCount: Int, memoryByteCount: Int) {
     self.kind = kind
     self.file = file
     sliceByteCount = min(tableByteCount, Self.maximumSliceByteCount)
@@ -62,9 +62,9 @@ final class TableCache {
     return true
   }
 
-  /// Reads the slice at `offset`, or waits for who is reading it; `makeRoom` came before. Look for it again then.
+  /// Reads the slice at `offset`, or waits for the task that reads it; `makeRoom` came before. Look for it again then.
   func load(_ offset: UInt64) async throws(BlockError) {
-    // Somebody may have read it while the caller was making room.
+    // Another task may have read it while the caller was making room.
     if slices[offset] != nil { return }
     if loading[offset] != nil {
       await withUnsafeContinuation { waiter in

@@ -4,12 +4,12 @@ import Buffers
 
 /// A piece of a metadata table in memory: big-endian entries as they stand in the file.
 ///
-/// Whoever gets one from the cache uses it before the next suspension: afterwards it may be out of the cache.
+/// A caller that gets one from the cache uses it before the next suspension: afterwards it may be out of the cache.
 final class TableSlice {
   /// Place in the file, in bytes.
   let offset: UInt64
   let byteCount: Int
-  private let kind: MetadataPlaces.Kind
+  private let kind: MetadataRegions.Kind
   private var buffer: PageBuffer
   /// Bytes that were changed since they were last staged.
   private var dirty: Range<Int>?
@@ -17,7 +17,7 @@ final class TableSlice {
   fileprivate(set) var writesUnderWay = 0
   var wasUsed = true
 
-  init(_ kind: MetadataPlaces.Kind, offset: UInt64, byteCount: Int, buffer: consuming PageBuffer) {
+  init(_ kind: MetadataRegions.Kind, offset: UInt64, byteCount: Int, buffer: consuming PageBuffer) {
     self.kind = kind
     self.offset = offset
     self.byteCount = byteCount
@@ -60,14 +60,14 @@ final class TableSlice {
 
 /// Bytes of a table as they were at one moment, to be written while the table changes on.
 final class StagedWrite {
-  private let kind: MetadataPlaces.Kind
+  private let kind: MetadataRegions.Kind
   let offset: UInt64
   let byteCount: Int
   private var buffer: PageBuffer?
   private let slice: TableSlice?
 
   init(
-    _ kind: MetadataPlaces.Kind, offset: UInt64, byteCount: Int, buffer: consuming PageBuffer,
+    _ kind: MetadataRegions.Kind, offset: UInt64, byteCount: Int, buffer: consuming PageBuffer,
     of slice: TableSlice? = nil
   ) {
     self.kind = kind
@@ -78,7 +78,7 @@ final class StagedWrite {
   }
 
   /// Writes the bytes, once.
-  func write(to file: HostFile) async throws(BlockError) {
+  func write(to file: ImageFile) async throws(BlockError) {
     defer { slice?.writesUnderWay -= 1 }
     guard let bytes = buffer.take() else { return }
     try await file.writeTable(bytes.bytes.extracting(0..<byteCount), at: offset, of: kind)

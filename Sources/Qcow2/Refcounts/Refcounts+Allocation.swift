@@ -85,7 +85,7 @@ extension Refcounts {
     return true
   }
 
-  /// Finds places for compressed clusters of these byte counts, each behind the one before where that is possible,
+  /// Finds room for compressed clusters of these byte counts, each behind the one before where that is possible,
   /// and counts each in every host cluster that it touches. The answers are byte offsets.
   func allocatePacked(_ byteCounts: [Int]) async throws(BlockError) -> [UInt64] {
     let hold = await turn.acquire(ByteRange(offset: 0, length: 1), .exclusive)

@@ -48,7 +48,7 @@ extension Refcounts {
     var bytes: [UInt8] = []
     for entry in table[sector..<min(sector + 64, table.count)] { bytes.append(bigEndian: entry) }
     try await file.writeTable(bytes.span.bytes, at: tableOffset + UInt64(sector) * 8, of: .refcountTable)
-    file.places.add(.refcountBlock, at: place << clusterBits)
+    file.regions.add(.refcountBlock, at: place << clusterBits)
     usedEnd = max(usedEnd, place + 1)
   }
 
@@ -111,10 +111,10 @@ extension Refcounts {
       bytes.bytes.extracting(0..<entryCount * 8), at: tableCluster << clusterBits, of: .refcountTable)
     try await file.flush()
     try await header.moveRefcountTable(to: tableCluster << clusterBits, clusterCount: Int(used.end - tableCluster))
-    for number in 0..<blockCount { file.places.add(.refcountBlock, at: (used.first + number) << clusterBits) }
-    file.places.removeArea(at: tableOffset)
+    for number in 0..<blockCount { file.regions.add(.refcountBlock, at: (used.first + number) << clusterBits) }
+    file.regions.removeArea(at: tableOffset)
     let place = ClusterRun(first: tableCluster, count: used.end - tableCluster)
-    file.places.add([(.refcountTable, self.bytes(of: place))])
+    file.regions.add([(.refcountTable, self.bytes(of: place))])
     table = larger
     tableOffset = tableCluster << clusterBits
     usedEnd = max(usedEnd, used.end)

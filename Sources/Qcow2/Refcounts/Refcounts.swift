@@ -11,7 +11,7 @@ import Buffers
 ///    durable before the header names it.
 /// 3. Counts are changed by one operation at a time (`turn`), from its search to its last entry.
 final class Refcounts {
-  let file: HostFile
+  let file: ImageFile
   let width: RefcountWidth
   let clusterBits: UInt64
   let entriesPerBlock: UInt64
@@ -35,7 +35,7 @@ final class Refcounts {
   /// So many clusters past the end of the file may count as used, left over from a cut; more is damage.
   static let maximumLeakPastEnd: UInt64 = 1 << 20
 
-  init(file: HostFile, header: HeaderOnDisk, table: [UInt64], memoryByteCount: Int) {
+  init(file: ImageFile, header: HeaderOnDisk, table: [UInt64], memoryByteCount: Int) {
     self.file = file
     self.header = header
     self.table = table
@@ -115,7 +115,7 @@ final class Refcounts {
   private func lower(_ cluster: UInt64) async throws(BlockError) {
     guard let place = try await slice(of: cluster) else { throw tooLow(cluster) }
     let count = width.count(in: place.slice, at: place.index)
-    guard count > (file.places.isSnapshotTable(at: cluster << clusterBits) ? 1 : 0) else { throw tooLow(cluster) }
+    guard count > (file.regions.isSnapshotTable(at: cluster << clusterBits) ? 1 : 0) else { throw tooLow(cluster) }
     width.store(count - 1, in: place.slice, of: cache, at: place.index)
     guard count == 1 else { return }
     searchStart = min(searchStart, cluster)

@@ -14,7 +14,7 @@ import Buffers
 ///
 /// **Blocks** that a request covers in part are the business of an `AlignedAccess`, which stands before a device that
 /// wants alignment. Compressed clusters fill such blocks one after the other: see ``writePacked(_:at:)``.
-final class HostFile: @unchecked Sendable {
+final class ImageFile: @unchecked Sendable {
   // Safe to hand over: confined to the image's loop.
 
   /// The file grows in steps of an eighth of its size between these, so that a resize serves many allocations.
@@ -24,7 +24,7 @@ final class HostFile: @unchecked Sendable {
   let pool: BufferPool
   let clusterByteCount: UInt64
   /// The file of the guest's data, where that isn't this one: durable before this file's tables are.
-  let dataFile: HostFile?
+  let dataFile: ImageFile?
   /// The length that a data file is given, which is the disk's; nil for a file that grows in larger steps.
   private var exactByteCount: UInt64?
   /// What provides the file's storage fixes its length, as with block devices.
@@ -33,7 +33,7 @@ final class HostFile: @unchecked Sendable {
   /// Told once, of what latched the file.
   var onLatch: LatchReport?
   /// What only ``writeTable(_:at:of:)`` may write over.
-  let places: MetadataPlaces
+  let regions: MetadataRegions
   /// What lies from here on was made by growing the file and never written: it reads as zeroes.
   private var pristineStart: UInt64
   /// What was packed and doesn't fill a block yet.
@@ -42,7 +42,7 @@ final class HostFile: @unchecked Sendable {
 
   /// - Parameter exactByteCount: for a data file, the length of the disk.
   init(
-    _ device: any BlockDevice, clusterByteCount: UInt64, pool: BufferPool, dataFile: HostFile? = nil,
+    _ device: any BlockDevice, clusterByteCount: UInt64, pool: BufferPool, dataFile: ImageFile? = nil,
     exactByteCount: UInt64? = nil
   ) {
     self.device = AlignedAccess.over(device, pool: pool)
@@ -50,7 +50,7 @@ final class HostFile: @unchecked Sendable {
     self.exactByteCount = exactByteCount
     self.pool = pool
     self.clusterByteCount = clusterByteCount
-    places = MetadataPlaces(clusterBits: UInt64(clusterByteCount.trailingZeroBitCount))
+    regions = MetadataRegions(clusterBits: UInt64(clusterByteCount.trailingZeroBitCount))
     pristineStart = device.byteCount
     let unit = device.limits.lengthAlignment
     tails = PackedTails(blockByteCount: unit <= clusterByteCount ? unit : 1)
@@ -94,8 +94,8 @@ final class HostFile: @unchecked Sendable {
   }
 
   /// Throws, and latches, if metadata lies where something else is to be stored or given back.
-  func checkNotMetadata(_ range: ByteRange, besides kind: MetadataPlaces.Kind? = nil) throws(BlockError) {
-    guard let found = places.overlap(range, besides: kind) else { return }
+  func checkNotMetadata(_ range: ByteRange, besides kind: MetadataRegions.Kind? = nil) throws(BlockError) {
+    guard let found = regions.overlap(range, besides: kind) else { return }
     let error = BlockError(
       .corrupt("the image's tables give away the place of other metadata: the \(found)'s, in \(range) of the file"),
       .write, range)
@@ -106,7 +106,7 @@ final class HostFile: @unchecked Sendable {
   /// Writes guest data: a failure concerns nothing else.
   /// - Parameter kind: the metadata that may be overwritten; none for guest data.
   func write(
-    _ bytes: RawSpan, at offset: UInt64, options: WriteOptions = [], over kind: MetadataPlaces.Kind? = nil
+    _ bytes: RawSpan, at offset: UInt64, options: WriteOptions = [], over kind: MetadataRegions.Kind? = nil
   ) async throws(BlockError) {
     let range = ByteRange(offset: offset, length: UInt64(bytes.byteCount))
     try await prepare(range, over: kind)
@@ -115,7 +115,7 @@ final class HostFile: @unchecked Sendable {
   }
 
   /// Everything that comes before a write.
-  func prepare(_ range: ByteRange, over kind: MetadataPlaces.Kind? = nil) async throws(BlockError) {
+  func prepare(_ range: ByteRange, over kind: MetadataRegions.Kind? = nil) async throws(BlockError) {
     try checkNotMetadata(range, besides: kind)
     try checkLatch(.write)
     try await grow(toHold: range.end)
@@ -123,7 +123,7 @@ final class HostFile: @unchecked Sendable {
   }
 
   /// Writes metadata, over nothing but its own kind; a failure latches.
-  func writeTable(_ bytes: RawSpan, at offset: UInt64, of kind: MetadataPlaces.Kind) async throws(BlockError) {
+  func writeTable(_ bytes: RawSpan, at offset: UInt64, of kind: MetadataRegions.Kind) async throws(BlockError) {
     do {
       try await write(bytes, at: offset, over: kind)
     } catch {
@@ -132,7 +132,7 @@ final class HostFile: @unchecked Sendable {
     }
   }
 
-  /// Makes everything written so far durable; a failure latches, as nobody can say what was lost.
+  /// Makes everything written so far durable; a failure latches, as nothing can tell what was lost.
   func flush() async throws(BlockError) {
     try checkLatch(.flush)
     do {
@@ -168,7 +168,7 @@ final class HostFile: @unchecked Sendable {
 
   /// Gives storage back where the device can; what fails here only wastes space.
   func giveBack(_ range: ByteRange) async {
-    guard !isLatched, places.overlap(range) == nil, range.end <= byteCount else { return }
+    guard !isLatched, regions.overlap(range) == nil, range.end <= byteCount else { return }
     tails.forget(range)
     try? await device.discard(range)
   }
@@ -218,7 +218,7 @@ final class HostFile: @unchecked Sendable {
     try await grow(toHold: end)
   }
 
-  /// Cuts off what growing made and nobody uses. Nothing is being written.
+  /// Cuts off what growing made and nothing uses. Nothing is being written.
   func trim(to end: UInt64) async throws(BlockError) {
     let isExact = exactByteCount != nil
     if isExact { exactByteCount = end }

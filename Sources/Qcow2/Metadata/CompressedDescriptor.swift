@@ -2,7 +2,7 @@
 ///
 /// The entry tells the first byte, and the length only in sectors: what stands behind the compressed bytes in the last
 /// one is another cluster's.
-struct CompressedPlace: Hashable, Sendable {
+struct CompressedDescriptor: Hashable, Sendable {
   /// Offset of the first byte, of any alignment.
   var offset: UInt64
   /// Bytes up to the end of the last 512-byte sector that belongs to it.

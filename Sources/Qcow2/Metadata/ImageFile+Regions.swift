@@ -1,14 +1,14 @@
 import BlockCore
 
-extension HostFile {
+extension ImageFile {
   /// Notes where the tables of an image lie that is to be changed.
   ///
   /// An entry that names a table where the file has none is a conflict: the file may grow to that place, and guest data
   /// that were stored there would be taken for a table, whose contents the guest then chooses.
-  func learnPlaces(
+  func learnRegions(
     of header: Qcow2Header, refcountTable blocks: [UInt64], _ l1: [L1Entry]
   ) async throws(Qcow2Error) {
-    var tables: [(kind: MetadataPlaces.Kind, range: ByteRange)] = [
+    var tables: [(kind: MetadataRegions.Kind, range: ByteRange)] = [
       (.header, ByteRange(offset: 0, length: clusterByteCount)),
       (.l1Table, ByteRange(offset: header.l1Offset, length: UInt64(header.l1EntryCount) * 8)),
       (.refcountTable, ByteRange(offset: header.refcountTableOffset, length: UInt64(blocks.count) * 8)),
@@ -24,28 +24,32 @@ extension HostFile {
       snapshotL1Tables.append(ByteRange(offset: snapshot.l1Offset, length: length))
     }
     tables += snapshotL1Tables.map { (.snapshotL1Table, $0) }
-    places.unreadSnapshotL1Tables = snapshotL1Tables.isEmpty ? nil : snapshotL1Tables
-    places.add(tables)
+    regions.unreadSnapshotL1Tables = snapshotL1Tables.isEmpty ? nil : snapshotL1Tables
+    regions.add(tables)
     for (index, offset) in blocks.enumerated() where offset != 0 {
       if holds(offset, clusterByteCount) {
-        places.add(.refcountBlock, at: offset)
+        regions.add(.refcountBlock, at: offset)
       } else {
-        places.note(Refcounts.damage(ofTableEntry: index, offset))
+        regions.note(Refcounts.damage(ofTableEntry: index, offset))
       }
     }
     for (index, entry) in l1.enumerated() where entry.raw != 0 {
-      if holdsTable(of: entry) { places.add(.l2Table, at: entry.tableOffset) } else { places.note(entry.damage(index)) }
+      if holdsTable(of: entry) {
+        regions.add(.l2Table, at: entry.tableOffset)
+      } else {
+        regions.note(entry.damage(index))
+      }
     }
   }
 
   /// Notes the L2 tables of the snapshots, once, before the first change: opening an image doesn't wait for it.
   ///
   /// - Throws: what reading the snapshots' L1 tables throws; `notSupported` where they are longer in all than
-  ///   ``MetadataPlaces/maximumSnapshotL1ByteCount``.
+  ///   ``MetadataRegions/maximumSnapshotL1ByteCount``.
   func learnSnapshotTables() async throws(BlockError) {
-    guard let l1Tables = places.unreadSnapshotL1Tables else { return }
+    guard let l1Tables = regions.unreadSnapshotL1Tables else { return }
     let byteCount = l1Tables.reduce(0) { $0 + $1.length }
-    guard byteCount <= MetadataPlaces.maximumSnapshotL1ByteCount else {
+    guard byteCount <= MetadataRegions.maximumSnapshotL1ByteCount else {
       throw BlockError(
         .notSupported, .write,
         cause: "the L1 tables of the image's snapshots have \(byteCount) bytes, more than can be guarded")
@@ -58,7 +62,7 @@ extension HostFile {
           if holdsTable(of: entry) {
             tables.append(entry.tableOffset / clusterByteCount)
           } else {
-            places.note("the \(MetadataPlaces.Kind.snapshotL1Table) at \(place.offset): \(entry.damage(index))")
+            regions.note("the \(MetadataRegions.Kind.snapshotL1Table) at \(place.offset): \(entry.damage(index))")
           }
         }
       } catch {
@@ -68,7 +72,7 @@ extension HostFile {
     tables.sort()
     var distinct: [UInt64] = []
     for cluster in tables where cluster != distinct.last { distinct.append(cluster) }
-    places.add(snapshotTables: distinct)
+    regions.add(snapshotTables: distinct)
   }
 
   /// True if the entry names an L2 table that the file has.

@@ -10,8 +10,8 @@ import BlockCore
 /// that such a table is used once. Their L2 tables stay what they are, whatever the refcounts say.
 ///
 /// Memory: one entry for each L2 table and refcount block, one area for each other table, and 8 bytes for each L2
-/// table of the snapshots, which are read before the first change (``HostFile/learnSnapshotTables()``).
-final class MetadataPlaces {
+/// table of the snapshots, which are read before the first change (``ImageFile/learnSnapshotTables()``).
+final class MetadataRegions {
   enum Kind: UInt8, Sendable, CustomStringConvertible {
     case header, l1Table, l2Table, refcountTable, refcountBlock, snapshotTable, snapshotL1Table, snapshotL2Table
 
