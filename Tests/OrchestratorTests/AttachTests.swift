@@ -162,7 +162,8 @@ import Testing
     try await bench.image("vm1")
     let terms = Terms<Job>(dryRun: true)
     let attach = try await bench.service.attachImage(.name("vm1"), cache: .writeback, terms).planned()
-    #expect(attach.action == "attach-image" && attach.resource["cache"] == "writeback")
+    #expect(attach.action == "attach-image")
+    guard case .attachment(_, .writeback) = attach.resource else { throw ExpectationFailure("\(attach.resource)") }
     let check = try await bench.service.checkImage(.name("vm1"), repairsLeaks: true, terms).planned()
     #expect(check.action == "check-image" && check.steps.count == 2)
     #expect(try bench.eventKinds() == [.imageCreated])

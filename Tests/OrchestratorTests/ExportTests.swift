@@ -249,7 +249,9 @@ import Testing
     let orders = bench.engine.orders.count
     let dry = Terms<Export>(dryRun: true)
     let plan = try await bench.service.createExport(.sample(isReadOnly: false), dry).planned()
-    #expect(plan.action == "create-export" && plan.steps.count == 2 && plan.resource["readOnly"] == false)
+    #expect(plan.action == "create-export" && plan.steps.count == 2)
+    guard case .export(let export) = plan.resource else { throw ExpectationFailure("\(plan.resource)") }
+    #expect(!export.isReadOnly)
     let old = ExportDraft(name: "old", source: .backup(backup.id), listen: .tcp(host: "localhost", port: 1))
     #expect(try await bench.service.createExport(old, dry).planned().steps.count == 1)
     await expectRefusal(.notFound) { try await bench.service.createExport(.sample(of: "nobody"), dry) }

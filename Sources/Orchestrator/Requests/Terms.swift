@@ -30,15 +30,15 @@ package enum Answer<Value: Sendable>: Sendable {
 extension Answer: Equatable where Value: Equatable {}
 
 /// What a change would do, in words and as the resource that it would make, without the ids it would get.
-package struct Plan: Hashable, Sendable, Codable {
+package struct Plan: Hashable, Sendable {
   /// E.g. "register-image".
   package var action: String
   package var steps: [String]
   /// What the person should know before doing it.
   package var warnings: [String]
-  package var resource: JSONValue
+  package var resource: PlannedResource
 
-  package init(action: String, steps: [String], warnings: [String] = [], resource: JSONValue = .object([:])) {
+  package init(action: String, steps: [String], warnings: [String] = [], resource: PlannedResource) {
     self.action = action
     self.steps = steps
     self.warnings = warnings

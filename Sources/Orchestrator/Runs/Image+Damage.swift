@@ -98,7 +98,7 @@ extension BackupService {
         let image = try cleared(catalog)
         return Plan(
           action: "clear-damage", steps: ["take image '\(image.name)' for a good one again"],
-          resource: .object(["name": .string(image.name.text)]))
+          resource: .clearedImage(image.name))
       } apply: { catalog, now in
         let image = try cleared(catalog)
         guard try catalog.image(image.id) != image else { return image }

@@ -32,11 +32,10 @@ extension BackupService {
       image.state == .attached
       ? "keep image '\(image.name)' attached, also without its exports"
       : "open image '\(image.name)' read-write, and hold its locks until it is detached"
-    var resource: [String: JSONValue] = ["image": .string(image.id.description)]
-    resource["cache"] = cache.map { .string($0.rawValue) }
     return Plan(
       action: "attach-image", steps: [step],
-      warnings: image.damageWarnings + overlays.warnings(toAttach: image), resource: .object(resource))
+      warnings: image.damageWarnings + overlays.warnings(toAttach: image),
+      resource: .attachment(of: image.id, cache: cache))
   }
 
   /// A job that flushes and closes the image. Throws `imageNotAttached`, and `imageInUse` while it has exports.
@@ -50,7 +49,7 @@ extension BackupService {
         request: .detach(image: image.id), links: JobLinks(image: image.id),
         plan: Plan(
           action: "detach-image", steps: ["flush image '\(image.name)', close it and give up its locks"],
-          resource: .object(["image": .string(image.id.description)])))
+          resource: .detachment(of: image.id)))
     }
   }
 
@@ -68,9 +67,7 @@ extension BackupService {
         plan: Plan(
           action: "check-image",
           steps: ["check image '\(image.name)'"] + (repairsLeaks ? ["give back clusters that it has lost"] : []),
-          resource: .object([
-            "image": .string(image.id.description), "repairLeaks": .bool(repairsLeaks),
-          ])),
+          resource: .check(of: image.id, repairsLeaks: repairsLeaks)),
         legs: [image.virtualSize])
     }
   }

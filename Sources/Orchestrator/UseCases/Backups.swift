@@ -111,7 +111,7 @@ extension BackupService {
         request: .verify(backup: id, level: level), links: Self.links(to: backup),
         plan: Plan(
           action: "verify-backup", steps: ["verify backup \(id) at level \(level.rawValue)"],
-          resource: .object(["backup": .string(id.description), "level": .string(level.rawValue)])),
+          resource: .verification(of: id, level)),
         legs: [backup.virtualSize])
     }
   }
@@ -136,7 +136,7 @@ extension BackupService {
         request: .deleteBackup(backup: id), links: Self.links(to: backup),
         plan: Plan(
           action: "delete-backup", steps: ["delete the files of backup \(id), \(backup.storedSize) bytes"],
-          resource: .object(["backup": .string(id.description)])))
+          resource: .deletion(of: id)))
     }
   }
 
@@ -209,12 +209,8 @@ extension BackupService {
       warnings: images.filter { $0.state == .unavailable }.map {
         "image '\($0.name)' couldn't be opened the last time"
       } + images.flatMap(\.damageWarnings),
-      resource: .object([
-        "images": .array(images.map { .string($0.id.description) }),
-        "repository": .string(repository.id.description), "kind": .string(draft.kind.rawValue),
-        "compression": .string(draft.compression.rawValue),
-        "speedLimit": .integer(Int64(clamping: draft.speedLimit)),
-      ]))
+      resource: .backups(
+        of: images.map(\.id), into: repository.id, draft.kind, draft.compression, speedLimit: draft.speedLimit))
   }
 
   private static func reason(for kind: BackupKind) -> String {

@@ -88,19 +88,13 @@ struct ExportIntent: Sendable {
 
   var plan: Plan {
     var steps: [String] = []
-    var members: [String: JSONValue] = [
-      "name": .string(draft.name.text), "readOnly": .bool(isReadOnly), "listen": .string(draft.listen.text),
-    ]
     switch source {
     case .image(let image, let attaches):
       if attaches { steps.append("attach image '\(image.name)': open it read-write, and hold its locks") }
       steps.append("serve image '\(image.name)' as '\(draft.name)' at \(draft.listen.text)")
-      members["image"] = .string(image.id.description)
     case .backup(let stored):
       steps.append("serve backup \(stored.backup.id) as '\(draft.name)' at \(draft.listen.text)")
-      members["backup"] = .string(stored.backup.id.description)
     }
-    members["tls"] = draft.tls.map { .string($0.rawValue) }
     var warnings = ["whether the address can be had is only seen when it is done"]
     if case .image(let image, let attaches) = source {
       warnings += image.damageWarnings
@@ -108,7 +102,7 @@ struct ExportIntent: Sendable {
     }
     return Plan(
       action: "create-export", steps: steps, warnings: warnings,
-      resource: .object(members))
+      resource: .export(export(ExportID(), at: .distantPast)))
   }
 
   // MARK: Checks

@@ -209,7 +209,7 @@ extension BackupService {
     if let image = doom.released { steps.append("detach image '\(image.name)', which was attached for it") }
     return Plan(
       action: "delete-export", steps: steps, warnings: clients > 0 ? ["\(clients) clients are cut off"] : [],
-      resource: .object(["export": .string(doom.export.id.description), "name": .string(doom.export.name.text)]))
+      resource: .exportEnd(doom.export.id, name: doom.export.name))
   }
 }
 

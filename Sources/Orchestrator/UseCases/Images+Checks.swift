@@ -119,15 +119,7 @@ extension BackupService {
     return Plan(
       action: "register-image",
       steps: ["register \(draft.source.place) as image '\(draft.name)', read as \(location.format.rawValue)"],
-      warnings: warnings, resource: json(image))
-  }
-
-  static func json(_ image: Image) -> JSONValue {
-    .object([
-      "name": .string(image.name.text), "path": .string(image.source.place), "format": .string(image.format.rawValue),
-      "virtualSize": .integer(Int64(clamping: image.virtualSize)),
-      "labels": .object(image.labels.mapValues { .string($0) }),
-    ])
+      warnings: warnings, resource: .image(image))
   }
 }
 

@@ -111,7 +111,7 @@ extension BackupService {
     }
     return try await answering(terms) {
       let answer = try await self.change(terms) { catalog in
-        Plan(action: "change-image", steps: ["change the image"], resource: Self.json(try changed(catalog)))
+        Plan(action: "change-image", steps: ["change the image"], resource: .image(try changed(catalog)))
       } apply: { catalog, now in
         let image = try changed(catalog)
         guard try catalog.image(image.id) != image else { return image }
@@ -147,7 +147,7 @@ extension BackupService {
         let image = try doomed(catalog)
         return Plan(
           action: "unregister-image", steps: ["forget image '\(image.name)'; its file and backups stay"],
-          warnings: image.damageWarnings, resource: Self.json(image))
+          warnings: image.damageWarnings, resource: .image(image))
       } apply: { catalog, now in
         let image = try doomed(catalog)
         try catalog.delete(image.id)

@@ -141,7 +141,7 @@ extension BackupService {
         let (job, next) = try checked(catalog, now)
         return Plan(
           action: "\(verb)-job", steps: ["take job \(id) from \(job.state.rawValue) to \(next.state.rawValue)"],
-          resource: .object(["job": .string(id.description), "state": .string(next.state.rawValue)]))
+          resource: .job(id, next: next.state))
       } apply: { catalog, now in
         var (before, job) = try checked(catalog, now)
         guard job != before else { return job }

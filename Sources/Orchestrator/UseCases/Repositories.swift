@@ -38,9 +38,7 @@ extension BackupService {
           action: "create-repository",
           steps: ["make \(draft.path) a repository, or take over the one in it, as '\(draft.name)'"],
           warnings: ["the folder is only looked at when it is done"],
-          resource: .object([
-            "name": .string(draft.name.text), "kind": .string(draft.kind.rawValue), "path": .string(draft.path),
-          ]))
+          resource: .repository(draft))
       } apply: { catalog, now in
         try Self.requireFree(draft, in: catalog)
         if let other = try catalog.repository(id) {
@@ -76,7 +74,7 @@ extension BackupService {
         let repository = try renamed(catalog)
         return Plan(
           action: "change-repository", steps: ["rename repository \(repository.id) to '\(name)'"],
-          resource: .object(["name": .string(name.text), "path": .string(repository.path)]))
+          resource: .repositoryName(name, path: repository.path))
       } apply: { catalog, now in
         let repository = try renamed(catalog)
         guard try catalog.repository(repository.id) != repository else { return repository }
@@ -117,7 +115,7 @@ extension BackupService {
         return Plan(
           action: "unregister-repository",
           steps: ["forget repository '\(repository.name)' and its backups; \(repository.path) keeps them all"],
-          resource: .object(["name": .string(repository.name.text), "path": .string(repository.path)]))
+          resource: .repositoryName(repository.name, path: repository.path))
       } apply: { catalog, now in
         let repository = try doomed(catalog)
         try catalog.delete(repository.id)
@@ -139,7 +137,7 @@ extension BackupService {
         plan: Plan(
           action: "rescan-repository",
           steps: ["read the manifests in \(repository.path) and add what the catalog lacks"],
-          resource: .object(["repository": .string(repository.id.description)])))
+          resource: .rescan(of: repository.id)))
     }
   }
 

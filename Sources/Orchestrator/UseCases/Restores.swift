@@ -103,6 +103,6 @@ extension BackupService {
     if backup.verifiedAt == nil { warnings.append("the backup was never verified") }
     return Plan(
       action: "restore-backup", steps: [step], warnings: warnings,
-      resource: .object(["backup": .string(backup.id.description)]))
+      resource: .restore(of: backup.id))
   }
 }
