@@ -19,8 +19,6 @@ package final class BackupService: Sendable {
   let background = BackgroundTasks()
   /// Events about failures of attached images, which are on their way to the catalog.
   private let failureReports = BackgroundTasks()
-  /// Exports whose change is being committed, as they are to be shown: who renders them then can't ask the catalog.
-  let viewsInCommit = Lock<[ExportID: ExportView]>([:])
   let keys = KeysInFlight()
   let looks: ImageLooks
   let logger: Logger

@@ -197,7 +197,7 @@ import Testing
     bench.engine.script { $0.activity = { _ in ExportActivity(clients: 2) } }
     #expect(try bench.service.export(.name("disk0")).activity?.clients == 2)
     await expectRefusal(.exportInUse) { try await bench.service.deleteExport(.name("disk0"), .safe) }
-    let dry = Terms<Export>(dryRun: true)
+    let dry = Terms<ExportView>(dryRun: true)
     await expectRefusal(.exportInUse) { try await bench.service.deleteExport(.name("disk0"), .safe, dry) }
     #expect(try bench.service.export(.name("disk0")).export == export)
     let plan = try await bench.service.deleteExport(.name("disk0"), .hard, dry).planned()
@@ -247,7 +247,7 @@ import Testing
     let backup = try await bench.completeBackup()
     let before = try bench.events().count
     let orders = bench.engine.orders.count
-    let dry = Terms<Export>(dryRun: true)
+    let dry = Terms<ExportView>(dryRun: true)
     let plan = try await bench.service.createExport(.sample(isReadOnly: false), dry).planned()
     #expect(plan.action == "create-export" && plan.steps.count == 2)
     guard case .export(let export) = plan.resource else { throw ExpectationFailure("\(plan.resource)") }
@@ -262,14 +262,13 @@ import Testing
     let bench = try await ServiceBench()
     try await bench.image("vm1")
     let service = bench.service
-    let terms = Terms<Export>(
+    let terms = Terms<ExportView>(
       idempotency: IdempotencyGuard(
         key: IdempotencyKey(who: "me", route: "POST /exports", key: "1"), bodyHash: "x"
-      ) { export in
+      ) { view in
         // Nobody asks the catalog within a transaction.
         bench.catalog.readFault = FaultyCatalog.Fault(atCall: 1, fromThenOn: true)
         defer { bench.catalog.readFault = nil }
-        let view = service.view(of: export)
         return StoredAnswer(status: 201, headers: [:], body: "\(view.imageName ?? "?") \(view.activity != nil)")
       })
     _ = try await service.createExport(.sample(), terms).done()

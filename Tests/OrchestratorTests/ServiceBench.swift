@@ -77,9 +77,9 @@ struct ServiceBench {
   @discardableResult
   func export(
     _ name: ResourceName, of image: ResourceName = "vm1", isReadOnly: Bool? = nil,
-    _ terms: Terms<Export> = Terms()
+    _ terms: Terms<ExportView> = Terms()
   ) async throws -> Export {
-    try await service.createExport(.sample(name, of: image, isReadOnly: isReadOnly), terms).done()
+    try await service.createExport(.sample(name, of: image, isReadOnly: isReadOnly), terms).done().export
   }
 
   /// Exports a backup.
@@ -87,7 +87,7 @@ struct ServiceBench {
   func export(_ name: ResourceName, of backup: Backup) async throws -> Export {
     try await service.createExport(
       ExportDraft(name: name, source: .backup(backup.id), listen: .unix(path: "/run/cobweb/nbd.sock"))
-    ).done()
+    ).done().export
   }
 
   /// What the engine serves and holds is what the catalog says, and what isn't served says why.

@@ -107,3 +107,11 @@ package final class EventStream: Sendable {
     }
   }
 }
+
+extension Event {
+  /// Whether it tells that its job has ended.
+  fileprivate var endsJob: Bool {
+    guard kind == .jobChanged else { return false }
+    return payload.state.flatMap(JobState.init(rawValue:))?.isEnded ?? false
+  }
+}

@@ -13,11 +13,11 @@ struct JobEnd: Sendable {
   var verdict: Verdict
   var result: JobResult?
   /// What the end means for other rows; repeatable, for its first commit may have been told as a failure.
-  var changes: @Sendable (any CatalogWriting, Date) throws -> Void
+  var changes: @Sendable (CatalogTransaction) throws -> Void
 
   init(
     _ verdict: Verdict, result: JobResult? = nil,
-    changes: @Sendable @escaping (any CatalogWriting, Date) throws -> Void = { _, _ in }
+    changes: @Sendable @escaping (CatalogTransaction) throws -> Void = { _ in }
   ) {
     self.verdict = verdict
     self.result = result
@@ -27,7 +27,7 @@ struct JobEnd: Sendable {
   /// The end by `error`, which is the stop of `live` if it was told to.
   init(
     _ error: any Error, of live: LiveJob, result: JobResult? = nil,
-    changes: @Sendable @escaping (any CatalogWriting, Date) throws -> Void = { _, _ in }
+    changes: @Sendable @escaping (CatalogTransaction) throws -> Void = { _ in }
   ) {
     if error is CancellationError, let reason = live.stopReason {
       self.init(.stopped(reason), result: result, changes: changes)

@@ -325,11 +325,13 @@ actor JobQueue {
       guard !news.isEmpty else { break }
       wordsTold.merge(news) { _, new in new }
       // A failure is made up for when the words change; the job itself isn't touched by it.
-      try? await ledger.write { catalog, now in
+      try? await ledger.write { transaction in
         for (id, words) in news {
-          guard var job = try catalog.job(id), job.state == .queued, job.waitingFor != words else { continue }
+          guard var job = try transaction.catalog.job(id), job.state == .queued, job.waitingFor != words else {
+            continue
+          }
           job.waitingFor = words
-          try catalog.announce(.jobChanged, catalog.update(job), at: now)
+          try transaction.update(job)
         }
       }
     }

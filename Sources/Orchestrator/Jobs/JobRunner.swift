@@ -33,8 +33,8 @@ struct JobRunner: Sendable {
       end = await whileTelling(live) { await work(job, live) }
     } catch {
       logger.error("a job can't be started", metadata: ["job": "\(id)", "error": "\(error)"])
-      end = JobEnd(.failed(ProblemDetails(error))) { catalog, now in
-        try BackupRun.failUnended(of: id, why: ProblemDetails(error).detail, in: catalog, at: now)
+      end = JobEnd(.failed(ProblemDetails(error))) { transaction in
+        try BackupRun.failUnended(of: id, why: ProblemDetails(error).detail, in: transaction)
       }
     }
     return await settle(id, end, live)
@@ -44,16 +44,15 @@ struct JobRunner: Sendable {
 
   /// Nil if it was cancelled while it waited.
   private func begin(_ id: JobID) async throws -> Job? {
-    try await ledger.write { catalog, now in
-      guard var job = try catalog.job(id) else { return nil }
+    try await ledger.write { transaction in
+      guard var job = try transaction.catalog.job(id) else { return nil }
       // Begun already: the answer to the attempt before this one was lost.
       if job.state == .running { return job }
       guard job.state.allows(.running) else { return nil }
       job.state = .running
-      job.startedAt = now
+      job.startedAt = transaction.now
       job.waitingFor = nil
-      job = try catalog.update(job)
-      try catalog.announce(.jobChanged, job, at: now)
+      job = try transaction.update(job)
       return job
     }
   }
@@ -61,14 +60,13 @@ struct JobRunner: Sendable {
   /// A resumed job has a place again. Nil if it was paused or cancelled meanwhile.
   func goOn(_ id: JobID) async throws -> Job? {
     try await ledger.persistently {
-      try await ledger.write { catalog, now in
-        guard var job = try catalog.job(id) else { return nil }
+      try await ledger.write { transaction in
+        guard var job = try transaction.catalog.job(id) else { return nil }
         // The answer to the attempt before this one was lost.
         if job.state == .running { return job }
         guard job.state == .queued else { return nil }
         (job.state, job.waitingFor) = (.running, nil)
-        job = try catalog.update(job)
-        try catalog.announce(.jobChanged, job, at: now)
+        job = try transaction.update(job)
         return job
       }
     }
@@ -76,14 +74,13 @@ struct JobRunner: Sendable {
 
   /// Resumes the paused jobs whose time is over. Returns them, and how many pause for a time still.
   func resumeOverdue() async throws -> (resumed: [Job], left: Int) {
-    try await ledger.write { catalog, now in
-      let paused = try allPages { try catalog.jobs(JobFilter(states: [.paused]), $0) }
+    try await ledger.write { transaction in
+      let paused = try allPages { try transaction.catalog.jobs(JobFilter(states: [.paused]), $0) }
       let timed = paused.compactMap { job in job.pausedUntil.map { (job, $0) } }
       var resumed: [Job] = []
-      for (var job, until) in timed where until <= now {
+      for (var job, until) in timed where until <= transaction.now {
         (job.state, job.pausedUntil) = (.queued, nil)
-        job = try catalog.update(job)
-        try catalog.announce(.jobChanged, job, at: now)
+        job = try transaction.update(job)
         resumed.append(job)
       }
       return (resumed, timed.count - resumed.count)
@@ -137,9 +134,9 @@ struct JobRunner: Sendable {
     guard isChanged || !lines.isEmpty else { return true }
     let progress = live.progress
     do {
-      try await ledger.write { catalog, _ in
-        if isChanged { try catalog.setProgress(progress, of: live.job) }
-        Self.append(lines, to: live.job, in: catalog)
+      try await ledger.write { transaction in
+        if isChanged { try transaction.setProgress(progress, of: live.job) }
+        Self.append(lines, to: live.job, in: transaction)
       }
       return true
     } catch {
@@ -149,8 +146,8 @@ struct JobRunner: Sendable {
   }
 
   /// A line that is stored already is refused, and that is as it should be: the answer to its commit was lost.
-  private static func append(_ lines: [JobLogEntry], to job: JobID, in catalog: any CatalogWriting) {
-    for line in lines { try? catalog.append(line, to: job) }
+  private static func append(_ lines: [JobLogEntry], to job: JobID, in transaction: CatalogTransaction) {
+    for line in lines { try? transaction.append(line, to: job) }
   }
 
   // MARK: End
@@ -180,23 +177,24 @@ struct JobRunner: Sendable {
   }
 
   private func commit(_ end: JobEnd, of id: JobID, progress: JobProgress?, lines: [JobLogEntry]) async throws {
-    try await ledger.write { catalog, now in
-      if let request = try catalog.job(id)?.request, let finding = RepositoryFinding(end.verdict, of: request),
-        let repository = try request.repository(in: catalog)
+    try await ledger.write { transaction in
+      if let request = try transaction.catalog.job(id)?.request,
+        let finding = RepositoryFinding(end.verdict, of: request),
+        let repository = try request.repository(in: transaction.catalog)
       {
-        try catalog.note(finding, of: repository, job: id, at: now)
+        try transaction.note(finding, of: repository, job: id)
       }
-      try end.changes(catalog, now)
-      guard var job = try catalog.job(id), !job.state.isEnded else { return }
-      (job.state, job.error) = Self.final(job.state, end.verdict, try Aftermath(of: job, in: catalog))
+      try end.changes(transaction)
+      guard var job = try transaction.catalog.job(id), !job.state.isEnded else { return }
+      (job.state, job.error) = Self.final(job.state, end.verdict, try Aftermath(of: job, in: transaction.catalog))
       job.result = end.result
-      job.finishedAt = now
+      job.finishedAt = transaction.now
       (job.waitingFor, job.pausedUntil) = (nil, nil)
       job.progress = progress ?? job.progress
       // What is over goes at no rate.
       (job.progress.rate, job.progress.eta) = (0, nil)
-      Self.append(lines, to: id, in: catalog)
-      try catalog.announce(.jobChanged, catalog.update(job), at: now)
+      Self.append(lines, to: id, in: transaction)
+      try transaction.update(job)
     }
   }
 
@@ -219,13 +217,13 @@ struct JobRunner: Sendable {
   func interrupt(_ id: JobID, leavingBackups: Bool = false) async {
     do {
       try await ledger.persistently {
-        try await ledger.write { catalog, now in
-          guard var job = try catalog.job(id), job.state.allows(.interrupted) else { return }
+        try await ledger.write { transaction in
+          guard var job = try transaction.catalog.job(id), job.state.allows(.interrupted) else { return }
           if !leavingBackups {
-            try BackupRun.failUnended(of: id, why: "the server stopped before it began", in: catalog, at: now)
+            try BackupRun.failUnended(of: id, why: "the server stopped before it began", in: transaction)
           }
-          try job.interrupt(in: catalog, at: now)
-          try catalog.announce(.jobChanged, catalog.update(job), at: now)
+          try job.interrupt(in: transaction)
+          try transaction.update(job)
         }
       }
     } catch {

@@ -51,10 +51,10 @@ enum RepositoryFinding: Sendable {
   }
 }
 
-extension CatalogWriting {
-  func note(_ finding: RepositoryFinding, of id: RepositoryID, job: JobID? = nil, at now: Date) throws {
-    guard let repository = try repository(id), let found = finding.changed(repository) else { return }
-    try announce(.repositoryChanged, update(found), at: now, job: job)
+extension CatalogTransaction {
+  func note(_ finding: RepositoryFinding, of id: RepositoryID, job: JobID? = nil) throws {
+    guard let repository = try catalog.repository(id), let found = finding.changed(repository) else { return }
+    try update(found, job: job)
   }
 }
 
@@ -71,20 +71,6 @@ extension BackupService {
       finding = told
     }
     guard finding.changed(repository) != nil else { return }
-    try await ledger.write { catalog, now in try catalog.note(finding, of: repository.id, at: now) }
-  }
-}
-
-/// The repository must be there, and to be written.
-func requireWritable(_ repository: Repository) throws(DomainError) {
-  guard repository.state == .ready else {
-    throw DomainError(
-      .repositoryUnavailable, "repository '\(repository.name)' can't be opened at \(repository.path)",
-      remedy: "see that its storage is mounted and its folder is there, then ask again")
-  }
-  guard !repository.isReadOnly else {
-    throw DomainError(
-      .repositoryReadOnly, "the storage of repository '\(repository.name)' at \(repository.path) takes no writes",
-      remedy: "mount it to be written, and give the server's user access to it, then ask again")
+    try await ledger.write { transaction in try transaction.note(finding, of: repository.id) }
   }
 }

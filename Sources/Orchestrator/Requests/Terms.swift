@@ -8,11 +8,15 @@ package struct Terms<Value: Sendable>: Sendable {
   package var expectedRevision: Int?
   /// Makes a repeat of the request harmless.
   package var idempotency: IdempotencyGuard<Value>?
+  /// Who asks.
+  package var caller: Principal
 
   package init(
-    dryRun: Bool = false, expectedRevision: Int? = nil, idempotency: IdempotencyGuard<Value>? = nil
+    dryRun: Bool = false, expectedRevision: Int? = nil, idempotency: IdempotencyGuard<Value>? = nil,
+    caller: Principal = .anonymous
   ) {
     self.dryRun = dryRun
+    self.caller = caller
     self.expectedRevision = expectedRevision
     self.idempotency = idempotency
   }

@@ -37,8 +37,8 @@ struct AttachRun: Sendable {
 
   private func attach() async throws -> Image {
     let row = try runner.ledger.read { catalog in
-      let row = try find(image, in: catalog)
-      try requireAttachable(row, cache: cache, in: catalog)
+      let row = try catalog.find(image)
+      try catalog.requireAttachable(row, cache: cache)
       return row
     }
     if row.state == .attached {

@@ -49,27 +49,28 @@ struct HeldBackups: Sendable {
   func isUnreadable(_ id: BackupID) -> Bool { unreadable.contains(id) }
 }
 
-extension CatalogWriting {
+extension CatalogTransaction {
   /// Settles the deletion of the backup, if one began.
-  func settleDeletion(of id: BackupID, by held: HeldBackups, job: JobID?, at now: Date) throws {
-    guard var backup = try backup(id), backup.beforeDeletion != nil, !held.isUnreadable(id) else { return }
-    guard let whole = held[id] else { return try forget(id, job: job, at: now) }
+  func settleDeletion(of id: BackupID, by held: HeldBackups, job: JobID?) throws {
+    guard var backup = try catalog.backup(id), backup.beforeDeletion != nil, !held.isUnreadable(id) else { return }
+    guard let whole = held[id] else { return try forget(id, job: job) }
     backup.survive(as: whole)
-    try announce(.backupChanged, update(backup), at: now, job: job)
+    try update(backup, job: job)
   }
 
   /// Removes the backup's row, and its chain's if that was the last one. Does nothing if it is gone.
-  func forget(_ id: BackupID, job: JobID?, at now: Date) throws {
-    guard let backup = try backup(id) else { return }
-    try delete(id)
-    try announce(.backupDeleted, backup, at: now, job: job)
-    let rest = try backups(BackupFilter(chain: backup.chain), PageRequest(limit: 1))
+  func forget(_ id: BackupID, job: JobID?) throws {
+    guard let backup = try catalog.backup(id) else { return }
+    try delete(backup, job: job)
+    let rest = try catalog.backups(BackupFilter(chain: backup.chain), PageRequest(limit: 1))
     if rest.items.isEmpty { try delete(backup.chain) }
   }
 }
 
-/// The repository's backups whose deletion began and isn't settled.
-func begunDeletions(in repository: RepositoryID, _ catalog: any CatalogReading) throws -> [BackupID] {
-  let failed = BackupFilter(repository: repository, state: .failed)
-  return try allPages { try catalog.backups(failed, $0) }.filter { $0.beforeDeletion != nil }.map(\.id)
+extension CatalogReading {
+  /// The repository's backups whose deletion began and isn't settled.
+  func begunDeletions(in repository: RepositoryID) throws -> [BackupID] {
+    let failed = BackupFilter(repository: repository, state: .failed)
+    return try allPages { try backups(failed, $0) }.filter { $0.beforeDeletion != nil }.map(\.id)
+  }
 }

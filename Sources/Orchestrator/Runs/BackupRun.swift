@@ -50,10 +50,10 @@ struct BackupRun: Sendable {
     var name = image.description
     do {
       var (image, row, repository) = try runner.ledger.read { catalog in
-        (try find(image, in: catalog), try find(backup, in: catalog), try find(request.repository, in: catalog))
+        (try catalog.find(image), try catalog.find(backup), try catalog.find(request.repository))
       }
       name = image.name.text
-      try requireAtRest(image)
+      try image.requireAtRest()
       if let reason = live.stopReason {
         return Outcome(image: image.id, imageName: name, backup: backup, end: .stopped(reason))
       }
@@ -114,13 +114,12 @@ struct BackupRun: Sendable {
     live.log(.warning, "the backup is of a mixture: \(damage.why)")
     let job = job.id
     return try await runner.ledger.persistently {
-      try await runner.ledger.write { catalog, now in
-        var row = try find(backup.id, in: catalog)
+      try await runner.ledger.write { transaction in
+        var row = try transaction.catalog.find(backup.id)
         guard !row.isMixture else { return row }
         row.isMixture = true
         row.reason += "; it is of a mixture: \(damage.why)"
-        row = try catalog.update(row)
-        try catalog.announce(.backupChanged, row, at: now, job: job)
+        row = try transaction.update(row, job: job)
         return row
       }
     }
@@ -129,14 +128,14 @@ struct BackupRun: Sendable {
   /// What fails here is made up for at the end.
   private func commitEarly(_ outcome: Outcome) async {
     let id = job.id
-    try? await runner.ledger.write { catalog, now in try Self.apply(outcome, of: id, in: catalog, at: now) }
+    try? await runner.ledger.write { transaction in try Self.apply(outcome, of: id, in: transaction) }
   }
 
   private func end(_ outcomes: [Outcome]) -> JobEnd {
     let result = JobResult.backedUp(JobResult.BackedUp(outcomes.map(Self.part)))
     let id = job.id
-    let changes: @Sendable (any CatalogWriting, Date) throws -> Void = { catalog, now in
-      for outcome in outcomes { try Self.apply(outcome, of: id, in: catalog, at: now) }
+    let changes: @Sendable (CatalogTransaction) throws -> Void = { transaction in
+      for outcome in outcomes { try Self.apply(outcome, of: id, in: transaction) }
     }
     return JobEnd(Self.verdict(outcomes), result: result, changes: changes)
   }
@@ -174,39 +173,39 @@ struct BackupRun: Sendable {
 
   /// Only a backup that is still `running` changes, so that this may be repeated.
   private static func apply(
-    _ outcome: Outcome, of job: JobID, in catalog: any CatalogWriting, at now: Date
+    _ outcome: Outcome, of job: JobID, in transaction: CatalogTransaction
   ) throws {
-    guard var backup = try catalog.backup(outcome.backup), backup.state == .running else { return }
+    guard var backup = try transaction.catalog.backup(outcome.backup), backup.state == .running else { return }
     switch outcome.end {
     case .complete(let receipt):
       backup.complete(with: receipt)
-      try note(receipt, of: outcome.image, job: job, in: catalog, at: now)
-    case .failed(let problem): backup.fail(problem.detail, at: now)
-    case .stopped(.cancelled): backup.fail("the job was cancelled", at: now)
-    case .stopped(.stopping): backup.fail("the server stopped while the backup was made", at: now)
+      try note(receipt, of: outcome.image, job: job, in: transaction)
+    case .failed(let problem): backup.fail(problem.detail, at: transaction.now)
+    case .stopped(.cancelled): backup.fail("the job was cancelled", at: transaction.now)
+    case .stopped(.stopping): backup.fail("the server stopped while the backup was made", at: transaction.now)
     }
-    try catalog.announce(.backupChanged, catalog.update(backup), at: now, job: job)
+    try transaction.update(backup, job: job)
   }
 
   /// Who could be backed up is there, and as large as the backup.
   private static func note(
-    _ receipt: BackupReceipt, of id: ImageID, job: JobID, in catalog: any CatalogWriting, at now: Date
+    _ receipt: BackupReceipt, of id: ImageID, job: JobID, in transaction: CatalogTransaction
   ) throws {
-    guard var image = try catalog.image(id) else { return }
+    guard var image = try transaction.catalog.image(id) else { return }
     let before = image
     image.virtualSize = receipt.virtualSize
     if image.state == .unavailable, image.isAtRest { image.state = .detached }
     guard image != before else { return }
-    try catalog.announce(.imageChanged, catalog.update(image), at: now, job: job)
+    try transaction.update(image, job: job)
   }
 
   /// Fails what `job` was to make and isn't ended.
-  static func failUnended(of job: JobID, why: String, in catalog: any CatalogWriting, at now: Date) throws {
-    guard case .backup(let request)? = try catalog.job(job)?.request else { return }
+  static func failUnended(of job: JobID, why: String, in transaction: CatalogTransaction) throws {
+    guard case .backup(let request)? = try transaction.catalog.job(job)?.request else { return }
     for id in request.backups {
-      guard var backup = try catalog.backup(id), backup.state == .running else { continue }
-      backup.fail(why, at: now)
-      try catalog.announce(.backupChanged, catalog.update(backup), at: now, job: job)
+      guard var backup = try transaction.catalog.backup(id), backup.state == .running else { continue }
+      backup.fail(why, at: transaction.now)
+      try transaction.update(backup, job: job)
     }
   }
 }

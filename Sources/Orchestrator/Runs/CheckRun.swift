@@ -18,8 +18,8 @@ struct CheckRun: Sendable {
   func run() async -> JobEnd {
     do {
       let row = try runner.ledger.read { catalog in
-        let row = try find(image, in: catalog)
-        try requireCheckable(row, repairsLeaks: repairsLeaks, in: catalog)
+        let row = try catalog.find(image)
+        try catalog.requireCheckable(row, repairsLeaks: repairsLeaks)
         return row
       }
       live.log(.info, "checking image '\(row.name)'" + (repairsLeaks ? ", and giving back what it has lost" : ""))

@@ -28,27 +28,26 @@ struct DeletionRun: Sendable {
       }
       let result = JobResult.Deleted(backup: backup, image: stored.backup.image, imageName: stored.imageName)
       let (id, job) = (backup, job.id)
-      return JobEnd(.succeeded, result: .deleted(result)) { catalog, now in try catalog.forget(id, job: job, at: now) }
+      return JobEnd(.succeeded, result: .deleted(result)) { transaction in try transaction.forget(id, job: job) }
     } catch {
       return JobEnd(error, of: live)
     }
   }
 
   private func deletable(in catalog: any CatalogReading) throws -> StoredBackup {
-    let stored = try storedBackup(backup, in: catalog)
-    try requireNotExported(backup, in: catalog)
-    try requireNoDependents(of: backup, in: catalog)
+    let stored = try catalog.storedBackup(backup)
+    try catalog.requireNotExported(backup)
+    try catalog.requireNoDependents(of: backup)
     return stored
   }
 
   /// Begins the deletion. Returns the row's revision.
   private func mark() async throws -> Int {
     let job = job.id
-    return try await runner.ledger.write { catalog, now in
-      var backup = try deletable(in: catalog).backup
+    return try await runner.ledger.write { transaction in
+      var backup = try deletable(in: transaction.catalog).backup
       backup.beginDeletion()
-      backup = try catalog.update(backup)
-      try catalog.announce(.backupChanged, backup, at: now, job: job)
+      backup = try transaction.update(backup, job: job)
       return backup.revision
     }
   }
@@ -64,15 +63,15 @@ struct DeletionRun: Sendable {
     }
     let held = HeldBackups(scan)
     if held[id] == nil { live.log(.warning, "the backup is no longer whole: delete it again") }
-    return JobEnd(error, of: live) { catalog, now in
-      guard var backup = try catalog.backup(id), backup.revision == marked else { return }
+    return JobEnd(error, of: live) { transaction in
+      guard var backup = try transaction.catalog.backup(id), backup.revision == marked else { return }
       if let whole = held[id] {
         backup.survive(as: whole)
       } else {
         // Not forgotten yet: there may be files left, and somebody who wants to delete them.
         backup.failure = "its deletion was cut short: delete it again"
       }
-      try catalog.announce(.backupChanged, catalog.update(backup), at: now, job: job)
+      try transaction.update(backup, job: job)
     }
   }
 

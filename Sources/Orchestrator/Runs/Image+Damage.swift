@@ -53,21 +53,21 @@ struct Aftermath: Sendable {
   }
 
   /// Writes it into the job's log, where no work does so any more.
-  func log(to job: JobID, in catalog: any CatalogWriting, at now: Date) throws {
-    let last = try allPages { try catalog.jobLog(job, $0) }.last?.sequence ?? 0
-    try catalog.append(
-      JobLogEntry(sequence: last + 1, at: now, level: .error, message: "\(words): \(Self.remedy)"), to: job)
+  func log(to job: JobID, in transaction: CatalogTransaction) throws {
+    let last = try allPages { try transaction.catalog.jobLog(job, $0) }.last?.sequence ?? 0
+    try transaction.append(
+      JobLogEntry(sequence: last + 1, at: transaction.now, level: .error, message: "\(words): \(Self.remedy)"), to: job)
   }
 }
 
 extension Job {
   /// Ends the job because the server stops, or has stopped.
-  mutating func interrupt(in catalog: any CatalogWriting, at now: Date) throws {
-    let aftermath = try Aftermath(of: self, in: catalog)
-    try aftermath?.log(to: id, in: catalog, at: now)
+  mutating func interrupt(in transaction: CatalogTransaction) throws {
+    let aftermath = try Aftermath(of: self, in: transaction.catalog)
+    try aftermath?.log(to: id, in: transaction)
     state = .interrupted
     error = aftermath?.added(to: .interrupted) ?? .interrupted
-    finishedAt = now
+    finishedAt = transaction.now
     (waitingFor, pausedUntil) = (nil, nil)
     (progress.rate, progress.eta) = (0, nil)
   }
@@ -80,12 +80,12 @@ extension BackupService {
     of reference: Reference<Image>, confirm: String?, _ terms: Terms<Image> = Terms()
   ) async throws -> Answer<Image> {
     let cleared: @Sendable (any CatalogReading) throws -> Image = { catalog in
-      var image = try find(reference, in: catalog)
-      try require(terms.expectedRevision, is: image.revision, of: "image '\(image.name)'")
+      var image = try catalog.find(reference)
+      try terms.require(revision: image.revision, of: "image '\(image.name)'")
       if !terms.dryRun {
-        try requireConfirmation(confirm, of: image, because: "this takes image '\(image.name)' for a good one again")
+        try image.requireConfirmation(confirm, because: "this takes image '\(image.name)' for a good one again")
       }
-      for job in try liveJobs(in: catalog) where job.state != .queued && job.request.overwrites(image.id) {
+      for job in try catalog.liveJobs() where job.state != .queued && job.request.overwrites(image.id) {
         throw DomainError(
           .imageInUse, "the restore job \(job.id) overwrites image '\(image.name)'", remedy: "wait for it, or cancel it"
         )
@@ -94,16 +94,15 @@ extension BackupService {
       return image
     }
     return try await answering(terms) {
-      try await change(terms) { catalog in
-        let image = try cleared(catalog)
+      try await change(terms) { view in
+        let image = try cleared(view.catalog)
         return Plan(
           action: "clear-damage", steps: ["take image '\(image.name)' for a good one again"],
           resource: .clearedImage(image.name))
-      } apply: { catalog, now in
-        let image = try cleared(catalog)
-        guard try catalog.image(image.id) != image else { return image }
-        let stored = try catalog.update(image)
-        try catalog.announce(.imageChanged, stored, at: now)
+      } apply: { transaction in
+        let image = try cleared(transaction.catalog)
+        guard try transaction.catalog.image(image.id) != image else { return image }
+        let stored = try transaction.update(image)
         return stored
       }
     }
@@ -115,14 +114,4 @@ extension JobRequest {
   func overwrites(_ image: ImageID) -> Bool {
     if case .restore(_, .image(image)) = self { true } else { false }
   }
-}
-
-/// Throws `confirmationRequired` unless `confirm` is the image's name.
-func requireConfirmation(
-  _ confirm: String?, of image: Image, because why: String
-) throws(DomainError) {
-  guard confirm != image.name.text else { return }
-  throw DomainError(
-    .confirmationRequired, why, remedy: "send \"confirm\": \"\(image.name)\" if that is meant",
-    faults: [DomainError.Fault(.confirm, "must be the image's name")])
 }

@@ -17,7 +17,7 @@ struct RescanRun: Sendable {
 
   func run() async -> JobEnd {
     do {
-      let repository = try runner.ledger.read { try find(self.repository, in: $0) }
+      let repository = try runner.ledger.read { try $0.find(self.repository) }
       live.log(.info, "reading the manifests of repository '\(repository.name)'")
       let scan = try await runner.engine.scan(repository.location)
       try await live.checkpoint()
@@ -37,8 +37,8 @@ struct RescanRun: Sendable {
       for finding in merge.tally.findings { live.log(.warning, finding) }
       let tally = merge.tally
       let (job, access) = (job.id, try await runner.engine.access(to: repository.location))
-      return JobEnd(.succeeded, result: result(tally, of: repository)) { catalog, now in
-        try catalog.note(RepositoryFinding(access), of: repository.id, job: job, at: now)
+      return JobEnd(.succeeded, result: result(tally, of: repository)) { transaction in
+        try transaction.note(RepositoryFinding(access), of: repository.id, job: job)
       }
     } catch {
       return JobEnd(error, of: live)
@@ -46,7 +46,7 @@ struct RescanRun: Sendable {
   }
 
   private func commit(_ step: ScanMerge.Step) async throws -> ScanMerge.Tally {
-    try await runner.ledger.write { catalog, now in try step.apply(in: catalog, at: now) }
+    try await runner.ledger.write { transaction in try step.apply(in: transaction) }
   }
 
   /// What the images that the catalog doesn't know look like now, as far as they can be opened.

@@ -30,10 +30,12 @@ struct RestoreRun: Sendable {
         backup: backup, image: stored.backup.image, imageName: stored.imageName, target: shown,
         virtualSize: report.virtualSize, writtenBytes: report.writtenBytes)
       let target = target
-      return JobEnd(.succeeded, result: .restored(result)) { catalog, now in
-        guard case .image(let id) = target, var image = try catalog.image(id), image.damage != nil else { return }
+      return JobEnd(.succeeded, result: .restored(result)) { transaction in
+        guard case .image(let id) = target, var image = try transaction.catalog.image(id), image.damage != nil else {
+          return
+        }
         image.damage = nil
-        try catalog.announce(.imageChanged, catalog.update(image), at: now, job: live.job)
+        try transaction.update(image, job: live.job)
       }
     } catch {
       return JobEnd(error, of: live)
@@ -43,11 +45,11 @@ struct RestoreRun: Sendable {
   private func mark(_ id: ImageID) async throws {
     let (backup, job) = (backup, job.id)
     try await runner.ledger.persistently {
-      try await runner.ledger.write { catalog, now in
-        var image = try find(id, in: catalog)
+      try await runner.ledger.write { transaction in
+        var image = try transaction.catalog.find(id)
         guard image.damage?.job != job else { return }
-        image.beginOverwriting(with: backup, job: job, at: now)
-        try catalog.announce(.imageChanged, catalog.update(image), at: now, job: job)
+        image.beginOverwriting(with: backup, job: job, at: transaction.now)
+        try transaction.update(image, job: job)
       }
     }
   }
@@ -55,14 +57,14 @@ struct RestoreRun: Sendable {
   private func order(
     in catalog: any CatalogReading
   ) throws -> (StoredBackup, RestoreOrder, JobResult.Restored.Target) {
-    let stored = try storedBackup(backup, in: catalog)
+    let stored = try catalog.storedBackup(backup)
     switch target {
     case .newFile(let path, let format):
       let order = RestoreOrder(backup: stored.location, target: .newFile(path: path, format: format))
       return (stored, order, .file(path: path, format: format))
     case .image(let id):
-      let image = try find(id, in: catalog)
-      try requireRestorable(stored.backup, over: image, in: catalog)
+      let image = try catalog.find(id)
+      try catalog.requireRestorable(stored.backup, over: image)
       let order = RestoreOrder(backup: stored.location, target: .image(image.location))
       return (stored, order, .image(id, name: image.name))
     case .nbd(let uri, let targetIsZero):

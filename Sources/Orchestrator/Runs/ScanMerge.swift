@@ -108,36 +108,35 @@ struct ScanMerge: Sendable {
 }
 
 extension ScanMerge.Step {
-  func apply(in catalog: any CatalogWriting, at now: Date) throws -> ScanMerge.Tally {
+  func apply(in transaction: CatalogTransaction) throws -> ScanMerge.Tally {
     var tally = ScanMerge.Tally()
     switch part {
     case .images(let records, let circumstances):
-      for record in records where try catalog.image(record.id) == nil {
+      for record in records where try transaction.catalog.image(record.id) == nil {
         let image = Image(
-          id: record.id, name: try Self.freeName(record.name, in: catalog), source: record.source,
+          id: record.id, name: try Self.freeName(record.name, in: transaction.catalog), source: record.source,
           format: record.format, virtualSize: circumstances.sizes[record.id] ?? 0,
           state: circumstances.opened.contains(record.id) ? .detached : .unavailable, labels: record.labels,
-          createdAt: now)
-        try catalog.insert(image)
-        try catalog.announce(.imageCreated, image, at: now, job: job)
+          createdAt: transaction.now)
+        try transaction.insert(image, job: job)
         tally.imagesAdded += 1
         tally.findings += Self.remarks(on: image, record, circumstances.sources)
       }
     case .chains(let chains):
-      for chain in chains where try catalog.chain(chain.id) == nil {
-        try catalog.insert(try adopted(chain, in: catalog))
+      for chain in chains where try transaction.catalog.chain(chain.id) == nil {
+        try transaction.insert(try adopted(chain, in: transaction.catalog))
         tally.chainsAdded += 1
       }
     case .backups(let backups):
-      for backup in backups { try merge(backup, in: catalog, at: now, &tally) }
+      for backup in backups { try merge(backup, in: transaction, &tally) }
     case .missing(let ids, let held):
-      try failMissing(ids, held, in: catalog, at: now, &tally)
+      try failMissing(ids, held, in: transaction, &tally)
     }
     return tally
   }
 
   /// With the name that the image has here.
-  private func adopted(_ chain: Chain, in catalog: any CatalogWriting) throws -> Chain {
+  private func adopted(_ chain: Chain, in catalog: any CatalogReading) throws -> Chain {
     var chain = chain
     chain.repository = repository
     if let image = try catalog.image(chain.image) { chain.imageName = image.name }
@@ -145,14 +144,13 @@ extension ScanMerge.Step {
   }
 
   private func merge(
-    _ held: Backup, in catalog: any CatalogWriting, at now: Date, _ tally: inout ScanMerge.Tally
+    _ held: Backup, in transaction: CatalogTransaction, _ tally: inout ScanMerge.Tally
   ) throws {
-    guard var row = try catalog.backup(held.id) else {
+    guard var row = try transaction.catalog.backup(held.id) else {
       var held = held
       held.repository = repository
       held.revision = 1
-      try catalog.insert(held)
-      try catalog.announce(.backupCreated, held, at: now, job: job)
+      try transaction.insert(held, job: job)
       tally.backupsAdded += 1
       return
     }
@@ -160,28 +158,31 @@ extension ScanMerge.Step {
       row.survive(as: held)
     } else {
       guard row.state == .failed || row.state == .running, held.state == .complete,
-        try !row.isBeingMade(in: catalog)
+        try !row.isBeingMade(in: transaction.catalog)
       else { return }
       row.complete(as: held)
     }
-    try catalog.announce(.backupChanged, catalog.update(row), at: now, job: job)
+    try transaction.update(row, job: job)
     tally.backupsChanged += 1
   }
 
   private func failMissing(
-    _ ids: [BackupID], _ held: HeldBackups, in catalog: any CatalogWriting, at now: Date,
+    _ ids: [BackupID], _ held: HeldBackups, in transaction: CatalogTransaction,
     _ tally: inout ScanMerge.Tally
   ) throws {
     for id in ids {
       // What a backup became since the rows were read decides.
-      guard var row = try catalog.backup(id), try !row.isBeingMade(in: catalog) else { continue }
+      guard var row = try transaction.catalog.backup(id), try !row.isBeingMade(in: transaction.catalog) else {
+        continue
+      }
       if row.beforeDeletion != nil {
-        try catalog.settleDeletion(of: id, by: held, job: job, at: now)
+        try transaction.settleDeletion(of: id, by: held, job: job)
         continue
       }
       guard row.state != .failed else { continue }
-      row.fail(held.isUnreadable(id) ? "its manifest can't be read" : "it is missing from the repository", at: now)
-      try catalog.announce(.backupChanged, catalog.update(row), at: now, job: job)
+      row.fail(
+        held.isUnreadable(id) ? "its manifest can't be read" : "it is missing from the repository", at: transaction.now)
+      try transaction.update(row, job: job)
       tally.backupsMissing += 1
       if !held.isUnreadable(id) { tally.findings.append("backup \(row.id) is missing from the repository") }
     }
@@ -237,22 +238,4 @@ extension Backup {
     guard state == .running, let job, let row = try catalog.job(job) else { return false }
     return !row.state.isEnded
   }
-}
-
-/// A source as it is compared with others: by its path's spelling, or by its URI.
-struct ComparableSource: Hashable, Sendable {
-  let place: String
-
-  init(_ source: ImageSource) {
-    switch source {
-    case .file(let path), .device(let path): place = comparablePath(path)
-    case .nbd(let uri): place = uri
-    }
-  }
-}
-
-/// All registered images' sources, with the names of their images.
-func registeredSources(in catalog: any CatalogReading) throws -> [ComparableSource: ResourceName] {
-  let images = try allPages { try catalog.images($0) }
-  return Dictionary(images.map { (ComparableSource($0.source), $0.name) }) { first, _ in first }
 }

@@ -19,7 +19,7 @@ struct VerifyRun: Sendable {
 
   func run() async -> JobEnd {
     do {
-      let stored = try runner.ledger.read { try storedBackup(backup, in: $0) }
+      let stored = try runner.ledger.read { try $0.storedBackup(backup) }
       live.log(.info, "verifying backup \(backup) of '\(stored.imageName)' at level \(level.rawValue)")
       let report = try await runner.engine.verify(
         VerifyOrder(backup: stored.location, level: level), control: live)
@@ -46,9 +46,9 @@ struct VerifyRun: Sendable {
               .backupCorrupt, "backup \(id) is damaged: \($0)",
               remedy: "make a new full backup of the image, and look after the repository's storage")))
       } ?? .succeeded
-    return JobEnd(verdict, result: .verified(result)) { catalog, now in
-      guard var backup = try catalog.backup(id) else { return }
-      backup.verifiedAt = now
+    return JobEnd(verdict, result: .verified(result)) { transaction in
+      guard var backup = try transaction.catalog.backup(id) else { return }
+      backup.verifiedAt = transaction.now
       backup.verifyLevel = level
       if let damage {
         backup.state = .corrupt
@@ -58,7 +58,7 @@ struct VerifyRun: Sendable {
         backup.state = .complete
         backup.failure = nil
       }
-      try catalog.announce(.backupChanged, catalog.update(backup), at: now, job: job)
+      try transaction.update(backup, job: job)
     }
   }
 

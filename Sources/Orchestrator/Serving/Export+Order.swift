@@ -6,15 +6,15 @@ extension Export {
   func order(in catalog: any CatalogReading) throws -> ExportOrder {
     switch source {
     case .image(let id):
-      let image = try find(id, in: catalog)
+      let image = try catalog.find(id)
       if image.state == .attached { return order(of: image, isAttached: true) }
       guard isReadOnly, image.attachment == nil else {
         throw DomainError(.imageNotAttached, "image '\(image.name)' isn't attached", remedy: "attach it")
       }
       return order(of: image, isAttached: false)
     case .backup(let id):
-      let stored = try storedBackup(id, in: catalog)
-      try requireReadable(stored.backup)
+      let stored = try catalog.storedBackup(id)
+      try stored.backup.requireReadable()
       return order(of: stored)
     }
   }

@@ -48,8 +48,8 @@ final class Serving: Sendable {
   /// the same.
   func detach(_ id: ImageID, job: JobID? = nil) async throws -> Image {
     let before = try ledger.read { catalog in
-      let image = try find(id, in: catalog)
-      try requireDetachable(image, in: catalog)
+      let image = try catalog.find(id)
+      try catalog.requireDetachable(image)
       return image
     }
     let image: Image
@@ -104,19 +104,18 @@ final class Serving: Sendable {
     _ id: ImageID, job: JobID? = nil, _ body: @Sendable @escaping (inout Image) -> Void
   ) async throws -> Image {
     try await ledger.persistently {
-      try await ledger.write { catalog, now in
-        var image = try find(id, in: catalog)
+      try await ledger.write { transaction in
+        var image = try transaction.catalog.find(id)
         let before = image
         body(&image)
         guard image != before else { return image }
-        image = try catalog.update(image)
-        try catalog.announce(.imageChanged, image, at: now, job: job)
+        image = try transaction.update(image, job: job)
         return image
       }
     }
   }
 
-  private func row(of id: ImageID) throws -> Image { try ledger.read { try find(id, in: $0) } }
+  private func row(of id: ImageID) throws -> Image { try ledger.read { try $0.find(id) } }
 
   // MARK: Exports
 
@@ -174,13 +173,13 @@ final class Serving: Sendable {
 
   private func note(_ failure: String?, of id: ExportID, job: JobID?) async throws {
     try await ledger.persistently {
-      try await ledger.write { catalog, now in
-        guard var export = try catalog.export(id) else { return }
+      try await ledger.write { transaction in
+        guard var export = try transaction.catalog.export(id) else { return }
         let before = export
         export.state = failure == nil ? .active : .unavailable
         export.failure = failure
         guard export != before else { return }
-        try catalog.announce(.exportChanged, catalog.update(export), at: now, job: job)
+        try transaction.update(export, job: job)
       }
     }
   }

@@ -142,15 +142,14 @@ struct ImageReconciliation {
   /// Returns the image if it changed.
   private func update(_ image: Image, to draft: ImageDraft) async throws -> Image? {
     let location = try await service.statedLocation(of: draft)
-    return try await ledger.write { catalog, now in
-      guard var image = try catalog.image(image.id) else { return nil }
+    return try await ledger.write { transaction in
+      guard var image = try transaction.catalog.image(image.id) else { return nil }
       let before = image
       (image.name, image.labels) = (draft.name, draft.labels)
       (image.source, image.format) = (location.source, location.format)
       guard image != before else { return nil }
-      image = try catalog.update(image)
-      try catalog.setImageName(image.name, onChainsOf: image.id)
-      try catalog.announce(.imageChanged, image, at: now)
+      image = try transaction.update(image)
+      try transaction.setImageName(image.name, onChainsOf: image.id)
       return image
     }
   }
@@ -158,10 +157,9 @@ struct ImageReconciliation {
   private func retire(_ retired: [Image]) async throws {
     let logger = service.logger
     for batch in retired.batches(of: service.limits.mergeBatch) {
-      try await ledger.write { catalog, now in
-        for image in batch where try catalog.image(image.id) != nil {
-          try catalog.delete(image.id)
-          try catalog.announce(.imageDeleted, image, at: now)
+      try await ledger.write { transaction in
+        for image in batch where try transaction.catalog.image(image.id) != nil {
+          try transaction.delete(image)
         }
       }
       for image in batch {
@@ -197,11 +195,10 @@ struct ImageReconciliation {
       virtualSize: 0, state: .unavailable, labels: draft.labels, managedBy: .config, createdAt: now)
     await service.queue.awaitLooks(at: [.image(image.id)])
     try await service.comparing(draft.source, &identities) { identities, _ in
-      try await ledger.write { catalog, now in
-        try BackupService.requireFree(draft.name, draft.source, in: catalog)
-        try BackupService.requireNone(beside: identities, in: catalog)
-        try catalog.insert(image)
-        try catalog.announce(.imageCreated, image, at: now)
+      try await ledger.write { transaction in
+        try transaction.catalog.requireFree(draft.name, draft.source)
+        try transaction.catalog.requireNone(beside: identities)
+        try transaction.insert(image)
       }
     }
     return image

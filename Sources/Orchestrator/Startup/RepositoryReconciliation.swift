@@ -61,21 +61,19 @@ struct RepositoryReconciliation {
     let id = try await open(draft)
     // Its jobs wait until it has been cleaned up.
     await service.queue.awaitLooks(at: [.repository(id)])
-    return try await service.ledger.write { catalog, now in
+    return try await service.ledger.write { transaction in
       if let known, known.id != id {
         // Another repository took its name over.
-        try catalog.delete(known.id)
-        try catalog.announce(.repositoryDeleted, known, at: now)
+        try transaction.delete(known)
       }
-      if var moved = try catalog.repository(id) {
+      if var moved = try transaction.catalog.repository(id) {
         guard moved.managedBy == .config else { throw Self.clash(draft, with: moved) }
         (moved.name, moved.path) = (draft.name, draft.path)
-        try catalog.announce(.repositoryChanged, catalog.update(moved), at: now)
+        try transaction.update(moved)
       } else {
         let repository = Repository(
-          id: id, name: draft.name, kind: draft.kind, path: draft.path, managedBy: .config, createdAt: now)
-        try catalog.insert(repository)
-        try catalog.announce(.repositoryCreated, repository, at: now)
+          id: id, name: draft.name, kind: draft.kind, path: draft.path, managedBy: .config, createdAt: transaction.now)
+        try transaction.insert(repository)
       }
       return id
     }
@@ -93,11 +91,10 @@ struct RepositoryReconciliation {
 
   private func retire(allBut kept: Set<RepositoryID>) async throws {
     let logger = service.logger
-    try await service.ledger.write { catalog, now in
-      for repository in try allPages({ try catalog.repositories($0) })
+    try await service.ledger.write { transaction in
+      for repository in try allPages({ try transaction.catalog.repositories($0) })
       where repository.managedBy == .config && !kept.contains(repository.id) {
-        try catalog.delete(repository.id)
-        try catalog.announce(.repositoryDeleted, repository, at: now)
+        try transaction.delete(repository)
         logger.notice(
           "a repository is no longer declared: it is unregistered, its folder stays as it is",
           metadata: ["repository": "\(repository.name)", "path": "\(repository.path)"])

@@ -56,51 +56,51 @@ struct RepositoryRecovery: Sendable {
       (beingMade, beingDeleted) = try ledger.read { catalog in
         let running = BackupFilter(repository: repository, state: .running)
         return (
-          try allPages { try catalog.backups(running, $0) }.map(\.id), try begunDeletions(in: repository, catalog)
+          try allPages { try catalog.backups(running, $0) }.map(\.id), try catalog.begunDeletions(in: repository)
         )
       }
     }
   }
 
   private func settle(_ open: OpenEnds, by held: HeldBackups) async throws {
-    try await inSteps(open.beingMade) { id, catalog, now in
-      guard var backup = try catalog.backup(id) else { return }
+    try await inSteps(open.beingMade) { id, transaction in
+      guard var backup = try transaction.catalog.backup(id) else { return }
       if let whole = held[id], whole.state == .complete {
         backup.complete(as: whole)
       } else {
-        backup.fail("the server stopped while the backup was made", at: now)
+        backup.fail("the server stopped while the backup was made", at: transaction.now)
       }
-      try catalog.announce(.backupChanged, catalog.update(backup), at: now)
+      try transaction.update(backup)
     }
-    try await inSteps(open.beingDeleted) { id, catalog, now in
-      try catalog.settleDeletion(of: id, by: held, job: nil, at: now)
+    try await inSteps(open.beingDeleted) { id, transaction in
+      try transaction.settleDeletion(of: id, by: held, job: nil)
     }
   }
 
   private func giveUp(_ open: OpenEnds, of repository: Repository) async throws {
-    try await inSteps(open.beingMade) { id, catalog, now in
-      guard var backup = try catalog.backup(id) else { return }
+    try await inSteps(open.beingMade) { id, transaction in
+      guard var backup = try transaction.catalog.backup(id) else { return }
       backup.fail(
         "the server stopped while the backup was made, and its repository can't be opened: rescan it to find out "
-          + "whether the backup is whole", at: now)
-      try catalog.announce(.backupChanged, catalog.update(backup), at: now)
+          + "whether the backup is whole", at: transaction.now)
+      try transaction.update(backup)
     }
   }
 
   /// In transactions of bounded size: other writers get their turn between them.
   private func inSteps(
-    _ ids: [BackupID], _ body: @Sendable @escaping (BackupID, any CatalogWriting, Date) throws -> Void
+    _ ids: [BackupID], _ body: @Sendable @escaping (BackupID, CatalogTransaction) throws -> Void
   ) async throws {
     for batch in ids.batches(of: service.limits.mergeBatch) {
-      try await ledger.write { catalog, now in
-        for id in batch { try body(id, catalog, now) }
+      try await ledger.write { transaction in
+        for id in batch { try body(id, transaction) }
       }
     }
   }
 
   private func note(_ finding: RepositoryFinding, of known: Repository) async throws {
     guard finding.changed(known) != nil else { return }
-    try await ledger.write { catalog, now in try catalog.note(finding, of: known.id, at: now) }
+    try await ledger.write { transaction in try transaction.note(finding, of: known.id) }
   }
 
   private func tell(_ report: RecoveryReport, of repository: Repository) {

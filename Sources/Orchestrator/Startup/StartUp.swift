@@ -83,13 +83,13 @@ struct StartUp {
   }
 
   private func interruptJobs() async throws {
-    let jobs = try ledger.read { try liveJobs(in: $0) }
+    let jobs = try ledger.read { try $0.liveJobs() }
     for batch in jobs.batches(of: service.limits.mergeBatch) {
-      try await ledger.write { catalog, now in
+      try await ledger.write { transaction in
         for var job in batch {
-          try Self.noteBegunDeletion(by: job, in: catalog, at: now)
-          try job.interrupt(in: catalog, at: now)
-          try catalog.announce(.jobChanged, catalog.update(job), at: now)
+          try Self.noteBegunDeletion(by: job, in: transaction)
+          try job.interrupt(in: transaction)
+          try transaction.update(job)
         }
       }
     }
@@ -99,12 +99,13 @@ struct StartUp {
   }
 
   /// A catalog of version 2 has no mark of deletions that began.
-  private static func noteBegunDeletion(by job: Job, in catalog: any CatalogWriting, at now: Date) throws {
-    guard case .deleteBackup(let id) = job.request, job.state != .queued, var backup = try catalog.backup(id),
+  private static func noteBegunDeletion(by job: Job, in transaction: CatalogTransaction) throws {
+    guard case .deleteBackup(let id) = job.request, job.state != .queued,
+      var backup = try transaction.catalog.backup(id),
       backup.beforeDeletion == nil
     else { return }
     backup.beginDeletion()
-    try catalog.announce(.backupChanged, catalog.update(backup), at: now, job: job.id)
+    try transaction.update(backup, job: job.id)
   }
 
   /// They take room and harm nobody, so that failing to remove them doesn't fail the start.

@@ -12,13 +12,13 @@ extension BackupService {
       // What the rows tell first, then what the storage tells, then the rows again with the job.
       let asked = try ledger.read { catalog in
         let image = try Self.image(reference, terms, in: catalog)
-        try requireAttachable(image, cache: cache, in: catalog)
+        try catalog.requireAttachable(image, cache: cache)
         return image
       }
       let overlays = try await overlays(on: asked)
-      return try await submitNew(terms) { catalog, _ in
-        let image = try Self.image(.id(asked.id), terms, in: catalog)
-        try requireAttachable(image, cache: cache, in: catalog)
+      return try await submitNew(terms) { view in
+        let image = try Self.image(.id(asked.id), terms, in: view.catalog)
+        try view.catalog.requireAttachable(image, cache: cache)
         if !terms.dryRun { try overlays.requireConfirmation(confirm, toAttach: image) }
         return JobDraft(
           request: .attach(image: image.id, cache: cache), links: JobLinks(image: image.id),
@@ -42,9 +42,9 @@ extension BackupService {
   package func detachImage(
     _ reference: Reference<Image>, _ terms: Terms<Job> = Terms()
   ) async throws -> Answer<Job> {
-    try await submit(terms) { catalog, _ in
-      let image = try Self.image(reference, terms, in: catalog)
-      try requireDetachable(image, in: catalog)
+    try await submit(terms) { view in
+      let image = try Self.image(reference, terms, in: view.catalog)
+      try view.catalog.requireDetachable(image)
       return JobDraft(
         request: .detach(image: image.id), links: JobLinks(image: image.id),
         plan: Plan(
@@ -58,9 +58,9 @@ extension BackupService {
   package func checkImage(
     _ reference: Reference<Image>, repairsLeaks: Bool, _ terms: Terms<Job> = Terms()
   ) async throws -> Answer<Job> {
-    try await submit(terms) { catalog, _ in
-      let image = try Self.image(reference, terms, in: catalog)
-      try requireCheckable(image, repairsLeaks: repairsLeaks, in: catalog)
+    try await submit(terms) { view in
+      let image = try Self.image(reference, terms, in: view.catalog)
+      try view.catalog.requireCheckable(image, repairsLeaks: repairsLeaks)
       return JobDraft(
         request: .check(image: image.id, repairsLeaks: repairsLeaks),
         links: JobLinks(image: image.id),
@@ -75,8 +75,8 @@ extension BackupService {
   private static func image(
     _ reference: Reference<Image>, _ terms: Terms<Job>, in catalog: any CatalogReading
   ) throws -> Image {
-    let image = try find(reference, in: catalog)
-    try require(terms.expectedRevision, is: image.revision, of: "image '\(image.name)'")
+    let image = try catalog.find(reference)
+    try terms.require(revision: image.revision, of: "image '\(image.name)'")
     return image
   }
 }

@@ -74,7 +74,7 @@ package struct BackupView: Hashable, Sendable {
 
 extension BackupService {
   package func backup(_ id: BackupID) throws -> BackupView {
-    try ledger.read { try BackupView.all(of: [find(id, in: $0)], in: $0)[0] }
+    try ledger.read { try BackupView.all(of: [$0.find(id)], in: $0)[0] }
   }
 
   package func backups(_ query: BackupQuery, _ page: PageRequest) throws -> Page<BackupView> {
@@ -90,12 +90,12 @@ extension BackupService {
   /// `repositoryReadOnly`, and `imageInUse` for an attached one.
   package func createBackup(_ draft: BackupDraft, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
     let limits = limits
-    if let repository = try? ledger.read({ try find(draft.repository, in: $0) }) { try await lookAgain(at: repository) }
-    return try await submit(terms) { catalog, now in
-      let images = try Self.images(of: draft, limits, in: catalog)
-      let repository = try find(draft.repository, in: catalog)
-      try requireWritable(repository)
-      return Self.jobDraft(draft, images, repository, at: now)
+    if let repository = try? ledger.read({ try $0.find(draft.repository) }) { try await lookAgain(at: repository) }
+    return try await submit(terms) { view in
+      let images = try Self.images(of: draft, limits, in: view.catalog)
+      let repository = try view.catalog.find(draft.repository)
+      try repository.requireWritable()
+      return Self.jobDraft(draft, images, repository, at: view.now)
     }
   }
 
@@ -103,10 +103,10 @@ extension BackupService {
   package func verifyBackup(
     _ id: BackupID, level: VerifyLevel, _ terms: Terms<Job> = Terms()
   ) async throws -> Answer<Job> {
-    try await submit(terms) { catalog, _ in
-      let backup = try find(id, in: catalog)
-      try requireRevision(of: backup, terms)
-      guard backup.state != .running, backup.state != .failed else { throw Self.notComplete(backup) }
+    try await submit(terms) { view in
+      let backup = try view.catalog.find(id)
+      try terms.require(revision: backup.revision, of: "backup \(backup.id)")
+      guard backup.state != .running, backup.state != .failed else { throw backup.notComplete }
       return JobDraft(
         request: .verify(backup: id, level: level), links: Self.links(to: backup),
         plan: Plan(
@@ -119,19 +119,19 @@ extension BackupService {
   /// A job that deletes the backup's files, then forgets it. Throws `backupHasDependents`, `exportInUse`, and
   /// `backupNotComplete` while it is being made, `repositoryReadOnly`.
   package func deleteBackup(_ id: BackupID, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
-    let home = try? ledger.read { try find(find(id, in: $0).repository, in: $0) }
+    let home = try? ledger.read { try $0.find($0.find(id).repository) }
     if let home, home.isReadOnly { try await lookAgain(at: home) }
-    return try await submit(terms) { catalog, _ in
-      let backup = try find(id, in: catalog)
-      try requireRevision(of: backup, terms)
+    return try await submit(terms) { view in
+      let backup = try view.catalog.find(id)
+      try terms.require(revision: backup.revision, of: "backup \(backup.id)")
       guard backup.state != .running else {
         throw DomainError(
           .backupNotComplete, "backup \(id) is still being made", remedy: "wait for its job, or cancel it")
       }
-      try requireNotExported(id, in: catalog)
-      try requireNoDependents(of: id, in: catalog)
-      let repository = try find(backup.repository, in: catalog)
-      if repository.isReadOnly { try requireWritable(repository) }
+      try view.catalog.requireNotExported(id)
+      try view.catalog.requireNoDependents(of: id)
+      let repository = try view.catalog.find(backup.repository)
+      if repository.isReadOnly { try repository.requireWritable() }
       return JobDraft(
         request: .deleteBackup(backup: id), links: Self.links(to: backup),
         plan: Plan(
@@ -143,11 +143,11 @@ extension BackupService {
   // MARK: Parts
 
   private func id(of reference: Reference<Image>, in catalog: any CatalogReading) throws -> ImageID {
-    if case .id(let id) = reference { id } else { try find(reference, in: catalog).id }
+    if case .id(let id) = reference { id } else { try catalog.find(reference).id }
   }
 
   private func id(of reference: Reference<Repository>, in catalog: any CatalogReading) throws -> RepositoryID {
-    if case .id(let id) = reference { id } else { try find(reference, in: catalog).id }
+    if case .id(let id) = reference { id } else { try catalog.find(reference).id }
   }
 
   private static func images(
@@ -160,13 +160,13 @@ extension BackupService {
     }
     var images: [Image] = []
     for (index, reference) in draft.images.enumerated() {
-      let image = try find(reference, in: catalog)
+      let image = try catalog.find(reference)
       guard !images.contains(where: { $0.id == image.id }) else {
         throw DomainError(
           .invalidField, "image '\(image.name)' is named twice",
           faults: [DomainError.Fault(.images.item(index), "is the same image as one before")])
       }
-      try requireAtRest(image)
+      try image.requireAtRest()
       images.append(image)
     }
     return images
@@ -224,13 +224,4 @@ extension BackupService {
     JobLinks(image: backup.image, repository: backup.repository, backup: backup.id)
   }
 
-  static func notComplete(_ backup: Backup) -> DomainError {
-    let why = backup.state == .running ? "it is still being made" : backup.failure ?? "it failed"
-    return DomainError(
-      .backupNotComplete, "backup \(backup.id) isn't complete: \(why)", remedy: "take one in state complete")
-  }
-}
-
-func requireRevision(of backup: Backup, _ terms: Terms<Job>) throws(DomainError) {
-  try require(terms.expectedRevision, is: backup.revision, of: "backup \(backup.id)")
 }

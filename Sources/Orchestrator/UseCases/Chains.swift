@@ -45,13 +45,13 @@ extension BackupService {
         switch image {
         case nil: nil
         case .id(let id): id
-        case .name: try image.map { try find($0, in: catalog).id }
+        case .name: try image.map { try catalog.find($0).id }
         }
       let repositoryID: RepositoryID? =
         switch repository {
         case nil: nil
         case .id(let id): id
-        case .name: try repository.map { try find($0, in: catalog).id }
+        case .name: try repository.map { try catalog.find($0).id }
         }
       return try catalog.chains(image: imageID, repository: repositoryID, page)
         .mapItems { try ChainView.all(of: $0, in: catalog) }

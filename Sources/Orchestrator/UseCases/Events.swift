@@ -5,7 +5,7 @@ extension BackupService {
   /// stream without an id begins with the oldest event of it that is kept, and ends behind its last one.
   package func events(after id: Int64? = nil, job: JobID? = nil) throws -> EventStream {
     let start = try ledger.read { catalog -> (cursor: Int64, gap: Bool) in
-      if let job { _ = try find(job, in: catalog) }
+      if let job { _ = try catalog.find(job) }
       let span = try catalog.eventSpan()
       let newest = span?.upperBound ?? 0
       // An id from the future is of a catalog that was lost since.

@@ -21,11 +21,11 @@ struct ExportIntent: Sendable {
     self.draft = draft
     self.overlays = overlays
     isReadOnly = draft.isReadOnly ?? true
-    try Self.requireTLS(draft)
-    try Self.requireFree(draft, limits, in: catalog)
+    try draft.requireTLS()
+    try catalog.requireFree(draft, limits)
     switch draft.source {
     case .image(let reference):
-      let image = try find(reference, in: catalog)
+      let image = try catalog.find(reference)
       guard image.isAtRest || image.state == .attached else {
         throw DomainError(
           .imageNotAttached, "image '\(image.name)' is to be attached, and couldn't be opened yet",
@@ -33,7 +33,7 @@ struct ExportIntent: Sendable {
       }
       let attaches = !isReadOnly && image.state != .attached
       // Those of before are read-only: nobody may write beneath them.
-      if attaches { try requireNoExports(of: image, in: catalog) }
+      if attaches { try catalog.requireNoExports(of: image) }
       source = .image(image, attaches: attaches)
     case .backup(let id):
       guard isReadOnly else {
@@ -41,8 +41,8 @@ struct ExportIntent: Sendable {
           .invalidField, "a backup is exported read-only: it must stay as it is",
           faults: [DomainError.Fault(.readOnly, "must be true for a backup")])
       }
-      let stored = try storedBackup(id, in: catalog)
-      try requireReadable(stored.backup)
+      let stored = try catalog.storedBackup(id)
+      try stored.backup.requireReadable()
       source = .backup(stored)
     }
     try requireNoOpponents(in: catalog)
@@ -77,15 +77,6 @@ struct ExportIntent: Sendable {
     }
   }
 
-  func view(of export: Export) -> ExportView {
-    switch source {
-    case .image(let image, _): ExportView(export, imageID: image.id, imageName: image.name.text)
-    case .backup(let stored):
-      ExportView(
-        export, imageID: stored.backup.image, imageName: stored.imageName.text, pointInTime: stored.backup.pointInTime)
-    }
-  }
-
   var plan: Plan {
     var steps: [String] = []
     switch source {
@@ -113,40 +104,12 @@ struct ExportIntent: Sendable {
     try overlays.requireConfirmation(draft.confirm, toAttach: image)
   }
 
-  private static func requireTLS(_ draft: ExportDraft) throws(DomainError) {
-    guard !draft.listen.isLocal, draft.tls == nil else { return }
-    throw DomainError(
-      .tlsRequired, "\(draft.listen.text) can be reached from other machines",
-      remedy: "send \"tls\": \"x509\" or \"psk\", or listen on 127.0.0.1 or a unix socket",
-      faults: [DomainError.Fault(.tls, "is required beyond this machine")])
-  }
-
-  private static func requireFree(
-    _ draft: ExportDraft, _ limits: ServiceLimits, in catalog: any CatalogReading
-  ) throws {
-    let all = try allPages { try catalog.exports(ExportFilter(), $0) }
-    if let other = all.first(where: { $0.name == draft.name }) {
-      throw DomainError(
-        .nameTaken, "export \(other.id) has the name '\(draft.name)' already", remedy: "choose another name")
-    }
-    guard all.count < limits.maximumExports else {
-      throw DomainError(
-        .queueFull, "there are \(limits.maximumExports) exports already", remedy: "delete some that nobody needs")
-    }
-    if let other = all.first(where: { $0.listen.isSame(as: draft.listen) && $0.tls != draft.tls }) {
-      let theirs = other.tls.map { "with tls \($0.rawValue)" } ?? "without tls"
-      throw DomainError(
-        .addressUnavailable, "export '\(other.name)' is served at \(draft.listen.text) \(theirs)",
-        remedy: "take the same for this one, or another address")
-    }
-  }
-
   /// Jobs whose work the export would be in the way of, or that would take away what it shows.
   private func requireNoOpponents(in catalog: any CatalogReading) throws {
     switch source {
     case .image(let image, _):
       let claims = try claims(in: catalog)
-      for job in try liveJobs(in: catalog)
+      for job in try catalog.liveJobs()
       where JobQueue.conflict(claims, try JobClaim.claims(of: job.request, in: catalog)) != nil {
         throw DomainError(
           .imageInUse, "the \(job.request.kind.rawValue) job \(job.id) uses image '\(image.name)'",
@@ -154,7 +117,7 @@ struct ExportIntent: Sendable {
       }
     case .backup(let stored):
       let lineage = try Self.lineage(of: stored.backup, in: catalog)
-      for job in try liveJobs(in: catalog) {
+      for job in try catalog.liveJobs() {
         guard case .deleteBackup(let id) = job.request, lineage.contains(id) else { continue }
         throw DomainError(
           .backupNotComplete, "the delete-backup job \(job.id) deletes backup \(id)", remedy: "export another one")

@@ -12,7 +12,7 @@ import Model
 
 extension BackupService {
   package func export(_ reference: Reference<Export>) throws -> ExportView {
-    try ledger.read { try ExportView(find(reference, in: $0), in: $0, engine) }
+    try ledger.read { try ExportView($0.find(reference), in: $0, engine) }
   }
 
   package func exports(_ query: ExportQuery, _ page: PageRequest) throws -> Page<ExportView> {
@@ -21,30 +21,19 @@ extension BackupService {
         switch query.image {
         case nil: nil
         case .id(let id): id
-        case .name: try query.image.map { try find($0, in: catalog).id }
+        case .name: try query.image.map { try catalog.find($0).id }
         }
       let filter = ExportFilter(image: image, backup: query.backup)
       return try catalog.exports(filter, page).map { try ExportView($0, in: catalog, engine) }
     }
   }
 
-  /// The export as it is to be shown. May be called while an answer is stored.
-  package func view(of export: Export) -> ExportView {
-    if var view = viewsInCommit.withLock({ $0[export.id] }) {
-      view.export = export
-      view.activity = engine.activity(of: export.id)
-      return view
-    }
-    let view = try? ledger.read { try ExportView(export, in: $0, engine) }
-    return view ?? ExportView(export, activity: engine.activity(of: export.id))
-  }
-
   /// Serves an image or a backup; a read-write export attaches its image. Throws `nameTaken`, `tlsRequired`,
   /// `addressUnavailable`, `imageInUse`, `imageNotAttached`, `confirmationRequired`, `backupNotComplete`,
   /// `backupCorrupt`, and what the engine says.
   package func createExport(
-    _ draft: ExportDraft, _ terms: Terms<Export> = Terms()
-  ) async throws -> Answer<Export> {
+    _ draft: ExportDraft, _ terms: Terms<ExportView> = Terms()
+  ) async throws -> Answer<ExportView> {
     let limits = limits
     return try await answering(terms) {
       // What the rows tell first, then what the storage tells, then the rows again.
@@ -68,14 +57,14 @@ extension BackupService {
   /// Ends the export, and detaches an image that was attached for its exports with the last one. Throws `exportInUse`
   /// if it is to be safe and has clients.
   package func deleteExport(
-    _ reference: Reference<Export>, _ removal: ExportRemoval, _ terms: Terms<Export> = Terms()
-  ) async throws -> Answer<Export> {
+    _ reference: Reference<Export>, _ removal: ExportRemoval, _ terms: Terms<ExportView> = Terms()
+  ) async throws -> Answer<ExportView> {
     try await answering(terms) {
       if terms.dryRun {
         let doom = try ledger.read { try ExportDoom(reference, terms, in: $0) }
         return .planned(try plan(doom, removal))
       }
-      return try await serving.lock.aloneWithFound({ try ledger.read { try find(reference, in: $0).source } }) {
+      return try await serving.lock.aloneWithFound({ try ledger.read { try $0.find(reference).source } }) {
         let doom = try ledger.read { try ExportDoom(reference, terms, in: $0) }
         let hold = ClaimHold(claims: doom.claims, words: "the deletion of export '\(doom.export.name)'")
         return try await queue.holding(hold) { try await end(doom, removal, terms) }
@@ -93,7 +82,7 @@ extension BackupService {
 
   // MARK: Making
 
-  private func make(_ intent: ExportIntent, _ terms: Terms<Export>) async throws -> Answer<Export> {
+  private func make(_ intent: ExportIntent, _ terms: Terms<ExportView>) async throws -> Answer<ExportView> {
     let now = ledger.clock.now()
     let export = intent.export(ExportID(ULID(at: now)), at: now)
     var receipt: AttachReceipt?
@@ -109,11 +98,11 @@ extension BackupService {
       throw error
     }
     do {
-      return try await showing(intent.view(of: export)) { try await commit(export, intent, receipt, terms) }
+      return try await commit(export, intent, receipt, terms)
     } catch {
       let stored = Result { try ledger.read { try $0.export(export.id) } }
       // A commit that was told as a failure may have happened.
-      if case .success(let row?) = stored { return .done(row) }
+      if case .success(let row?) = stored { return .done(shown(row)) }
       await serving.withdraw(export.id)
       await takeBack(intent)
       if case .failure = stored {
@@ -125,20 +114,19 @@ extension BackupService {
   }
 
   private func commit(
-    _ export: Export, _ intent: ExportIntent, _ receipt: AttachReceipt?, _ terms: Terms<Export>
-  ) async throws -> Answer<Export> {
-    let (draft, limits) = (intent.draft, limits)
+    _ export: Export, _ intent: ExportIntent, _ receipt: AttachReceipt?, _ terms: Terms<ExportView>
+  ) async throws -> Answer<ExportView> {
+    let (draft, limits, engine) = (intent.draft, limits, engine)
     return try await change(terms) { _ in
       intent.plan
-    } apply: { catalog, now in
-      let intent = try ExportIntent(draft, limits, in: catalog)
+    } apply: { transaction in
+      let intent = try ExportIntent(draft, limits, in: transaction.catalog)
       if case .image(var image, attaches: true) = intent.source, let receipt {
         image.attach(receipt, cause: .export)
-        try catalog.announce(.imageChanged, catalog.update(image), at: now)
+        try transaction.update(image)
       }
-      try catalog.insert(export)
-      try catalog.announce(.exportCreated, export, at: now)
-      return export
+      try transaction.insert(export)
+      return try ExportView(export, in: transaction.catalog, engine)
     }
   }
 
@@ -147,33 +135,30 @@ extension BackupService {
     if case .image(let image, attaches: true) = intent.source { await serving.close(image.id) }
   }
 
-  /// Keeps what the export is shown with, for as long as its change is committed.
-  private func showing<Value: Sendable>(_ view: ExportView, _ body: () async throws -> Value) async throws -> Value {
-    let id = view.export.id
-    viewsInCommit.withLock { $0[id] = view }
-    defer { viewsInCommit.withLock { $0[id] = nil } }
-    return try await body()
+  /// As it is to be shown where no transaction gave its view.
+  private func shown(_ export: Export) -> ExportView {
+    let view = try? ledger.read { try ExportView(export, in: $0, engine) }
+    return view ?? ExportView(export, activity: engine.activity(of: export.id))
   }
 
   // MARK: Ending
 
   private func end(
-    _ doom: ExportDoom, _ removal: ExportRemoval, _ terms: Terms<Export>
-  ) async throws -> Answer<Export> {
+    _ doom: ExportDoom, _ removal: ExportRemoval, _ terms: Terms<ExportView>
+  ) async throws -> Answer<ExportView> {
     let id = doom.export.id
     try await withdraw(doom.export, removal)
-    let answer: Answer<Export>
+    let answer: Answer<ExportView>
     do {
-      answer = try await showing(view(of: doom.export)) {
-        try await change(terms) { _ in
-          try plan(doom, removal)
-        } apply: { catalog, now in
-          try ExportDoom(.id(id), terms, in: catalog).apply(in: catalog, at: now)
-        }
+      answer = try await change(terms) { _ in
+        try plan(doom, removal)
+      } apply: { [engine] transaction in
+        let export = try ExportDoom(.id(id), terms, in: transaction.catalog).apply(in: transaction)
+        return try ExportView(export, in: transaction.catalog, engine)
       }
     } catch {
       switch Result(catching: { try ledger.read { try $0.export(id) } }) {
-      case .success(nil): answer = .done(doom.export)
+      case .success(nil): answer = .done(shown(doom.export))
       case .success:
         await serving.open(id)
         throw error
@@ -219,9 +204,9 @@ struct ExportDoom: Sendable {
   /// The image that was attached for its exports, of which this is the last.
   let released: Image?
 
-  init(_ reference: Reference<Export>, _ terms: Terms<Export>, in catalog: any CatalogReading) throws {
-    let export = try find(reference, in: catalog)
-    try require(terms.expectedRevision, is: export.revision, of: "export '\(export.name)'")
+  init(_ reference: Reference<Export>, _ terms: Terms<ExportView>, in catalog: any CatalogReading) throws {
+    let export = try catalog.find(reference)
+    try terms.require(revision: export.revision, of: "export '\(export.name)'")
     self.export = export
     guard case .image(let id) = export.source, let image = try catalog.image(id), image.attachment?.cause == .export,
       try catalog.exports(ExportFilter(image: id), PageRequest(limit: 2)).items.count == 1
@@ -237,12 +222,11 @@ struct ExportDoom: Sendable {
     released.map { [JobClaim(subject: .image($0.id), isAlone: true, words: "image '\($0.name)'")] } ?? []
   }
 
-  func apply(in catalog: any CatalogWriting, at now: Date) throws -> Export {
-    try catalog.delete(export.id)
-    try catalog.announce(.exportDeleted, export, at: now)
+  func apply(in transaction: CatalogTransaction) throws -> Export {
+    try transaction.delete(export)
     if var image = released {
       image.detach()
-      try catalog.announce(.imageChanged, catalog.update(image), at: now)
+      try transaction.update(image)
     }
     return export
   }

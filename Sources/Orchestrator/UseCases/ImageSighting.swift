@@ -34,18 +34,18 @@ extension BackupService {
       return seen == image ? nil : seen
     }
     guard let known = try? ledger.read({ try $0.image(id) }), seen(known) != nil else { return }
-    try? await ledger.write { catalog, now in
-      guard let image = try catalog.image(id), let seen = seen(image) else { return }
-      try catalog.announce(.imageChanged, catalog.update(seen), at: now)
+    try? await ledger.write { transaction in
+      guard let image = try transaction.catalog.image(id), let seen = seen(image) else { return }
+      try transaction.update(seen)
     }
   }
 
   /// Tells listeners that an attached image is written no more. The engine has logged it.
   func announce(_ failure: ImageFailure) async {
     do {
-      try await ledger.write { catalog, now in
-        guard let image = try catalog.image(failure.image) else { return }
-        try catalog.announce(failure, of: image, at: now)
+      try await ledger.write { transaction in
+        guard let image = try transaction.catalog.image(failure.image) else { return }
+        try transaction.announce(failure, of: image)
       }
     } catch {
       logger.warning("a failure isn't told as an event", metadata: ["image": "\(failure.image)", "error": "\(error)"])

@@ -32,16 +32,6 @@ extension BackupService {
     }
   }
 
-  static func requireFree(
-    _ name: ResourceName, _ source: ImageSource, in catalog: any CatalogReading
-  ) throws {
-    try requireFree(name, in: catalog)
-    if let other = try registeredSources(in: catalog)[ComparableSource(source)] {
-      throw DomainError(
-        .sourceTaken, "\(source.place) is registered already, as image '\(other)'", remedy: "use that image")
-    }
-  }
-
   /// Does `body`, which registers the source, with what tells that it isn't the file or device of a registered image
   /// under another path, and the names of those images of which that can't be told. Repeats it while others are
   /// registered meanwhile.
@@ -76,32 +66,6 @@ extension BackupService {
       metadata: ["image": "\(image)", "others": "\(others.inWords)"])
   }
 
-  /// Throws ``RegisteredMeanwhile`` if there is an image by now that wasn't part of the comparison.
-  static func requireNone(beside identities: SourceIdentities, in catalog: any CatalogReading) throws {
-    guard try allPages({ try catalog.images($0) }).allSatisfy({ identities.covers($0.source) }) else {
-      throw RegisteredMeanwhile()
-    }
-  }
-
-  static func requireFree(_ name: ResourceName, in catalog: any CatalogReading) throws {
-    guard let other = try catalog.image(named: name) else { return }
-    throw DomainError(.nameTaken, "image \(other.id) has the name '\(name)' already", remedy: "choose another name")
-  }
-
-  func checkLabels(_ labels: [String: String]) throws(DomainError) {
-    guard labels.count <= limits.labelsPerImage else {
-      throw DomainError(
-        .invalidField, "an image has at most \(limits.labelsPerImage) labels",
-        faults: [DomainError.Fault(.labels, "has \(labels.count) members")])
-    }
-    for (key, value) in labels
-    where key.isEmpty || key.utf8.count > limits.labelLength || value.utf8.count > limits.labelLength {
-      throw DomainError(
-        .invalidField, "a label has a key of 1 to \(limits.labelLength) bytes, and a value of at most as many",
-        faults: [DomainError.Fault(.labels, "'\(key.prefix(64))' breaks that rule")])
-    }
-  }
-
   static func plan(
     _ draft: ImageDraft, _ location: ImageLocation, _ inspection: ImageInspection,
     notComparedWith others: [ResourceName]
@@ -121,11 +85,4 @@ extension BackupService {
       steps: ["register \(draft.source.place) as image '\(draft.name)', read as \(location.format.rawValue)"],
       warnings: warnings, resource: .image(image))
   }
-}
-
-/// Throws `managedByConfig` for what the config file declares.
-func requireManagedHere(_ managedBy: ManagedBy, _ what: String) throws(DomainError) {
-  guard managedBy == .config else { return }
-  throw DomainError(
-    .managedByConfig, "\(what) is declared in the config file", remedy: "change it there, and start the server again")
 }

@@ -47,7 +47,7 @@ package enum LabelChange: Hashable, Sendable {
 
 extension BackupService {
   package func image(_ reference: Reference<Image>) throws -> Image {
-    try ledger.read { try find(reference, in: $0) }
+    try ledger.read { try $0.find(reference) }
   }
 
   package func images(_ page: PageRequest) throws -> Page<Image> { try ledger.read { try $0.images(page) } }
@@ -58,7 +58,7 @@ extension BackupService {
     _ draft: ImageDraft, _ terms: Terms<Image> = Terms()
   ) async throws -> Answer<Image> {
     try await answering(terms) {
-      try checkLabels(draft.labels)
+      try limits.requireLabels(draft.labels)
       let location = try await statedLocation(of: draft)
       let inspection = try await openable(location)
       var identities = SourceIdentities()
@@ -76,19 +76,18 @@ extension BackupService {
     _ identities: SourceIdentities, _ unknown: [ResourceName]
   ) async throws -> Answer<Image> {
     let check: @Sendable (any CatalogReading) throws -> Void = { catalog in
-      try Self.requireFree(draft.name, draft.source, in: catalog)
-      try Self.requireNone(beside: identities, in: catalog)
+      try catalog.requireFree(draft.name, draft.source)
+      try catalog.requireNone(beside: identities)
     }
-    return try await change(terms) { catalog in
-      try check(catalog)
+    return try await change(terms) { view in
+      try check(view.catalog)
       return Self.plan(draft, location, inspection, notComparedWith: unknown)
-    } apply: { catalog, now in
-      try check(catalog)
+    } apply: { transaction in
+      try check(transaction.catalog)
       let image = Image(
-        id: ImageID(ULID(at: now)), name: draft.name, source: draft.source, format: location.format,
-        virtualSize: inspection.virtualSize, labels: draft.labels, createdAt: now)
-      try catalog.insert(image)
-      try catalog.announce(.imageCreated, image, at: now)
+        id: ImageID(ULID(at: transaction.now)), name: draft.name, source: draft.source, format: location.format,
+        virtualSize: inspection.virtualSize, labels: draft.labels, createdAt: transaction.now)
+      try transaction.insert(image)
       return image
     }
   }
@@ -97,27 +96,26 @@ extension BackupService {
   package func changeImage(
     _ reference: Reference<Image>, _ change: ImageChange, _ terms: Terms<Image> = Terms()
   ) async throws -> Answer<Image> {
-    let changed: @Sendable (any CatalogReading) throws -> Image = { catalog in
-      var image = try find(reference, in: catalog)
-      try require(terms.expectedRevision, is: image.revision, of: "image '\(image.name)'")
-      try requireManagedHere(image.managedBy, "image '\(image.name)'")
+    let changed: @Sendable (any CatalogReading) throws -> Image = { [limits] catalog in
+      var image = try catalog.find(reference)
+      try terms.require(revision: image.revision, of: "image '\(image.name)'")
+      try image.managedBy.requireChangeable("image '\(image.name)'")
       if let name = change.name, name != image.name {
-        try Self.requireFree(name, in: catalog)
+        try catalog.requireFree(name)
         image.name = name
       }
       image.labels = change.labels.applied(to: image.labels)
-      try self.checkLabels(image.labels)
+      try limits.requireLabels(image.labels)
       return image
     }
     return try await answering(terms) {
-      let answer = try await self.change(terms) { catalog in
-        Plan(action: "change-image", steps: ["change the image"], resource: .image(try changed(catalog)))
-      } apply: { catalog, now in
-        let image = try changed(catalog)
-        guard try catalog.image(image.id) != image else { return image }
-        let stored = try catalog.update(image)
-        try catalog.setImageName(stored.name, onChainsOf: stored.id)
-        try catalog.announce(.imageChanged, stored, at: now)
+      let answer = try await self.change(terms) { view in
+        Plan(action: "change-image", steps: ["change the image"], resource: .image(try changed(view.catalog)))
+      } apply: { transaction in
+        let image = try changed(transaction.catalog)
+        guard try transaction.catalog.image(image.id) != image else { return image }
+        let stored = try transaction.update(image)
+        try transaction.setImageName(stored.name, onChainsOf: stored.id)
         return stored
       }
       if case .done(let image) = answer { await recordInRepositories(image) }
@@ -130,12 +128,12 @@ extension BackupService {
     _ reference: Reference<Image>, _ terms: Terms<Image> = Terms()
   ) async throws -> Answer<Image> {
     let doomed: @Sendable (any CatalogReading) throws -> Image = { catalog in
-      let image = try find(reference, in: catalog)
-      try require(terms.expectedRevision, is: image.revision, of: "image '\(image.name)'")
-      try requireManagedHere(image.managedBy, "image '\(image.name)'")
-      try requireAtRest(image)
-      try requireNoExports(of: image, in: catalog)
-      if let job = try liveJobs(in: catalog).first(where: { $0.request.images.contains(image.id) }) {
+      let image = try catalog.find(reference)
+      try terms.require(revision: image.revision, of: "image '\(image.name)'")
+      try image.managedBy.requireChangeable("image '\(image.name)'")
+      try image.requireAtRest()
+      try catalog.requireNoExports(of: image)
+      if let job = try catalog.liveJobs().first(where: { $0.request.images.contains(image.id) }) {
         throw DomainError(
           .imageInUse, "the \(job.request.kind.rawValue) job \(job.id) uses image '\(image.name)'",
           remedy: "wait for it, or cancel it")
@@ -143,15 +141,14 @@ extension BackupService {
       return image
     }
     return try await answering(terms) {
-      try await change(terms) { catalog in
-        let image = try doomed(catalog)
+      try await change(terms) { view in
+        let image = try doomed(view.catalog)
         return Plan(
           action: "unregister-image", steps: ["forget image '\(image.name)'; its file and backups stay"],
           warnings: image.damageWarnings, resource: .image(image))
-      } apply: { catalog, now in
-        let image = try doomed(catalog)
-        try catalog.delete(image.id)
-        try catalog.announce(.imageDeleted, image, at: now)
+      } apply: { transaction in
+        let image = try doomed(transaction.catalog)
+        try transaction.delete(image)
         return image
       }
     }

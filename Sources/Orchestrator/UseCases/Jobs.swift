@@ -25,7 +25,7 @@ package enum PauseLength: Hashable, Sendable {
 
 extension BackupService {
   /// The job as the catalog has it, with its progress as of now.
-  package func job(_ id: JobID) throws -> Job { live(try ledger.read { try find(id, in: $0) }) }
+  package func job(_ id: JobID) throws -> Job { live(try ledger.read { try $0.find(id) }) }
 
   package func jobs(_ filter: JobFilter, _ page: PageRequest) throws -> Page<Job> {
     try ledger.read { try $0.jobs(filter, page) }.map(live)
@@ -33,7 +33,7 @@ extension BackupService {
 
   package func jobLog(_ id: JobID, _ page: PageRequest) throws -> Page<JobLogEntry> {
     try ledger.read { catalog in
-      _ = try find(id, in: catalog)
+      _ = try catalog.find(id)
       return try catalog.jobLog(id, page)
     }
   }
@@ -58,7 +58,7 @@ extension BackupService {
 
   /// Ends a job that waits at once, and one that runs at its next checkpoint. Throws `jobFinished`.
   package func cancelJob(_ id: JobID, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
-    let answer = try await step(id, terms, "cancel") { job, _, _ in
+    let answer = try await step(id, terms, "cancel") { job, _ in
       switch job.state {
       case .queued: job.state = job.startedAt == nil ? .cancelled : .cancelling
       case .running, .paused: job.state = .cancelling
@@ -82,14 +82,15 @@ extension BackupService {
     _ id: JobID, _ length: PauseLength = .standard, _ terms: Terms<Job> = Terms()
   ) async throws -> Answer<Job> {
     let limits = limits
-    let answer = try await step(id, terms, "pause") { job, catalog, now in
+    let answer = try await step(id, terms, "pause") { job, view in
       guard job.request.isPausable else {
         throw Self.notPausable(job, "a \(job.request.kind.rawValue) job can't be paused")
       }
       switch job.state {
       case .queued where job.startedAt == nil: throw Self.notPausable(job, "it hasn't started")
       case .running, .queued:
-        let others = try catalog.jobs(JobFilter(states: [.paused]), PageRequest(limit: limits.pausedJobs)).items.count
+        let others = try view.catalog.jobs(JobFilter(states: [.paused]), PageRequest(limit: limits.pausedJobs)).items
+          .count
         guard others < limits.pausedJobs else {
           throw Self.notPausable(job, "\(others) jobs are paused already: resume or cancel some")
         }
@@ -98,7 +99,7 @@ extension BackupService {
         if case .standard = length { return }
       default: throw Self.notPausable(job, "it is being cancelled")
       }
-      (job.state, job.waitingFor, job.pausedUntil) = (.paused, nil, try length.end(from: now, limits))
+      (job.state, job.waitingFor, job.pausedUntil) = (.paused, nil, try length.end(from: view.now, limits))
     }
     if case .done(let job) = answer { await queue.note(job) }
     return answer
@@ -106,7 +107,7 @@ extension BackupService {
 
   /// Lets a paused job go on as soon as it has a place again. Throws `jobNotPausable`, `jobFinished`.
   package func resumeJob(_ id: JobID, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
-    let answer = try await step(id, terms, "resume") { job, _, _ in
+    let answer = try await step(id, terms, "resume") { job, _ in
       switch job.state {
       case .paused: (job.state, job.pausedUntil) = (.queued, nil)
       case .queued where job.startedAt == nil: throw Self.notPausable(job, "it hasn't started")
@@ -123,37 +124,34 @@ extension BackupService {
   /// Changes the job as `change` says, in one transaction with its event. What stays the same is no change.
   private func step(
     _ id: JobID, _ terms: Terms<Job>, _ verb: String,
-    _ change: @Sendable @escaping (inout Job, any CatalogReading, Date) throws -> Void
+    _ change: @Sendable @escaping (inout Job, CatalogView) throws -> Void
   ) async throws -> Answer<Job> {
-    let checked: @Sendable (any CatalogReading, Date) throws -> (Job, Job) = { catalog, now in
-      let job = try find(id, in: catalog)
-      try require(terms.expectedRevision, is: job.revision, of: "job \(id)")
+    let checked: @Sendable (CatalogView) throws -> (Job, Job) = { view in
+      let job = try view.catalog.find(id)
+      try terms.require(revision: job.revision, of: "job \(id)")
       guard !job.state.isEnded else {
         throw DomainError(.jobFinished, "job \(id) has ended: it is \(job.state.rawValue)")
       }
       var changed = job
-      try change(&changed, catalog, now)
+      try change(&changed, view)
       return (job, changed)
     }
-    let now = ledger.clock.now()
     return try await answering(terms) {
-      try await self.change(terms) { catalog in
-        let (job, next) = try checked(catalog, now)
+      try await self.change(terms) { view in
+        let (job, next) = try checked(view)
         return Plan(
           action: "\(verb)-job", steps: ["take job \(id) from \(job.state.rawValue) to \(next.state.rawValue)"],
           resource: .job(id, next: next.state))
-      } apply: { catalog, now in
-        var (before, job) = try checked(catalog, now)
+      } apply: { transaction in
+        var (before, job) = try checked(transaction.view)
         guard job != before else { return job }
         if job.state == .cancelling { (job.waitingFor, job.pausedUntil) = (nil, nil) }
         if job.state == .cancelled {
-          job.finishedAt = now
+          job.finishedAt = transaction.now
           job.waitingFor = nil
-          try BackupRun.failUnended(of: id, why: "the job was cancelled before it began", in: catalog, at: now)
+          try BackupRun.failUnended(of: id, why: "the job was cancelled before it began", in: transaction)
         }
-        job = try catalog.update(job)
-        try catalog.announce(.jobChanged, job, at: now)
-        return job
+        return try transaction.update(job)
       }
     }
   }

@@ -40,7 +40,7 @@ struct Overlays: Sendable {
   /// Throws `confirmationRequired` if there are any, the image isn't attached yet, and `confirm` isn't its name.
   func requireConfirmation(_ confirm: String?, toAttach image: Image) throws(DomainError) {
     guard image.attachment == nil, let change = change(of: image) else { return }
-    try Orchestrator.requireConfirmation(confirm, of: image, because: change)
+    try image.requireConfirmation(confirm, because: change)
   }
 }
 

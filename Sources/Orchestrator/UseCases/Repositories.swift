@@ -16,7 +16,7 @@ package struct RepositoryDraft: Hashable, Sendable {
 
 extension BackupService {
   package func repository(_ reference: Reference<Repository>) throws -> Repository {
-    try ledger.read { try find(reference, in: $0) }
+    try ledger.read { try $0.find(reference) }
   }
 
   package func repositories(_ page: PageRequest) throws -> Page<Repository> {
@@ -30,7 +30,7 @@ extension BackupService {
   ) async throws -> Answer<Repository> {
     try await answering(terms) {
       // Before the folder is touched, and again with the row.
-      try ledger.read { try Self.requireFree(draft, in: $0) }
+      try ledger.read { try $0.requireFree(draft) }
       let new = RepositoryID(ULID(at: ledger.clock.now()))
       let id = terms.dryRun ? new : try await engine.openRepository(at: draft.path, id: new)
       return try await change(terms) { _ in
@@ -39,16 +39,16 @@ extension BackupService {
           steps: ["make \(draft.path) a repository, or take over the one in it, as '\(draft.name)'"],
           warnings: ["the folder is only looked at when it is done"],
           resource: .repository(draft))
-      } apply: { catalog, now in
-        try Self.requireFree(draft, in: catalog)
-        if let other = try catalog.repository(id) {
+      } apply: { transaction in
+        try transaction.catalog.requireFree(draft)
+        if let other = try transaction.catalog.repository(id) {
           throw DomainError(
             .nameTaken, "\(draft.path) holds the repository that is registered as '\(other.name)'",
             remedy: "use that one, or unregister it first")
         }
-        let repository = Repository(id: id, name: draft.name, kind: draft.kind, path: draft.path, createdAt: now)
-        try catalog.insert(repository)
-        try catalog.announce(.repositoryCreated, repository, at: now)
+        let repository = Repository(
+          id: id, name: draft.name, kind: draft.kind, path: draft.path, createdAt: transaction.now)
+        try transaction.insert(repository)
         return repository
       }
     }
@@ -59,9 +59,9 @@ extension BackupService {
     _ reference: Reference<Repository>, to name: ResourceName, _ terms: Terms<Repository> = Terms()
   ) async throws -> Answer<Repository> {
     let renamed: @Sendable (any CatalogReading) throws -> Repository = { catalog in
-      var repository = try find(reference, in: catalog)
-      try require(terms.expectedRevision, is: repository.revision, of: "repository '\(repository.name)'")
-      try requireManagedHere(repository.managedBy, "repository '\(repository.name)'")
+      var repository = try catalog.find(reference)
+      try terms.require(revision: repository.revision, of: "repository '\(repository.name)'")
+      try repository.managedBy.requireChangeable("repository '\(repository.name)'")
       if let other = try catalog.repository(named: name), other.id != repository.id {
         throw DomainError(
           .nameTaken, "repository \(other.id) has the name '\(name)' already", remedy: "choose another name")
@@ -70,16 +70,15 @@ extension BackupService {
       return repository
     }
     return try await answering(terms) {
-      try await change(terms) { catalog in
-        let repository = try renamed(catalog)
+      try await change(terms) { view in
+        let repository = try renamed(view.catalog)
         return Plan(
           action: "change-repository", steps: ["rename repository \(repository.id) to '\(name)'"],
           resource: .repositoryName(name, path: repository.path))
-      } apply: { catalog, now in
-        let repository = try renamed(catalog)
-        guard try catalog.repository(repository.id) != repository else { return repository }
-        let stored = try catalog.update(repository)
-        try catalog.announce(.repositoryChanged, stored, at: now)
+      } apply: { transaction in
+        let repository = try renamed(transaction.catalog)
+        guard try transaction.catalog.repository(repository.id) != repository else { return repository }
+        let stored = try transaction.update(repository)
         return stored
       }
     }
@@ -91,10 +90,10 @@ extension BackupService {
     _ reference: Reference<Repository>, _ terms: Terms<Repository> = Terms()
   ) async throws -> Answer<Repository> {
     let doomed: @Sendable (any CatalogReading) throws -> Repository = { catalog in
-      let repository = try find(reference, in: catalog)
-      try require(terms.expectedRevision, is: repository.revision, of: "repository '\(repository.name)'")
-      try requireManagedHere(repository.managedBy, "repository '\(repository.name)'")
-      for job in try liveJobs(in: catalog) where try job.request.repository(in: catalog) == repository.id {
+      let repository = try catalog.find(reference)
+      try terms.require(revision: repository.revision, of: "repository '\(repository.name)'")
+      try repository.managedBy.requireChangeable("repository '\(repository.name)'")
+      for job in try catalog.liveJobs() where try job.request.repository(in: catalog) == repository.id {
         throw DomainError(
           .repositoryInUse, "the \(job.request.kind.rawValue) job \(job.id) uses repository '\(repository.name)'",
           remedy: "wait for it, or cancel it")
@@ -110,16 +109,15 @@ extension BackupService {
       return repository
     }
     return try await answering(terms) {
-      try await change(terms) { catalog in
-        let repository = try doomed(catalog)
+      try await change(terms) { view in
+        let repository = try doomed(view.catalog)
         return Plan(
           action: "unregister-repository",
           steps: ["forget repository '\(repository.name)' and its backups; \(repository.path) keeps them all"],
           resource: .repositoryName(repository.name, path: repository.path))
-      } apply: { catalog, now in
-        let repository = try doomed(catalog)
-        try catalog.delete(repository.id)
-        try catalog.announce(.repositoryDeleted, repository, at: now)
+      } apply: { transaction in
+        let repository = try doomed(transaction.catalog)
+        try transaction.delete(repository)
         return repository
       }
     }
@@ -129,34 +127,15 @@ extension BackupService {
   package func rescanRepository(
     _ reference: Reference<Repository>, _ terms: Terms<Job> = Terms()
   ) async throws -> Answer<Job> {
-    try await submit(terms) { catalog, _ in
-      let repository = try find(reference, in: catalog)
-      try require(terms.expectedRevision, is: repository.revision, of: "repository '\(repository.name)'")
+    try await submit(terms) { view in
+      let repository = try view.catalog.find(reference)
+      try terms.require(revision: repository.revision, of: "repository '\(repository.name)'")
       return JobDraft(
         request: .rescan(repository: repository.id), links: JobLinks(repository: repository.id),
         plan: Plan(
           action: "rescan-repository",
           steps: ["read the manifests in \(repository.path) and add what the catalog lacks"],
           resource: .rescan(of: repository.id)))
-    }
-  }
-
-  private static func requireFree(_ draft: RepositoryDraft, in catalog: any CatalogReading) throws {
-    if let other = try catalog.repository(named: draft.name) {
-      throw DomainError(
-        .nameTaken, "repository \(other.id) has the name '\(draft.name)' already", remedy: "choose another name")
-    }
-    let all = try allPages { try catalog.repositories($0) }
-    if let other = all.first(where: { comparablePath($0.path) == comparablePath(draft.path) }) {
-      throw DomainError(
-        .nameTaken, "\(draft.path) is registered already, as repository '\(other.name)'",
-        remedy: "use that repository")
-    }
-    // As their spelling tells; what links hide, the engine finds.
-    if let other = all.first(where: { lies($0.path, within: draft.path) || lies(draft.path, within: $0.path) }) {
-      throw DomainError(
-        .repositoryMismatch, "\(draft.path) and repository '\(other.name)', \(other.path), lie one within the other",
-        remedy: "choose a folder outside of it")
     }
   }
 }

@@ -22,13 +22,13 @@ extension BackupService {
       _ = try ledger.read { try Self.resolve(id, target, terms, in: $0) }
       let target = try await look(at: target, for: id)
       let overlays = terms.dryRun ? try await overlays(on: target) : .none
-      return try await submitNew(terms) { catalog, _ in
-        let (backup, resolved) = try Self.resolve(id, target, terms, in: catalog)
+      return try await submitNew(terms) { view in
+        let (backup, resolved) = try Self.resolve(id, target, terms, in: view.catalog)
         var links = Self.links(to: backup)
         if case .image(let image) = resolved { links.target = image }
         return JobDraft(
           request: .restore(backup: id, target: resolved), links: links,
-          plan: try Self.plan(backup, resolved, overlays, in: catalog), legs: [backup.virtualSize])
+          plan: try Self.plan(backup, resolved, overlays, in: view.catalog), legs: [backup.virtualSize])
       }
     }
   }
@@ -36,20 +36,20 @@ extension BackupService {
   private static func resolve(
     _ id: BackupID, _ target: RestoreDraft, _ terms: Terms<Job>, in catalog: any CatalogReading
   ) throws -> (Backup, RestoreTarget) {
-    let backup = try find(id, in: catalog)
-    try requireRevision(of: backup, terms)
-    try requireReadable(backup)
+    let backup = try catalog.find(id)
+    try terms.require(revision: backup.revision, of: "backup \(backup.id)")
+    try backup.requireReadable()
     switch target {
     case .newFile(let path, let format): return (backup, .newFile(path: path, format: format))
     case .image(let reference, let confirm):
-      let image = try find(reference, in: catalog)
+      let image = try catalog.find(reference)
       if !terms.dryRun {
-        try requireConfirmation(confirm, of: image, because: "this overwrites image '\(image.name)'")
+        try image.requireConfirmation(confirm, because: "this overwrites image '\(image.name)'")
       }
-      try requireRestorable(backup, over: image, in: catalog)
+      try catalog.requireRestorable(backup, over: image)
       return (backup, .image(image.id))
     case .nbd(let uri, let targetIsZero):
-      if let name = try registeredSources(in: catalog)[ComparableSource(.nbd(uri: uri))] {
+      if let name = try catalog.registeredSources()[ComparableSource(.nbd(uri: uri))] {
         throw DomainError(
           .sourceTaken, "\(uri) is registered as image '\(name)'", remedy: "restore over that image")
       }
@@ -67,7 +67,7 @@ extension BackupService {
       _ = try await inspectImage(reference)
     case .nbd(let uri, _):
       let size = try await engine.inspect(ImageLocation(source: .nbd(uri: uri), format: .raw)).virtualSize
-      let backup = try ledger.read { try find(id, in: $0) }
+      let backup = try ledger.read { try $0.find(id) }
       guard size == backup.virtualSize else {
         throw DomainError(
           .targetMismatch, "\(uri) has \(size) bytes, backup \(id) has \(backup.virtualSize)",
@@ -79,7 +79,7 @@ extension BackupService {
 
   private func overlays(on target: RestoreDraft) async throws -> Overlays {
     guard case .image(let reference, _) = target else { return .none }
-    return try await overlays(on: try ledger.read { try find(reference, in: $0) })
+    return try await overlays(on: try ledger.read { try $0.find(reference) })
   }
 
   private static func plan(
@@ -90,7 +90,7 @@ extension BackupService {
     switch target {
     case .newFile(let path, let format): step = "restore backup \(backup.id) to \(path) as \(format.rawValue)"
     case .image(let id):
-      let image = try find(id, in: catalog)
+      let image = try catalog.find(id)
       step = "restore backup \(backup.id) over image '\(image.name)'"
       warnings.append("what image '\(image.name)' holds now is lost")
       warnings += overlays.warnings(of: image)

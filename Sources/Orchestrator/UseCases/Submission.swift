@@ -12,12 +12,6 @@ struct JobDraft: Sendable {
   var legs: [UInt64] = []
 }
 
-/// Jobs that aren't ended. Bounded by the queue.
-func liveJobs(in catalog: any CatalogReading) throws -> [Job] {
-  let states = Set(JobState.allCases.filter { !$0.isEnded })
-  return try allPages { try catalog.jobs(JobFilter(states: states), $0) }
-}
-
 extension JobRequest {
   /// The images that it reads or writes.
   var images: [ImageID] {
@@ -43,28 +37,25 @@ extension JobRequest {
 extension BackupService {
   /// Commits a job with everything that it makes, and queues it. `draft` refuses what can't be done.
   func submit(
-    _ terms: Terms<Job>, _ draft: @Sendable @escaping (any CatalogReading, Date) throws -> JobDraft
+    _ terms: Terms<Job>, _ draft: @Sendable @escaping (CatalogView) throws -> JobDraft
   ) async throws -> Answer<Job> {
     try await answering(terms) { try await submitNew(terms, draft) }
   }
 
   /// As ``submit(_:_:)``, for those who have looked for a repeat of the request already.
   func submitNew(
-    _ terms: Terms<Job>, _ draft: @Sendable @escaping (any CatalogReading, Date) throws -> JobDraft
+    _ terms: Terms<Job>, _ draft: @Sendable @escaping (CatalogView) throws -> JobDraft
   ) async throws -> Answer<Job> {
-    if terms.dryRun {
-      let now = ledger.clock.now()
-      return .planned(try ledger.read { try draft($0, now).plan })
-    }
+    if terms.dryRun { return .planned(try ledger.view(by: terms.caller) { try draft($0).plan }) }
     try await queue.takePlace()
     let id = JobID(ULID(at: ledger.clock.now()))
     let lifetime = limits.idempotencyLifetime
     do {
-      let (job, legs, claims) = try await ledger.write { catalog, now in
-        let draft = try draft(catalog, now)
-        let job = try Self.insert(draft, as: id, in: catalog, at: now)
-        try Self.record(job, under: terms.idempotency, in: catalog, at: now, lifetime: lifetime)
-        return (job, draft.legs, try JobClaim.claims(of: job.request, in: catalog))
+      let (job, legs, claims) = try await ledger.write(by: terms.caller) { transaction in
+        let draft = try draft(transaction.view)
+        let job = try Self.insert(draft, as: id, in: transaction)
+        try transaction.record(job, under: terms.idempotency, lifetime: lifetime)
+        return (job, draft.legs, try JobClaim.claims(of: job.request, in: transaction.catalog))
       }
       await queue.enter(job, legs: legs, claims: claims)
       return .done(job)
@@ -77,19 +68,17 @@ extension BackupService {
     }
   }
 
+  /// The job's event is the last one: a listener who learns of a job can get all that it makes.
   private static func insert(
-    _ draft: JobDraft, as id: JobID, in catalog: any CatalogWriting, at now: Date
+    _ draft: JobDraft, as id: JobID, in transaction: CatalogTransaction
   ) throws -> Job {
-    let job = Job(id: id, request: draft.request, createdAt: now, links: draft.links)
-    try catalog.insert(job)
-    for chain in draft.chains { try catalog.insert(chain) }
+    for chain in draft.chains { try transaction.insert(chain) }
     for var backup in draft.backups {
       backup.job = id
-      try catalog.insert(backup)
-      try catalog.announce(.backupCreated, backup, at: now, job: id)
+      try transaction.insert(backup, job: id)
     }
-    try catalog.announce(.jobCreated, job, at: now)
-    return job
+    return try transaction.insert(
+      Job(id: id, request: draft.request, createdAt: transaction.now, links: draft.links))
   }
 
   /// A commit that was told as a failure may have happened: its job must not lie in the catalog without being queued.

@@ -21,10 +21,10 @@ struct ExportRoutes {
   @Sendable private func create(_ call: Call) async throws -> HTTPResponse {
     let draft = try call.fields().exportDraft()
     return try await call.change(
-      render: { export in
-        let document = ExportDocument(service.view(of: export))
+      render: { view in
+        let document = ExportDocument(view)
         return StoredAnswer(
-          201, document, tag: document.tag, revision: export.revision, location: APIPath.export(export.id))
+          201, document, tag: document.tag, revision: view.export.revision, location: APIPath.export(view.export.id))
       },
       { try await service.createExport(draft, $0) })
   }

@@ -23,9 +23,15 @@ final class Ledger: Sendable {
   /// Runs `body` on one unchanging view. Blocks the thread: by key or for few pages only.
   func read<Result>(_ body: (any CatalogReading) throws -> Result) throws -> Result { try catalog.read(body) }
 
-  /// Runs `body` as one transaction, with the time that it happens at, and tells its events.
+  /// As ``read(_:)``, for what a use case decides by.
+  func view<Result>(by caller: Principal, _ body: (CatalogView) throws -> Result) throws -> Result {
+    let now = clock.now()
+    return try catalog.read { try body(CatalogView(catalog: $0, now: now, caller: caller)) }
+  }
+
+  /// Runs `body` as one transaction, and tells its events.
   func write<Result: Sendable>(
-    _ body: @Sendable @escaping (any CatalogWriting, Date) throws -> Result
+    by caller: Principal = .server, _ body: @Sendable @escaping (CatalogTransaction) throws -> Result
   ) async throws -> Result {
     let now = clock.now()
     let kept = feed.eventsKeptIfPruningIsDue()
@@ -35,8 +41,9 @@ final class Ledger: Sendable {
       commits.raise()
     }
     return try await catalog.write { catalog in
-      let result = try body(catalog, now)
-      if let kept { try catalog.pruneEvents(keeping: kept) }
+      let transaction = CatalogTransaction(catalog, now: now, caller: caller)
+      let result = try body(transaction)
+      if let kept { try transaction.pruneEvents(keeping: kept) }
       return result
     }
   }
@@ -59,43 +66,6 @@ final class Ledger: Sendable {
   func close() {
     feed.close()
     commits.close()
-  }
-}
-
-extension CatalogWriting {
-  func announce(_ kind: Event.Kind, _ image: Image, at now: Date, job: JobID? = nil) throws {
-    try append(Event(at: now, kind: kind, subject: image.id.ulid, job: job, payload: EventPayload(image)))
-  }
-
-  /// An attached image that is written no more.
-  func announce(_ failure: ImageFailure, of image: Image, at now: Date) throws {
-    let payload = EventPayload(image, failure: failure)
-    try append(Event(at: now, kind: .imageChanged, subject: image.id.ulid, payload: payload))
-  }
-
-  func announce(_ kind: Event.Kind, _ repository: Repository, at now: Date, job: JobID? = nil) throws {
-    try append(Event(at: now, kind: kind, subject: repository.id.ulid, job: job, payload: EventPayload(repository)))
-  }
-
-  func announce(_ kind: Event.Kind, _ backup: Backup, at now: Date, job: JobID? = nil) throws {
-    try append(
-      Event(at: now, kind: kind, subject: backup.id.ulid, job: job ?? backup.job, payload: EventPayload(backup)))
-  }
-
-  func announce(_ kind: Event.Kind, _ export: Export, at now: Date, job: JobID? = nil) throws {
-    try append(Event(at: now, kind: kind, subject: export.id.ulid, job: job, payload: EventPayload(export)))
-  }
-
-  func announce(_ kind: Event.Kind, _ job: Job, at now: Date) throws {
-    try append(Event(at: now, kind: kind, subject: job.id.ulid, job: job.id, payload: EventPayload(job)))
-  }
-}
-
-extension Event {
-  /// Whether it tells that its job has ended.
-  var endsJob: Bool {
-    guard kind == .jobChanged else { return false }
-    return payload.state.flatMap(JobState.init(rawValue:))?.isEnded ?? false
   }
 }
 

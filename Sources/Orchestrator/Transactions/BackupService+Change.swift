@@ -27,40 +27,40 @@ extension BackupService {
 
   /// Makes one change, or tells its plan. `plan` throws what `apply` would refuse.
   func change<Value>(
-    _ terms: Terms<Value>, plan: (any CatalogReading) throws -> Plan,
-    apply: @Sendable @escaping (any CatalogWriting, Date) throws -> Value
+    _ terms: Terms<Value>, plan: (CatalogView) throws -> Plan,
+    apply: @Sendable @escaping (CatalogTransaction) throws -> Value
   ) async throws -> Answer<Value> {
-    if terms.dryRun { return .planned(try ledger.read(plan)) }
+    if terms.dryRun { return .planned(try ledger.view(by: terms.caller, plan)) }
     let lifetime = limits.idempotencyLifetime
     return .done(
-      try await ledger.write { catalog, now in
-        let value = try apply(catalog, now)
-        try Self.record(value, under: terms.idempotency, in: catalog, at: now, lifetime: lifetime)
+      try await ledger.write(by: terms.caller) { transaction in
+        let value = try apply(transaction)
+        try transaction.record(value, under: terms.idempotency, lifetime: lifetime)
         return value
       })
-  }
-
-  /// Stores the answer under its key, and drops the answers that were kept long enough.
-  static func record<Value>(
-    _ value: Value, under idempotency: IdempotencyGuard<Value>?, in catalog: any CatalogWriting, at now: Date,
-    lifetime: Double
-  ) throws {
-    guard let idempotency else { return }
-    let answer = try idempotency.answer(value)
-    try catalog.deleteIdempotencyRecords(before: now - lifetime)
-    try catalog.insert(
-      IdempotencyRecord(
-        key: idempotency.key, bodyHash: idempotency.bodyHash, status: answer.status, headers: answer.headers,
-        body: answer.body, createdAt: now))
   }
 
   private func oldestKeptAnswer(at now: Date) -> Date { now - limits.idempotencyLifetime }
 }
 
-/// Throws `preconditionFailed` unless the resource still has the revision that the request was made for.
-func require(_ expected: Int?, is revision: Int, of what: String) throws(DomainError) {
-  guard let expected, expected != revision else { return }
-  throw DomainError(
-    .preconditionFailed, "\(what) was changed meanwhile: it has revision \(revision), not \(expected)",
-    remedy: "get it again, and decide anew")
+extension CatalogTransaction {
+  /// Stores the answer under its key.
+  func record<Value>(_ value: Value, under idempotency: IdempotencyGuard<Value>?, lifetime: Double) throws {
+    guard let idempotency else { return }
+    let answer = try idempotency.answer(value)
+    let record = IdempotencyRecord(
+      key: idempotency.key, bodyHash: idempotency.bodyHash, status: answer.status, headers: answer.headers,
+      body: answer.body, createdAt: now)
+    try insert(record, lifetime: lifetime)
+  }
+}
+
+extension Terms {
+  /// Throws `preconditionFailed` unless the resource still has the revision that the request was made for.
+  func require(revision: Int, of what: String) throws(DomainError) {
+    guard let expectedRevision, expectedRevision != revision else { return }
+    throw DomainError(
+      .preconditionFailed, "\(what) was changed meanwhile: it has revision \(revision), not \(expectedRevision)",
+      remedy: "get it again, and decide anew")
+  }
 }
