@@ -110,6 +110,7 @@ let package = Package(
       name: "filter-cost", dependencies: ["BlockCore", "BlockFilters", "EventLoops"],
       path: "Tests/Benchmark/FilterCost", swiftSettings: settings),
     tests("BytesTests", ["Bytes"]),
+    tests("LocksTests", ["Locks"]),
     tests("BuffersTests", ["Buffers", "Locks"]),
     tests("BlockCoreTests", ["BlockCore", "Buffers", "BlockTesting"]),
     tests("BlockFiltersTests", ["BlockFilters", "BlockCore", "Buffers", "BlockTesting"]),

@@ -84,7 +84,7 @@ package final class BackupService: Sendable {
 
   /// What ``stop(grace:)`` waits for at this moment, in words.
   package var unfinished: [String] {
-    queue.liveJobs.titles + (serving.lock.isHeld ? ["a change of what is attached and exported"] : [])
+    queue.liveJobs.titles + (serving.turns.isHeld ? ["a change of what is attached and exported"] : [])
       + (background.isUnderWay ? ["the first look at images and repositories"] : [])
   }
 }

@@ -19,7 +19,7 @@ final class ExportListeners: Sendable {
   private let entries = Lock<[ExportAddress: Entry]>([:])
   private let apiAddresses: APIAddresses
   /// Listening and giving up an address take time, in which nobody else may look for it.
-  private let turnstile = Turnstile()
+  private let table = AsyncMutex<SoleKey>()
 
   init(
     loops: EventLoopGroup, options: NBDServerOptions, sockets: ExportSockets, credentials: ExportCredentials,
@@ -38,7 +38,7 @@ final class ExportListeners: Sendable {
   /// Lets clients see the export at the address, which is listened at from then on.
   /// Returns the address as ``withdraw(_:at:)`` knows it: one value for all ways of writing it.
   func publish(_ export: NBDExport, at address: ExportAddress, tls: ExportTLS?) async throws -> ExportAddress {
-    try await turnstile.pass {
+    try await table.withLock {
       let address = try await canonical(address)
       if let entry = entries.withLock({ $0[address] }) {
         try Self.add(export, to: entry, at: address, tls)
@@ -69,7 +69,7 @@ final class ExportListeners: Sendable {
   /// Hides an export that nobody uses any more, and gives the address up if it was the last there.
   /// - Parameter address: as ``publish(_:at:tls:)`` returned it.
   func withdraw(_ export: NBDExport, at address: ExportAddress) async {
-    await turnstile.pass {
+    await table.withLock {
       guard let listener = entries.withLock({ $0[address]?.listener }) else { return }
       listener.withdraw(export)
       guard listener.exports.isEmpty else { return }

@@ -27,31 +27,8 @@ struct JobClaim: Hashable, Sendable {
 
   func excludes(_ other: JobClaim) -> Bool { subject == other.subject && (isAlone || other.isAlone) }
 
-  static func claims(of request: JobRequest, in catalog: any CatalogReading) throws -> [JobClaim] {
-    switch request {
-    case .backup(let request):
-      try request.images.map { try image($0, isAlone: false, in: catalog) }
-        + [repository(request.repository, isAlone: false, in: catalog)]
-    case .verify(let backup, _): try of(backup, isAlone: false, in: catalog)
-    case .deleteBackup(let backup): try of(backup, isAlone: true, in: catalog)
-    case .rescan(let id): [try repository(id, isAlone: true, in: catalog)]
-    case .restore(let backup, let target):
-      switch target {
-      case .newFile(let path, _):
-        try of(backup, isAlone: false, in: catalog)
-          // Its links were resolved when it was asked for.
-          + [JobClaim(subject: .path(comparablePath(path)), isAlone: true, words: "the file \(path)")]
-      case .image(let id):
-        try of(backup, isAlone: false, in: catalog) + [image(id, isAlone: true, in: catalog)]
-      case .nbd(let uri, _):
-        try of(backup, isAlone: false, in: catalog) + [JobClaim(subject: .path(uri), isAlone: true, words: uri)]
-      }
-    case .check(let id, let repairsLeaks): [try image(id, isAlone: repairsLeaks, in: catalog)]
-    case .attach(let id, _), .detach(let id): [try image(id, isAlone: true, in: catalog)]
-    }
-  }
-
-  private static func of(_ id: BackupID, isAlone: Bool, in catalog: any CatalogReading) throws -> [JobClaim] {
+  /// The chain of the backup, and its repository together with others.
+  static func backup(_ id: BackupID, isAlone: Bool, in catalog: any CatalogReading) throws -> [JobClaim] {
     guard let backup = try catalog.backup(id) else { return [] }
     return [
       chain(backup.chain, isAlone: isAlone),
@@ -68,7 +45,7 @@ struct JobClaim: Hashable, Sendable {
     return JobClaim(subject: .image(id), isAlone: isAlone, words: "image '\(name)'")
   }
 
-  private static func repository(
+  static func repository(
     _ id: RepositoryID, isAlone: Bool, in catalog: any CatalogReading
   ) throws -> JobClaim {
     let name = try catalog.repository(id)?.name.text ?? id.description

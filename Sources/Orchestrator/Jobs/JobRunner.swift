@@ -34,7 +34,7 @@ struct JobRunner: Sendable {
     } catch {
       logger.error("a job can't be started", metadata: ["job": "\(id)", "error": "\(error)"])
       end = JobEnd(.failed(ProblemDetails(error))) { transaction in
-        try BackupRun.failUnended(of: id, why: ProblemDetails(error).detail, in: transaction)
+        try transaction.giveUp(id, why: ProblemDetails(error).detail)
       }
     }
     return await settle(id, end, live)
@@ -88,16 +88,9 @@ struct JobRunner: Sendable {
   }
 
   private func work(_ job: Job, _ live: LiveJob) async -> JobEnd {
-    switch job.request {
-    case .backup(let request): await BackupRun(self, job, request, live).run()
-    case .verify(let backup, let level): await VerifyRun(self, job, backup, level, live).run()
-    case .restore(let backup, let target): await RestoreRun(self, job, backup, target, live).run()
-    case .deleteBackup(let backup): await DeletionRun(self, job, backup, live).run()
-    case .rescan(let repository): await RescanRun(self, job, repository, live).run()
-    case .check(let image, let repairsLeaks): await CheckRun(self, image, repairsLeaks: repairsLeaks, live).run()
-    case .attach(let image, let cache): await AttachRun(self, image, cache, live).run()
-    case .detach(let image): await DetachRun(self, image, live).run()
-    }
+    let context = JobContext(
+      ledger: ledger, engine: engine, serving: serving, limits: limits, job: job, live: live)
+    return await job.request.work.run(context)
   }
 
   // MARK: Meanwhile
@@ -178,15 +171,16 @@ struct JobRunner: Sendable {
 
   private func commit(_ end: JobEnd, of id: JobID, progress: JobProgress?, lines: [JobLogEntry]) async throws {
     try await ledger.write { transaction in
-      if let request = try transaction.catalog.job(id)?.request,
-        let finding = RepositoryFinding(end.verdict, of: request),
-        let repository = try request.repository(in: transaction.catalog)
+      if let work = try transaction.catalog.job(id)?.request.work,
+        let finding = RepositoryFinding(end.verdict, of: work),
+        let repository = try work.repository(in: transaction.catalog)
       {
         try transaction.note(finding, of: repository, job: id)
       }
       try end.changes(transaction)
       guard var job = try transaction.catalog.job(id), !job.state.isEnded else { return }
-      (job.state, job.error) = Self.final(job.state, end.verdict, try Aftermath(of: job, in: transaction.catalog))
+      (job.state, job.error) = Self.final(
+        job.state, end.verdict, try job.request.work.aftermath(of: job, in: transaction.catalog))
       job.result = end.result
       job.finishedAt = transaction.now
       (job.waitingFor, job.pausedUntil) = (nil, nil)
@@ -220,7 +214,7 @@ struct JobRunner: Sendable {
         try await ledger.write { transaction in
           guard var job = try transaction.catalog.job(id), job.state.allows(.interrupted) else { return }
           if !leavingBackups {
-            try BackupRun.failUnended(of: id, why: "the server stopped before it began", in: transaction)
+            try transaction.giveUp(id, why: "the server stopped before it began")
           }
           try job.interrupt(in: transaction)
           try transaction.update(job)
@@ -231,5 +225,12 @@ struct JobRunner: Sendable {
         "a job can't be marked as interrupted; the next start does it",
         metadata: ["job": "\(id)", "error": "\(error)"])
     }
+  }
+}
+
+extension CatalogTransaction {
+  /// Ends the rows that the job was to make and hasn't ended.
+  func giveUp(_ job: JobID, why: String) throws {
+    try catalog.job(job)?.request.work.giveUp(job, why: why, in: self)
   }
 }

@@ -23,7 +23,6 @@ final class LiveJob: JobControl {
     var meter: ProgressMeter
     var unstored: [JobLogEntry] = []
     var lineCount = 0
-    var beforeOverwriting: (@Sendable () async throws -> Void)?
 
     mutating func takeWaiters() -> [CheckedContinuation<Void, Never>] {
       defer { waiters = [] }
@@ -43,7 +42,7 @@ final class LiveJob: JobControl {
   init(_ job: Job, legs: [UInt64], clock: any WallClock, limits: ServiceLimits) {
     self.job = job.id
     title = "the \(job.request.kind.rawValue) job \(job.id)"
-    if case .backup(let request) = job.request { speedLimit = request.speedLimit } else { speedLimit = 0 }
+    speedLimit = job.request.work.speedLimit
     self.clock = clock
     self.limits = limits
     state = Lock(State(meter: ProgressMeter(legs: legs)))
@@ -73,7 +72,8 @@ final class LiveJob: JobControl {
     }
   }
 
-  func willOverwrite() async throws { try await state.withLock { $0.beforeOverwriting }?() }
+  /// Work that overwrites something has a line of its own.
+  func willOverwrite() async throws {}
 
   private func pauseToEnd() async {
     await withTaskCancellationHandler {
@@ -113,11 +113,6 @@ final class LiveJob: JobControl {
   func stop(_ reason: StopReason) {
     state.withLock { $0.stop = $0.stop ?? reason }
     wake()
-  }
-
-  /// Does `body` before the job's work overwrites what is there.
-  func beforeOverwriting(_ body: @Sendable @escaping () async throws -> Void) {
-    state.withLock { $0.beforeOverwriting = body }
   }
 
   /// The leg at hand is over, `whole` or after as much as was reported; reports are of the next one from now on.

@@ -22,19 +22,15 @@ enum RepositoryFinding: Sendable {
   }
 
   /// What the end of a job tells; nil if nothing.
-  init?(_ end: JobEnd.Verdict, of request: JobRequest) {
+  init?(_ end: JobEnd.Verdict, of work: any JobWork) {
     switch end {
     case .failed(let problem):
       guard let finding = RepositoryFinding(problem.code) else { return nil }
       self = finding
     case .stopped: return nil
     case .succeeded:
-      switch request {
-      case .backup: self = .written
-      // A backup without files is deleted without a write.
-      case .verify, .restore, .rescan, .deleteBackup: self = .reached
-      case .check, .attach, .detach: return nil
-      }
+      guard let finding = work.findingOfSuccess else { return nil }
+      self = finding
     }
   }
 

@@ -30,7 +30,7 @@ extension Serving {
       return ends.lockWaiters + [ends.follower].compactMap { $0 }
     }
     for task in tasks { task.cancel() }
-    await lock.close(until: deadline)
+    await closeTurns(until: deadline)
   }
 
   // MARK: Loose ends
@@ -58,7 +58,7 @@ extension Serving {
     // Exports that nobody knows keep their image open; exports that are known need theirs to be.
     for id in exports where isUnknown(id) { await withdraw(id) }
     for id in images {
-      let isDone: Void? = try? await lock.alone(with: .image(id)) { await bringInLine(id) }
+      let isDone: Void? = try? await alone(with: .image(id)) { await bringInLine(id) }
       if isDone == nil { follow(image: id) }
     }
     for id in exports where !isUnknown(id) {
@@ -66,7 +66,7 @@ extension Serving {
         follow(export: id)
         continue
       }
-      let isDone: Void? = try? await lock.alone(with: source) { _ = await open(id) }
+      let isDone: Void? = try? await alone(with: source) { _ = await open(id) }
       if isDone == nil { follow(export: id) }
     }
   }
@@ -100,7 +100,7 @@ extension Serving {
     while ContinuousClock.now < deadline {
       do {
         try await Task.sleep(for: limits.lockInterval)
-        guard try await lock.alone(with: .image(image), { await isStillLocked(image) }) else { return }
+        guard try await alone(with: .image(image), { await isStillLocked(image) }) else { return }
       } catch {
         return
       }

@@ -3,7 +3,7 @@ import Locks
 import Logging
 import Model
 
-/// Keeps what the engine holds attached and serves in line with the catalog. Called with ``lock`` held for the image or backup.
+/// Keeps what the engine holds attached and serves in line with the catalog. Called with the turn of the image or backup.
 ///
 /// V1. What the engine serves is in the catalog; what the catalog calls attached or active is with the engine.
 /// V2. A step of the engine that the catalog doesn't take is taken back. What could be neither taken nor taken back, or
@@ -14,7 +14,9 @@ final class Serving: Sendable {
   let engine: any BlockEngine
   let limits: ServiceLimits
   let logger: Logger
-  let lock: OperationLock
+  /// Of operations on each image and backup.
+  let turns: AsyncMutex<ExportSource>
+  let turnsReleased = ChangeSignal()
   let looseEnds = Lock(LooseEnds())
 
   init(ledger: Ledger, engine: any BlockEngine, limits: ServiceLimits, logger: Logger) {
@@ -22,7 +24,7 @@ final class Serving: Sendable {
     self.engine = engine
     self.limits = limits
     self.logger = logger
-    lock = OperationLock(limit: limits.waitingOperations)
+    turns = AsyncMutex(limit: limits.waitingOperations) { [turnsReleased] in turnsReleased.raise() }
   }
 
   // MARK: Images

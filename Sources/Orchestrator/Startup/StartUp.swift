@@ -143,7 +143,7 @@ struct StartUp {
     for (source, exports) in bySource where !served.contains(source) {
       background.begin {
         // Throws only when the server stops.
-        try? await service.serving.lock.alone(with: source) {
+        try? await service.serving.alone(with: source) {
           for export in exports { await service.serving.open(export.id) }
         }
       }
@@ -152,7 +152,7 @@ struct StartUp {
 
   private func serveAgain(_ id: ImageID, _ exports: [Export]) async {
     let serving = service.serving
-    let failure = try? await serving.lock.alone(with: .image(id)) {
+    let failure = try? await serving.alone(with: .image(id)) {
       // It may have been detached meanwhile.
       guard let image = try ledger.read({ try $0.image(id) }) else { return nil as DomainError? }
       let failure = await serving.attachAgain(image)

@@ -110,7 +110,7 @@ struct ExportIntent: Sendable {
     case .image(let image, _):
       let claims = try claims(in: catalog)
       for job in try catalog.liveJobs()
-      where JobQueue.conflict(claims, try JobClaim.claims(of: job.request, in: catalog)) != nil {
+      where JobQueue.conflict(claims, try job.request.work.claims(in: catalog)) != nil {
         throw DomainError(
           .imageInUse, "the \(job.request.kind.rawValue) job \(job.id) uses image '\(image.name)'",
           remedy: "wait for it, or cancel it")

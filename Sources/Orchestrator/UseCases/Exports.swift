@@ -44,7 +44,7 @@ extension BackupService {
         return intent
       }
       if terms.dryRun { return .planned(try ledger.read { try intent($0).plan }) }
-      return try await serving.lock.aloneWithFound({ try ledger.read { try intent($0).served } }) {
+      return try await serving.aloneWithFound({ try ledger.read { try intent($0).served } }) {
         let claims = try ledger.read { try intent($0).claims(in: $0) }
         return try await queue.holding(ClaimHold(claims: claims, words: "the making of export '\(draft.name)'")) {
           // A job that was committed before the hold is in the rows by now.
@@ -64,7 +64,7 @@ extension BackupService {
         let doom = try ledger.read { try ExportDoom(reference, terms, in: $0) }
         return .planned(try plan(doom, removal))
       }
-      return try await serving.lock.aloneWithFound({ try ledger.read { try $0.find(reference).source } }) {
+      return try await serving.aloneWithFound({ try ledger.read { try $0.find(reference).source } }) {
         let doom = try ledger.read { try ExportDoom(reference, terms, in: $0) }
         let hold = ClaimHold(claims: doom.claims, words: "the deletion of export '\(doom.export.name)'")
         return try await queue.holding(hold) { try await end(doom, removal, terms) }

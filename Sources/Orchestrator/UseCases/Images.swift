@@ -133,7 +133,7 @@ extension BackupService {
       try image.managedBy.requireChangeable("image '\(image.name)'")
       try image.requireAtRest()
       try catalog.requireNoExports(of: image)
-      if let job = try catalog.liveJobs().first(where: { $0.request.images.contains(image.id) }) {
+      if let job = try catalog.liveJobs().first(where: { $0.request.work.images.contains(image.id) }) {
         throw DomainError(
           .imageInUse, "the \(job.request.kind.rawValue) job \(job.id) uses image '\(image.name)'",
           remedy: "wait for it, or cancel it")

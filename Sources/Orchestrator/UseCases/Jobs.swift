@@ -83,7 +83,7 @@ extension BackupService {
   ) async throws -> Answer<Job> {
     let limits = limits
     let answer = try await step(id, terms, "pause") { job, view in
-      guard job.request.isPausable else {
+      guard job.request.work.isPausable else {
         throw Self.notPausable(job, "a \(job.request.kind.rawValue) job can't be paused")
       }
       switch job.state {
@@ -149,7 +149,7 @@ extension BackupService {
         if job.state == .cancelled {
           job.finishedAt = transaction.now
           job.waitingFor = nil
-          try BackupRun.failUnended(of: id, why: "the job was cancelled before it began", in: transaction)
+          try transaction.giveUp(id, why: "the job was cancelled before it began")
         }
         return try transaction.update(job)
       }
@@ -167,15 +167,5 @@ extension BackupService {
 
   private static func notPausable(_ job: Job, _ why: String) -> DomainError {
     DomainError(.jobNotPausable, "job \(job.id) can't be paused or resumed: \(why)")
-  }
-}
-
-extension JobRequest {
-  /// Whether its work has checkpoints to stand still at.
-  var isPausable: Bool {
-    switch self {
-    case .backup, .verify, .restore, .check: true
-    case .deleteBackup, .rescan, .attach, .detach: false
-    }
   }
 }

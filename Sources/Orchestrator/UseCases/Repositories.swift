@@ -93,7 +93,7 @@ extension BackupService {
       let repository = try catalog.find(reference)
       try terms.require(revision: repository.revision, of: "repository '\(repository.name)'")
       try repository.managedBy.requireChangeable("repository '\(repository.name)'")
-      for job in try catalog.liveJobs() where try job.request.repository(in: catalog) == repository.id {
+      for job in try catalog.liveJobs() where try job.request.work.repository(in: catalog) == repository.id {
         throw DomainError(
           .repositoryInUse, "the \(job.request.kind.rawValue) job \(job.id) uses repository '\(repository.name)'",
           remedy: "wait for it, or cancel it")

@@ -12,28 +12,6 @@ struct JobDraft: Sendable {
   var legs: [UInt64] = []
 }
 
-extension JobRequest {
-  /// The images that it reads or writes.
-  var images: [ImageID] {
-    switch self {
-    case .backup(let request): request.images
-    case .restore(_, .image(let id)): [id]
-    case .check(let id, _), .attach(let id, _), .detach(let id): [id]
-    case .restore, .verify, .deleteBackup, .rescan: []
-    }
-  }
-
-  func repository(in catalog: any CatalogReading) throws -> RepositoryID? {
-    switch self {
-    case .backup(let request): request.repository
-    case .rescan(let id): id
-    case .verify(let backup, _), .restore(let backup, _), .deleteBackup(let backup):
-      try catalog.backup(backup)?.repository
-    case .check, .attach, .detach: nil
-    }
-  }
-}
-
 extension BackupService {
   /// Commits a job with everything that it makes, and queues it. `draft` refuses what can't be done.
   func submit(
@@ -55,7 +33,7 @@ extension BackupService {
         let draft = try draft(transaction.view)
         let job = try Self.insert(draft, as: id, in: transaction)
         try transaction.record(job, under: terms.idempotency, lifetime: lifetime)
-        return (job, draft.legs, try JobClaim.claims(of: job.request, in: transaction.catalog))
+        return (job, draft.legs, try job.request.work.claims(in: transaction.catalog))
       }
       await queue.enter(job, legs: legs, claims: claims)
       return .done(job)
@@ -84,7 +62,7 @@ extension BackupService {
   /// A commit that was told as a failure may have happened: its job must not lie in the catalog without being queued.
   private func takeUp(_ id: JobID) async -> Job? {
     let found = try? ledger.read { catalog in
-      try catalog.job(id).map { ($0, try JobClaim.claims(of: $0.request, in: catalog)) }
+      try catalog.job(id).map { ($0, try $0.request.work.claims(in: catalog)) }
     }
     guard let (job, claims) = found else { return nil }
     await queue.enter(job, legs: [], claims: claims)

@@ -2,35 +2,34 @@ import Foundation
 import Model
 
 /// A delete job: the mark in the row first, then the files, then the rows. `Backup+Deletion.swift` has the rules.
-struct DeletionRun: Sendable {
-  private let runner: JobRunner
-  private let job: Job
-  private let backup: BackupID
-  private let live: LiveJob
+struct DeletionWork: JobWork {
+  let backup: BackupID
+  let isPausable = false
+  /// Without a write: a backup without files is deleted too.
+  let findingOfSuccess: RepositoryFinding? = .reached
 
-  init(_ runner: JobRunner, _ job: Job, _ backup: BackupID, _ live: LiveJob) {
-    self.runner = runner
-    self.job = job
-    self.backup = backup
-    self.live = live
+  func repository(in catalog: any CatalogReading) throws -> RepositoryID? { try catalog.backup(backup)?.repository }
+
+  func claims(in catalog: any CatalogReading) throws -> [JobClaim] {
+    try JobClaim.backup(backup, isAlone: true, in: catalog)
   }
 
-  func run() async -> JobEnd {
+  func run(_ context: JobContext) async -> JobEnd {
     do {
-      let stored = try runner.ledger.read { try deletable(in: $0) }
-      try await live.checkpoint()
-      live.log(.info, "deleting backup \(backup) of '\(stored.imageName)'")
-      let marked = try await runner.ledger.persistently { try await mark() }
+      let stored = try context.ledger.read { try deletable(in: $0) }
+      try await context.live.checkpoint()
+      context.log(.info, "deleting backup \(backup) of '\(stored.imageName)'")
+      let marked = try await context.ledger.persistently { try await mark(context) }
       do {
-        try await deleteFiles(of: stored)
+        try await deleteFiles(of: stored, context)
       } catch {
-        return await cutShort(error, stored, marked)
+        return await cutShort(error, stored, marked, context)
       }
       let result = JobResult.Deleted(backup: backup, image: stored.backup.image, imageName: stored.imageName)
-      let (id, job) = (backup, job.id)
+      let (id, job) = (backup, context.job.id)
       return JobEnd(.succeeded, result: .deleted(result)) { transaction in try transaction.forget(id, job: job) }
     } catch {
-      return JobEnd(error, of: live)
+      return JobEnd(error, of: context.live)
     }
   }
 
@@ -42,9 +41,9 @@ struct DeletionRun: Sendable {
   }
 
   /// Begins the deletion. Returns the row's revision.
-  private func mark() async throws -> Int {
-    let job = job.id
-    return try await runner.ledger.write { transaction in
+  private func mark(_ context: JobContext) async throws -> Int {
+    let job = context.job.id
+    return try await context.ledger.write { transaction in
       var backup = try deletable(in: transaction.catalog).backup
       backup.beginDeletion()
       backup = try transaction.update(backup, job: job)
@@ -54,16 +53,18 @@ struct DeletionRun: Sendable {
 
   /// The job's end by `error`, with what the repository says of the backup. `marked`: the row's revision since the
   /// deletion began; a row that somebody changed meanwhile is left to them.
-  private func cutShort(_ error: any Error, _ stored: StoredBackup, _ marked: Int) async -> JobEnd {
-    let (id, job) = (backup, job.id)
-    guard let scan = try? await runner.engine.scan(stored.location.repository) else {
-      live.log(
+  private func cutShort(
+    _ error: any Error, _ stored: StoredBackup, _ marked: Int, _ context: JobContext
+  ) async -> JobEnd {
+    let (id, job) = (backup, context.job.id)
+    guard let scan = try? await context.engine.scan(stored.location.repository) else {
+      context.log(
         .warning, "the repository can't be read, so that the backup stays failed: a rescan tells what is left of it")
-      return JobEnd(error, of: live)
+      return JobEnd(error, of: context.live)
     }
     let held = HeldBackups(scan)
-    if held[id] == nil { live.log(.warning, "the backup is no longer whole: delete it again") }
-    return JobEnd(error, of: live) { transaction in
+    if held[id] == nil { context.log(.warning, "the backup is no longer whole: delete it again") }
+    return JobEnd(error, of: context.live) { transaction in
       guard var backup = try transaction.catalog.backup(id), backup.revision == marked else { return }
       if let whole = held[id] {
         backup.survive(as: whole)
@@ -75,11 +76,11 @@ struct DeletionRun: Sendable {
     }
   }
 
-  private func deleteFiles(of stored: StoredBackup) async throws {
+  private func deleteFiles(of stored: StoredBackup, _ context: JobContext) async throws {
     do {
-      try await runner.engine.delete(stored.location, control: live)
+      try await context.engine.delete(stored.location, control: context.live)
     } catch let error as DomainError where stored.backup.state == .failed && Self.saysAbsent(error) {
-      live.log(.info, "the repository holds nothing of it")
+      context.log(.info, "the repository holds nothing of it")
     }
   }
 

@@ -8,17 +8,8 @@ import Model
 /// B2. Each outcome commits when it is known, the last one with the end of the job, which takes up any that the
 ///     catalog didn't take before.
 struct BackupRun: Sendable {
-  private let runner: JobRunner
-  private let job: Job
-  private let request: BackupJobRequest
-  private let live: LiveJob
-
-  init(_ runner: JobRunner, _ job: Job, _ request: BackupJobRequest, _ live: LiveJob) {
-    self.runner = runner
-    self.job = job
-    self.request = request
-    self.live = live
-  }
+  let context: JobContext
+  let request: BackupJobRequest
 
   private struct Outcome: Sendable {
     enum End: Sendable {
@@ -39,7 +30,7 @@ struct BackupRun: Sendable {
     var outcomes: [Outcome] = []
     for (image, backup) in zip(request.images, request.backups) {
       let outcome = await outcome(of: image, backup)
-      live.finishLeg(whole: outcome.isComplete)
+      context.live.finishLeg(whole: outcome.isComplete)
       outcomes.append(outcome)
       if outcomes.count < request.images.count { await commitEarly(outcome) }
     }
@@ -49,30 +40,30 @@ struct BackupRun: Sendable {
   private func outcome(of image: ImageID, _ backup: BackupID) async -> Outcome {
     var name = image.description
     do {
-      var (image, row, repository) = try runner.ledger.read { catalog in
+      var (image, row, repository) = try context.ledger.read { catalog in
         (try catalog.find(image), try catalog.find(backup), try catalog.find(request.repository))
       }
       name = image.name.text
       try image.requireAtRest()
-      if let reason = live.stopReason {
+      if let reason = context.live.stopReason {
         return Outcome(image: image.id, imageName: name, backup: backup, end: .stopped(reason))
       }
       if let damage = try await damage(of: image) { row = try await noteMixture(damage, of: row) }
-      live.log(.info, "backing up image '\(name)' as \(backup) into repository '\(repository.name)'")
+      context.log(.info, "backing up image '\(name)' as \(backup) into repository '\(repository.name)'")
       let order = BackupOrder(
         backup: backup, chain: row.chain, group: request.group, kind: row.kind, reason: row.reason,
         image: ImageRecord(image), repository: repository.location, compression: request.compression,
         isMixture: row.isMixture)
-      let receipt = try await runner.engine.backUp(order, control: live)
-      live.log(
+      let receipt = try await context.engine.backUp(order, control: context.live)
+      context.log(
         .info, "backup \(backup) is complete: \(receipt.dirtyBytes) bytes copied, \(receipt.storedSize) stored")
       return Outcome(image: image.id, imageName: name, backup: backup, end: .complete(receipt))
     } catch {
-      if error is CancellationError, let reason = live.stopReason {
+      if error is CancellationError, let reason = context.live.stopReason {
         return Outcome(image: image, imageName: name, backup: backup, end: .stopped(reason))
       }
       let problem = ProblemDetails(error)
-      live.log(.error, "backing up image '\(name)' failed: \(problem.detail)")
+      context.log(.error, "backing up image '\(name)' failed: \(problem.detail)")
       return Outcome(image: image, imageName: name, backup: backup, end: .failed(problem))
     }
   }
@@ -82,11 +73,11 @@ struct BackupRun: Sendable {
   /// What damaged the image, or one that it stands on, whichever path leads to that.
   private func damage(of image: Image) async throws -> Image.Damage? {
     if let damage = image.damage { return damage }
-    let damaged = try runner.ledger.read { catalog in
+    let damaged = try context.ledger.read { catalog in
       try allPages { try catalog.images($0) }.filter { $0.damage != nil && $0.id != image.id }
     }
     guard image.format == .qcow2, !damaged.isEmpty else { return nil }
-    let bases = try await runner.engine.inspect(image.location).backingChain.map { ImageSource.file(path: $0.path) }
+    let bases = try await context.engine.inspect(image.location).backingChain.map { ImageSource.file(path: $0.path) }
     let identities = await identities(of: bases + damaged.map(\.source))
     let (files, places) = (
       Set(identities.prefix(bases.count).compactMap(\.self)), Set(bases.map(ComparableSource.init))
@@ -100,8 +91,8 @@ struct BackupRun: Sendable {
   /// Which files these are; nil for each if that can't be told within a look's turn: another image's storage may hang.
   private func identities(of sources: [ImageSource]) async -> [FileIdentity?] {
     let found = Lock<[FileIdentity?]>(Array(repeating: nil, count: sources.count))
-    let engine = runner.engine
-    try? await BackgroundTasks().begin(waitingUntil: .now + runner.limits.lookTurn) {
+    let engine = context.engine
+    try? await BackgroundTasks().begin(waitingUntil: .now + context.limits.lookTurn) {
       let identities = try await engine.identities(of: sources)
       found.withLock { $0 = identities }
     } late: { _ in
@@ -111,10 +102,10 @@ struct BackupRun: Sendable {
 
   /// The backup's row with that in it.
   private func noteMixture(_ damage: Image.Damage, of backup: Backup) async throws -> Backup {
-    live.log(.warning, "the backup is of a mixture: \(damage.why)")
-    let job = job.id
-    return try await runner.ledger.persistently {
-      try await runner.ledger.write { transaction in
+    context.log(.warning, "the backup is of a mixture: \(damage.why)")
+    let job = context.job.id
+    return try await context.ledger.persistently {
+      try await context.ledger.write { transaction in
         var row = try transaction.catalog.find(backup.id)
         guard !row.isMixture else { return row }
         row.isMixture = true
@@ -127,13 +118,13 @@ struct BackupRun: Sendable {
 
   /// What fails here is made up for at the end.
   private func commitEarly(_ outcome: Outcome) async {
-    let id = job.id
-    try? await runner.ledger.write { transaction in try Self.apply(outcome, of: id, in: transaction) }
+    let id = context.job.id
+    try? await context.ledger.write { transaction in try Self.apply(outcome, of: id, in: transaction) }
   }
 
   private func end(_ outcomes: [Outcome]) -> JobEnd {
     let result = JobResult.backedUp(JobResult.BackedUp(outcomes.map(Self.part)))
-    let id = job.id
+    let id = context.job.id
     let changes: @Sendable (CatalogTransaction) throws -> Void = { transaction in
       for outcome in outcomes { try Self.apply(outcome, of: id, in: transaction) }
     }
@@ -197,16 +188,6 @@ struct BackupRun: Sendable {
     if image.state == .unavailable, image.isAtRest { image.state = .detached }
     guard image != before else { return }
     try transaction.update(image, job: job)
-  }
-
-  /// Fails what `job` was to make and isn't ended.
-  static func failUnended(of job: JobID, why: String, in transaction: CatalogTransaction) throws {
-    guard case .backup(let request)? = try transaction.catalog.job(job)?.request else { return }
-    for id in request.backups {
-      guard var backup = try transaction.catalog.backup(id), backup.state == .running else { continue }
-      backup.fail(why, at: transaction.now)
-      try transaction.update(backup, job: job)
-    }
   }
 }
 

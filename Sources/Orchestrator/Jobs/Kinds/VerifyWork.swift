@@ -2,41 +2,38 @@ import Foundation
 import Model
 
 /// A verify job. A damaged backup fails it, as does anything that keeps it from telling; only damage marks the backup.
-struct VerifyRun: Sendable {
-  private let runner: JobRunner
-  private let job: Job
-  private let backup: BackupID
-  private let level: VerifyLevel
-  private let live: LiveJob
+struct VerifyWork: JobWork {
+  let backup: BackupID
+  let level: VerifyLevel
+  let isPausable = true
+  let findingOfSuccess: RepositoryFinding? = .reached
 
-  init(_ runner: JobRunner, _ job: Job, _ backup: BackupID, _ level: VerifyLevel, _ live: LiveJob) {
-    self.runner = runner
-    self.job = job
-    self.backup = backup
-    self.level = level
-    self.live = live
+  func repository(in catalog: any CatalogReading) throws -> RepositoryID? { try catalog.backup(backup)?.repository }
+
+  func claims(in catalog: any CatalogReading) throws -> [JobClaim] {
+    try JobClaim.backup(backup, isAlone: false, in: catalog)
   }
 
-  func run() async -> JobEnd {
+  func run(_ context: JobContext) async -> JobEnd {
     do {
-      let stored = try runner.ledger.read { try $0.storedBackup(backup) }
-      live.log(.info, "verifying backup \(backup) of '\(stored.imageName)' at level \(level.rawValue)")
-      let report = try await runner.engine.verify(
-        VerifyOrder(backup: stored.location, level: level), control: live)
-      for finding in report.findings { live.log(.error, finding) }
-      return end(report)
+      let stored = try context.ledger.read { try $0.storedBackup(backup) }
+      context.log(.info, "verifying backup \(backup) of '\(stored.imageName)' at level \(level.rawValue)")
+      let report = try await context.engine.verify(
+        VerifyOrder(backup: stored.location, level: level), control: context.live)
+      for finding in report.findings { context.log(.error, finding) }
+      return end(report, context)
     } catch {
-      return JobEnd(error, of: live)
+      return JobEnd(error, of: context.live)
     }
   }
 
-  private func end(_ report: VerifyReport) -> JobEnd {
+  private func end(_ report: VerifyReport, _ context: JobContext) -> JobEnd {
     let isSound = report.findingCount == 0
     let result = JobResult.Verified(
       backup: backup, level: level, isSound: isSound,
-      findings: Array(report.findings.prefix(runner.limits.findingsPerResult)), findingCount: report.findingCount,
+      findings: Array(report.findings.prefix(context.limits.findingsPerResult)), findingCount: report.findingCount,
       verifiedBytes: report.verifiedBytes)
-    let (id, level, job) = (backup, level, job.id)
+    let (id, level, job) = (backup, level, context.job.id)
     let damage = isSound ? nil : Self.damage(report)
     let verdict: JobEnd.Verdict =
       damage.map {

@@ -31,8 +31,9 @@ struct Aftermath: Sendable {
   private static let remedy = "restore over it again before using it"
 
   /// Nil if the job left nothing that is worth a word.
-  init?(of job: Job, in catalog: any CatalogReading) throws {
-    guard case .restore(let backup, let target) = job.request else { return nil }
+  init?(
+    of job: Job, restoring backup: BackupID, to target: RestoreTarget, in catalog: any CatalogReading
+  ) throws {
     switch target {
     case .newFile: return nil
     case .image(let id):
@@ -63,7 +64,7 @@ struct Aftermath: Sendable {
 extension Job {
   /// Ends the job because the server stops, or has stopped.
   mutating func interrupt(in transaction: CatalogTransaction) throws {
-    let aftermath = try Aftermath(of: self, in: transaction.catalog)
+    let aftermath = try request.work.aftermath(of: self, in: transaction.catalog)
     try aftermath?.log(to: id, in: transaction)
     state = .interrupted
     error = aftermath?.added(to: .interrupted) ?? .interrupted
@@ -85,7 +86,7 @@ extension BackupService {
       if !terms.dryRun {
         try image.requireConfirmation(confirm, because: "this takes image '\(image.name)' for a good one again")
       }
-      for job in try catalog.liveJobs() where job.state != .queued && job.request.overwrites(image.id) {
+      for job in try catalog.liveJobs() where job.state != .queued && job.request.work.overwrittenImage == image.id {
         throw DomainError(
           .imageInUse, "the restore job \(job.id) overwrites image '\(image.name)'", remedy: "wait for it, or cancel it"
         )
@@ -106,12 +107,5 @@ extension BackupService {
         return stored
       }
     }
-  }
-}
-
-extension JobRequest {
-  /// Whether it writes over the image.
-  func overwrites(_ image: ImageID) -> Bool {
-    if case .restore(_, .image(image)) = self { true } else { false }
   }
 }
