@@ -15,7 +15,7 @@ import Repositories
 /// folders are opened anew for each piece, so that it finds what is mounted there by then.
 package final class LocalEngine: BlockEngine {
   let configuration: EngineConfiguration
-  let clock: any WallClock
+  let clock: any TimeSource
   let group: EventLoopGroup
   let pool: BufferPool
   let work: any BackgroundWork
@@ -43,7 +43,7 @@ package final class LocalEngine: BlockEngine {
   package init(
     _ configuration: EngineConfiguration, group: EventLoopGroup, pool: BufferPool = BufferPool(),
     repositories: (any RepositoryKind)? = nil,
-    clock: any WallClock = SystemWallClock(), logger: Logger = Logger(label: "engine")
+    clock: any TimeSource = SystemTime(), logger: Logger = Logger(label: "engine")
   ) throws {
     self.configuration = configuration
     self.logger = logger

@@ -16,24 +16,26 @@ package final class BackupService: Sendable {
   let queue: JobQueue
   let serving: Serving
   /// What the start leaves to be done beside the first requests.
-  let background = BackgroundTasks()
+  let background: BackgroundTasks
   /// Events about failures of attached images, which are on their way to the catalog.
-  private let failureReports = BackgroundTasks()
+  private let failureReports: BackgroundTasks
   let keys = KeysInFlight()
   let looks: ImageLooks
   let logger: Logger
 
   /// Nothing happens before ``start(_:)``.
   package init(
-    catalog: any BackupCatalog, engine: any BlockEngine, clock: any WallClock, logger: Logger,
+    catalog: any BackupCatalog, engine: any BlockEngine, time: any TimeSource, logger: Logger,
     limits: ServiceLimits = ServiceLimits()
   ) {
     self.limits = limits
     self.engine = engine
     self.logger = logger
-    startedAt = clock.now()
-    looks = ImageLooks(engine: engine, limits: limits)
-    ledger = Ledger(catalog: catalog, clock: clock, limits: limits, logger: logger)
+    startedAt = time.now()
+    background = BackgroundTasks(time)
+    failureReports = BackgroundTasks(time)
+    looks = ImageLooks(engine: engine, limits: limits, time: time)
+    ledger = Ledger(catalog: catalog, time: time, limits: limits, logger: logger)
     serving = Serving(ledger: ledger, engine: engine, limits: limits, logger: logger)
     let runner = JobRunner(ledger: ledger, engine: engine, serving: serving, limits: limits, logger: logger)
     queue = JobQueue(runner: runner, ledger: ledger, limits: limits)
@@ -71,7 +73,7 @@ package final class BackupService: Sendable {
   /// is attached or exported any more, and streams and waits end. What is attached and exported stays so in the
   /// catalog, for the next start. The engine, which serves it still, and the catalog are the composer's to close.
   package func stop(grace: Duration) async {
-    let deadline = ContinuousClock.now + grace
+    let deadline = ledger.time.instant + grace
     background.cancel()
     await CatalogDeadline.wait(until: deadline) {
       await queue.stop(grace: grace)

@@ -46,7 +46,7 @@ final class Server: Sendable {
     limits.concurrentJobs = configuration.jobsAtOnce
     limits.eventsKept = configuration.eventsKept
     let service = BackupService(
-      catalog: catalog, engine: engine, clock: SystemWallClock(), logger: Logger(label: "jobs"), limits: limits)
+      catalog: catalog, engine: engine, time: SystemTime(), logger: Logger(label: "jobs"), limits: limits)
     let shutdown = Shutdown(service: service, engine: engine, group: group, catalog: catalog)
     do {
       try await service.start(configuration.declarations)

@@ -9,7 +9,7 @@ import Testing
   private func live(_ adjust: (inout ServiceLimits) -> Void = { _ in }) -> LiveJob {
     var limits = ServiceLimits()
     adjust(&limits)
-    return LiveJob(Job.sample(), legs: [100, 300], clock: ManualClock(), limits: limits)
+    return LiveJob(Job.sample(), legs: [100, 300], time: ManualClock(), limits: limits)
   }
 
   @Test func laterOrderStandsInWhateverOrderTheyArrive() async throws {
@@ -82,7 +82,7 @@ import Testing
     signal.raise()
     await raised.value
     await signal.wait(beyond: 0)
-    await signal.wait(beyond: 1, until: ContinuousClock.now + .milliseconds(5))
+    await signal.wait(beyond: 1, until: .now + .milliseconds(5), by: SystemTime())
     let cancelled = Task { await signal.wait(beyond: 1) }
     cancelled.cancel()
     await cancelled.value

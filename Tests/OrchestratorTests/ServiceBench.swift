@@ -31,7 +31,7 @@ struct ServiceBench {
     adjust(&limits)
     var logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
     logger.logLevel = .critical
-    service = BackupService(catalog: catalog, engine: engine, clock: clock, logger: logger, limits: limits)
+    service = BackupService(catalog: catalog, engine: engine, time: clock, logger: logger, limits: limits)
     try await service.start(declarations)
   }
 

@@ -1,4 +1,5 @@
 import Locks
+import Model
 
 /// A growing number that tasks can wait on. Raising it wakes them all.
 final class ChangeSignal: Sendable {
@@ -36,8 +37,15 @@ final class ChangeSignal: Sendable {
     for waiter in waiters { waiter.resume() }
   }
 
-  /// Returns when the version isn't `seen`, at `deadline`, when closed, or when the task is cancelled.
-  func wait(beyond seen: UInt64, until deadline: ContinuousClock.Instant? = nil) async {
+  /// Returns when the version isn't `seen`, when closed, or when the task is cancelled.
+  func wait(beyond seen: UInt64) async { await wait(beyond: seen, deadline: nil) }
+
+  /// As ``wait(beyond:)``, at the latest at `deadline`.
+  func wait(beyond seen: UInt64, until deadline: ContinuousClock.Instant, by time: any TimeSource) async {
+    await wait(beyond: seen, deadline: (deadline, time))
+  }
+
+  private func wait(beyond seen: UInt64, deadline: (instant: ContinuousClock.Instant, time: any TimeSource)?) async {
     let ticket = state.withLock { state in
       state.nextTicket += 1
       return state.nextTicket
@@ -45,7 +53,7 @@ final class ChangeSignal: Sendable {
     // A timer that fires before the waiter stands below finds nobody, but then the deadline has passed there too.
     let timer = deadline.map { deadline in
       Task {
-        try await Task.sleep(until: deadline, clock: .continuous)
+        try await deadline.time.sleep(until: deadline.instant)
         release(ticket)
       }
     }
@@ -53,7 +61,7 @@ final class ChangeSignal: Sendable {
       await withCheckedContinuation { continuation in
         let stands = state.withLock { state in
           guard state.version == seen, !state.isClosed, !Task.isCancelled else { return false }
-          if let deadline, ContinuousClock.now >= deadline { return false }
+          if let deadline, deadline.time.instant >= deadline.instant { return false }
           state.waiters[ticket] = continuation
           return true
         }

@@ -87,7 +87,7 @@ actor JobQueue {
   func enter(_ job: Job, legs: [UInt64], claims: [JobClaim]) async {
     placesTaken -= 1
     guard !isStopping else { return await runner.interrupt(job.id) }
-    let live = LiveJob(job, legs: legs, clock: ledger.clock, limits: limits)
+    let live = LiveJob(job, legs: legs, time: ledger.time, limits: limits)
     liveJobs.add(live)
     waiting.append(Waiting(job: job, live: live, claims: claims))
     startWhatCan()
@@ -139,9 +139,9 @@ actor JobQueue {
     for entry in dropped { await runner.interrupt(entry.job.id) }
     for entry in dropped { liveJobs.remove(entry.job.id) }
     for job in begun.values { job.entry.live.stop(.stopping) }
-    let deadline = ContinuousClock.now + grace
-    while !begun.isEmpty, ContinuousClock.now < deadline {
-      await idle.wait(beyond: idle.version, until: deadline)
+    let deadline = ledger.time.instant + grace
+    while !begun.isEmpty, ledger.time.instant < deadline {
+      await idle.wait(beyond: idle.version, until: deadline, by: ledger.time)
     }
     settler?.cancel()
     resumer?.cancel()
@@ -267,7 +267,7 @@ actor JobQueue {
       if let known = begun[id]?.revision, known < job.revision { begun[id]?.revision = job.revision }
       entry.live.setPaused(false, revision: job.revision)
     } catch {
-      try? await Task.sleep(for: limits.lateInterval)
+      try? await ledger.time.sleep(for: limits.lateInterval)
       guard begun[id]?.hasPlace == true else { return }
       givePlace(false, to: id)
       startWhatCan()
@@ -277,7 +277,7 @@ actor JobQueue {
   /// Resumes jobs whose pause is over, until none pauses for a time.
   private func resumeInTime() async {
     while !isStopping {
-      do { try await Task.sleep(for: limits.pauseInterval) } catch { break }
+      do { try await ledger.time.sleep(for: limits.pauseInterval) } catch { break }
       guard let pauses = try? await runner.resumeOverdue() else { continue }
       for job in pauses.resumed { note(job) }
       if pauses.left == 0 { break }
@@ -299,7 +299,7 @@ actor JobQueue {
   /// Tries again now and then, until all ends are committed or the attempts are used up.
   private func settleLater() async {
     for _ in 0..<limits.lateAttempts {
-      do { try await Task.sleep(for: limits.lateInterval) } catch { break }
+      do { try await ledger.time.sleep(for: limits.lateInterval) } catch { break }
       await settleRest()
       if unsettled.isEmpty { break }
     }

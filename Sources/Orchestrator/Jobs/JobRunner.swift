@@ -106,11 +106,11 @@ struct JobRunner: Sendable {
   }
 
   private func tell(_ live: LiveJob) async {
-    var storedAt = ContinuousClock.now
+    var storedAt = ledger.time.instant
     var isUnstored = false
     while true {
-      do { try await Task.sleep(for: limits.tickInterval) } catch { return }
-      let now = ContinuousClock.now
+      do { try await ledger.time.sleep(for: limits.tickInterval) } catch { return }
+      let now = ledger.time.instant
       if let progress = live.sample(at: now) {
         ledger.feed.tick(live.job, progress)
         isUnstored = true

@@ -34,16 +34,16 @@ final class LiveJob: JobControl {
   /// "the backup job 01J…"
   let title: String
   let speedLimit: UInt64
-  private let clock: any WallClock
+  private let time: any TimeSource
   private let limits: ServiceLimits
   private let state: Lock<State>
 
   /// `legs`: bytes of each part of the work as far as they are known, e.g. one per image.
-  init(_ job: Job, legs: [UInt64], clock: any WallClock, limits: ServiceLimits) {
+  init(_ job: Job, legs: [UInt64], time: any TimeSource, limits: ServiceLimits) {
     self.job = job.id
     title = "the \(job.request.kind.rawValue) job \(job.id)"
     speedLimit = job.request.work.speedLimit
-    self.clock = clock
+    self.time = time
     self.limits = limits
     state = Lock(State(meter: ProgressMeter(legs: legs)))
   }
@@ -53,7 +53,7 @@ final class LiveJob: JobControl {
   func report(done: UInt64, total: UInt64) { state.withLock { $0.meter.report(done: done, total: total) } }
 
   func log(_ level: JobLogEntry.Level, _ message: String) {
-    let now = clock.now()
+    let now = time.now()
     state.withLock { state in
       guard state.lineCount < limits.logLinesPerJob else { return }
       state.lineCount += 1

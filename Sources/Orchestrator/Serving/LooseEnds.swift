@@ -38,7 +38,7 @@ extension Serving {
   /// Tries now and then until everything is in line, or the attempts are used up: then the next start does it.
   private func tieUp() async {
     for _ in 0..<limits.lateAttempts {
-      do { try await Task.sleep(for: limits.lateInterval) } catch { break }
+      do { try await ledger.time.sleep(for: limits.lateInterval) } catch { break }
       await bringInLine()
       let isDone = looseEnds.withLock { ends in
         guard ends.images.isEmpty, ends.exports.isEmpty else { return false }
@@ -96,10 +96,10 @@ extension Serving {
   }
 
   private func waitForLocks(of image: ImageID) async {
-    let deadline = ContinuousClock.now + limits.lockPatience
-    while ContinuousClock.now < deadline {
+    let deadline = ledger.time.instant + limits.lockPatience
+    while ledger.time.instant < deadline {
       do {
-        try await Task.sleep(for: limits.lockInterval)
+        try await ledger.time.sleep(for: limits.lockInterval)
         guard try await alone(with: .image(image), { await isStillLocked(image) }) else { return }
       } catch {
         return

@@ -1,4 +1,5 @@
 import Locks
+import Model
 
 /// Pieces of work that go on by themselves, and that may be waited for.
 ///
@@ -12,6 +13,9 @@ final class BackgroundTasks: Sendable {
 
   private let state = Lock(State())
   private let ended = ChangeSignal()
+  private let time: any TimeSource
+
+  init(_ time: any TimeSource) { self.time = time }
 
   var isUnderWay: Bool { state.withLock { !$0.tasks.isEmpty } }
 
@@ -37,7 +41,7 @@ final class BackgroundTasks: Sendable {
     begin { [self] in
       for item in items {
         guard await turns.take() else { return }
-        let turn = Turn(turns, until: .now + turn)
+        let turn = Turn(turns, until: time.instant + turn, by: time)
         begin {
           await work(item)
           turn.end()
@@ -68,11 +72,11 @@ final class BackgroundTasks: Sendable {
     while true {
       let seen = changed.version
       let now = attempt.withLock { attempt in
-        if case .underWay = attempt, ContinuousClock.now >= deadline { attempt = .abandoned }
+        if case .underWay = attempt, time.instant >= deadline { attempt = .abandoned }
         return attempt
       }
       switch now {
-      case .underWay: await changed.wait(beyond: seen, until: deadline)
+      case .underWay: await changed.wait(beyond: seen, until: deadline, by: time)
       case .abandoned, .ended(nil): return
       case .ended(let failure?): throw failure
       }
@@ -86,10 +90,10 @@ final class BackgroundTasks: Sendable {
 
   /// Returns when nothing is under way, at the latest at `deadline`.
   func wait(until deadline: ContinuousClock.Instant) async {
-    while ContinuousClock.now < deadline {
+    while time.instant < deadline {
       let seen = ended.version
       guard isUnderWay else { return }
-      await ended.wait(beyond: seen, until: deadline)
+      await ended.wait(beyond: seen, until: deadline, by: time)
     }
   }
 
@@ -142,11 +146,11 @@ private final class Turn: Sendable {
   private let isOver = Lock(false)
   private let timer = Lock<Task<Void, Never>?>(nil)
 
-  init(_ turns: Turns, until deadline: ContinuousClock.Instant) {
+  init(_ turns: Turns, until deadline: ContinuousClock.Instant, by time: any TimeSource) {
     self.turns = turns
     timer.withLock { timer in
       timer = Task { [weak self] in
-        try? await Task.sleep(until: deadline, clock: .continuous)
+        try? await time.sleep(until: deadline)
         self?.end()
       }
     }

@@ -188,7 +188,7 @@ struct ImageReconciliation {
     _ draft: ImageDraft, knownAs records: [ImageRecord], _ identities: inout SourceIdentities
   ) async throws -> Image {
     let location = try await service.statedLocation(of: draft)
-    let now = service.ledger.clock.now()
+    let now = service.ledger.time.now()
     let free = try ledger.read { catalog in try records.map(\.id).first { try catalog.image($0) == nil } }
     let image = Image(
       id: free ?? ImageID(ULID(at: now)), name: draft.name, source: draft.source, format: location.format,

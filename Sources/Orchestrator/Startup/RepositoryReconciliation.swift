@@ -80,7 +80,7 @@ struct RepositoryReconciliation {
   }
 
   private func open(_ draft: RepositoryDraft) async throws -> RepositoryID {
-    let id = RepositoryID(ULID(at: service.ledger.clock.now()))
+    let id = RepositoryID(ULID(at: service.ledger.time.now()))
     do {
       return try await service.engine.openRepository(at: draft.path, id: id)
     } catch let error as DomainError {

@@ -60,7 +60,7 @@ struct StartUp {
     background.begin { await removeRestoreLeftovers() }
     if !known.newcomers.isEmpty || !declarations.images.isEmpty || !rest.isEmpty {
       let unsettled = recoveries.filter { !isSettled($0) }
-      try await background.begin(waitingUntil: .now + limits.declarationPatience) {
+      try await background.begin(waitingUntil: ledger.time.instant + limits.declarationPatience) {
         let ids = try await repositories.settle(known)
         let new = try ids.compactMap { id in try ledger.read { try $0.repository(id) } }
           .filter { new in !unsettled.contains { $0.repository.id == new.id } }
@@ -70,7 +70,7 @@ struct StartUp {
         service.logger.error("what the config declares can't be had", metadata: ["error": "\(error)"])
       }
     }
-    await background.wait(until: .now + limits.lookPatience)
+    await background.wait(until: ledger.time.instant + limits.lookPatience)
   }
 
   private func recoveries() throws -> [RepositoryRecovery] {
@@ -138,7 +138,7 @@ struct StartUp {
     for image in attached {
       background.begin { await serveAgain(image.id, bySource[.image(image.id)] ?? []) }
     }
-    await background.wait(until: .now + limits.servingPatience)
+    await background.wait(until: ledger.time.instant + limits.servingPatience)
     let served = Set(attached.map { ExportSource.image($0.id) })
     for (source, exports) in bySource where !served.contains(source) {
       background.begin {

@@ -17,7 +17,7 @@ extension BackupService {
     try keys.begin(idempotency.key, bodyHash: idempotency.bodyHash)
     defer { keys.end(idempotency.key) }
     if let record = try ledger.read({ try $0.idempotencyRecord(idempotency.key) }),
-      record.createdAt >= oldestKeptAnswer(at: ledger.clock.now())
+      record.createdAt >= oldestKeptAnswer(at: ledger.time.now())
     {
       guard record.bodyHash == idempotency.bodyHash else { throw KeysInFlight.reused(idempotency.key) }
       return .repeated(StoredAnswer(status: record.status, headers: record.headers, body: record.body))

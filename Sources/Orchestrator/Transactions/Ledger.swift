@@ -5,16 +5,16 @@ import Model
 /// The one way to the catalog: what commits here reaches the listeners.
 final class Ledger: Sendable {
   let catalog: any BackupCatalog
-  let clock: any WallClock
+  let time: any TimeSource
   let feed: EventFeed
   /// Raised after each commit.
   let commits = ChangeSignal()
   private let limits: ServiceLimits
   private let logger: Logger
 
-  init(catalog: any BackupCatalog, clock: any WallClock, limits: ServiceLimits, logger: Logger) {
+  init(catalog: any BackupCatalog, time: any TimeSource, limits: ServiceLimits, logger: Logger) {
     self.catalog = catalog
-    self.clock = clock
+    self.time = time
     self.limits = limits
     self.logger = logger
     feed = EventFeed(catalog: catalog, limits: limits, logger: logger)
@@ -25,7 +25,7 @@ final class Ledger: Sendable {
 
   /// As ``read(_:)``, for what a use case decides by.
   func view<Result>(by caller: Principal, _ body: (CatalogView) throws -> Result) throws -> Result {
-    let now = clock.now()
+    let now = time.now()
     return try catalog.read { try body(CatalogView(catalog: $0, now: now, caller: caller)) }
   }
 
@@ -33,7 +33,7 @@ final class Ledger: Sendable {
   func write<Result: Sendable>(
     by caller: Principal = .server, _ body: @Sendable @escaping (CatalogTransaction) throws -> Result
   ) async throws -> Result {
-    let now = clock.now()
+    let now = time.now()
     let kept = feed.eventsKeptIfPruningIsDue()
     // Also when the write throws: it may be committed, and only its answer lost.
     defer {
@@ -57,7 +57,7 @@ final class Ledger: Sendable {
         guard !CatalogDeadline.hasPassed, (error as? DomainError)?.code != .stopping else { throw error }
         logger.warning("the catalog failed; trying again", metadata: ["error": "\(error)"])
       }
-      try? await Task.sleep(for: delay)
+      try? await time.sleep(for: delay)
       delay *= 2
     }
     return try await body()

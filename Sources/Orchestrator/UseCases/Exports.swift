@@ -83,7 +83,7 @@ extension BackupService {
   // MARK: Making
 
   private func make(_ intent: ExportIntent, _ terms: Terms<ExportView>) async throws -> Answer<ExportView> {
-    let now = ledger.clock.now()
+    let now = ledger.time.now()
     let export = intent.export(ExportID(ULID(at: now)), at: now)
     var receipt: AttachReceipt?
     if case .image(let image, attaches: true) = intent.source {

@@ -20,9 +20,11 @@ struct ImageFiles: Sendable {
 final class ImageLooks: Sendable {
   private let engine: any BlockEngine
   private let limits: ServiceLimits
+  let time: any TimeSource
   private let underWay = Lock<[ImageLocation: Task<ImageFiles?, Never>]>([:])
 
-  init(engine: any BlockEngine, limits: ServiceLimits) {
+  init(engine: any BlockEngine, limits: ServiceLimits, time: any TimeSource) {
+    self.time = time
     self.engine = engine
     self.limits = limits
   }
@@ -48,11 +50,11 @@ final class ImageLooks: Sendable {
   ) async -> [ImageLocation: ImageFiles?] {
     let found = Lock<[ImageLocation: ImageFiles?]>([:])
     let folders = Dictionary(grouping: images) { $0.source.place.split(separator: "/").dropLast() }
-    let looks = BackgroundTasks()
+    let looks = BackgroundTasks(time)
     looks.begin(
       onEach: Array(folders.values), atMost: limits.concurrentLooks, turn: limits.overlayTurn
     ) { [self] images in
-      for image in images where ContinuousClock.now < deadline {
+      for image in images where time.instant < deadline {
         let files = await files(of: image)
         found.withLock { $0[image] = .some(files) }
       }

@@ -41,7 +41,7 @@ extension BackupService {
   /// Waits at most `wait` (and `ServiceLimits.longestWait`) for the job to end; with a `knownRevision`, for it to have
   /// another revision, nil telling that it hasn't. No thread waits. Progress alone is no new revision.
   package func job(_ id: JobID, wait: Duration, knownRevision: Int? = nil) async throws -> Job? {
-    let deadline = ContinuousClock.now + min(wait, limits.longestWait)
+    let deadline = ledger.time.instant + min(wait, limits.longestWait)
     while true {
       let seen = ledger.commits.version
       let job = try job(id)
@@ -50,9 +50,9 @@ extension BackupService {
       } else if job.state.isEnded {
         return job
       }
-      let isOver = ContinuousClock.now >= deadline || Task.isCancelled || ledger.commits.isClosed
+      let isOver = ledger.time.instant >= deadline || Task.isCancelled || ledger.commits.isClosed
       if isOver || job.state.isEnded { return knownRevision == nil ? job : nil }
-      await ledger.commits.wait(beyond: seen, until: deadline)
+      await ledger.commits.wait(beyond: seen, until: deadline, by: ledger.time)
     }
   }
 

@@ -54,7 +54,7 @@ extension BackupService {
     // A raw image reads what is written to another one only through that one's data file, which only a qcow2 has.
     let readers = image.format == .qcow2 ? others : others.filter { $0.format == .qcow2 }
     guard !image.source.isNBD, !readers.isEmpty else { return .none }
-    let deadline = ContinuousClock.now + limits.overlayPatience
+    let deadline = ledger.time.instant + limits.overlayPatience
     guard let written = await looks.files(of: [image.location], until: deadline)[image.location]?.own else {
       return Overlays(unknown: readers.map(\.name))
     }

@@ -31,7 +31,7 @@ extension BackupService {
     try await answering(terms) {
       // Before the folder is touched, and again with the row.
       try ledger.read { try $0.requireFree(draft) }
-      let new = RepositoryID(ULID(at: ledger.clock.now()))
+      let new = RepositoryID(ULID(at: ledger.time.now()))
       let id = terms.dryRun ? new : try await engine.openRepository(at: draft.path, id: new)
       return try await change(terms) { _ in
         Plan(

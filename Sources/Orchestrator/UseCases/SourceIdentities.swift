@@ -22,7 +22,7 @@ struct SourceIdentities: Sendable {
     asked.formUnion(new)
     let local = new.filter { !$0.isNBD }
     guard !local.isEmpty else { return }
-    let answers = await looks.identities(of: Array(local), until: .now + patience)
+    let answers = await looks.identities(of: Array(local), until: looks.time.instant + patience)
     for source in local {
       switch answers[source] {
       case .some(let file?): files[source] = file

@@ -26,7 +26,7 @@ extension BackupService {
   ) async throws -> Answer<Job> {
     if terms.dryRun { return .planned(try ledger.view(by: terms.caller) { try draft($0).plan }) }
     try await queue.takePlace()
-    let id = JobID(ULID(at: ledger.clock.now()))
+    let id = JobID(ULID(at: ledger.time.now()))
     let lifetime = limits.idempotencyLifetime
     do {
       let (job, legs, claims) = try await ledger.write(by: terms.caller) { transaction in

@@ -92,7 +92,9 @@ struct BackupRun: Sendable {
   private func identities(of sources: [ImageSource]) async -> [FileIdentity?] {
     let found = Lock<[FileIdentity?]>(Array(repeating: nil, count: sources.count))
     let engine = context.engine
-    try? await BackgroundTasks().begin(waitingUntil: .now + context.limits.lookTurn) {
+    try? await BackgroundTasks(context.ledger.time).begin(
+      waitingUntil: context.ledger.time.instant + context.limits.lookTurn
+    ) {
       let identities = try await engine.identities(of: sources)
       found.withLock { $0 = identities }
     } late: { _ in

@@ -23,7 +23,8 @@ struct RescanWork: JobWork {
       let inspections = await looks(at: newcomers, by: context.engine)
       var known = try KnownRows.read(of: repository.id, from: context.ledger)
       await known.sources.compare(
-        with: newcomers.map(\.source), by: ImageLooks(engine: context.engine, limits: context.limits),
+        with: newcomers.map(\.source),
+        by: ImageLooks(engine: context.engine, limits: context.limits, time: context.ledger.time),
         patience: context.limits.comparisonPatience)
       var merge = ScanMerge(
         scan, repository: repository.id, job: context.job.id, inspections: inspections, known: known)
