@@ -37,6 +37,11 @@ package final class APIResponder: HTTPResponder {
     router.routes.map { ("\($0.method.rawValue) \($0.pattern)", $0.query.map(\.rawValue)) }
   }
 
+  /// What the caller of each operation must be allowed to do.
+  package var verbs: [String: Verb] {
+    Dictionary(uniqueKeysWithValues: router.routes.map { ("\($0.method.rawValue) \($0.pattern)", $0.verb) })
+  }
+
   // MARK: HTTPResponder
 
   package func admit(_ request: HTTPRequest) -> HTTPAdmission {

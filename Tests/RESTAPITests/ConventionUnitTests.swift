@@ -36,8 +36,8 @@ import Testing
 @Suite struct RouterTests {
   private static let router = Router(
     ["/", "/api/v1/images", "/api/v1/images/{image}", "/api/v1/images/{image}/inspect"].map { pattern in
-      Route(.get, pattern, .now { _ in HTTPResponse(status: 200) })
-    } + [Route(.post, "/api/v1/images", .now { _ in HTTPResponse(status: 201) })])
+      Route(.get, pattern, needs: .read, .now { _ in HTTPResponse(status: 200) })
+    } + [Route(.post, "/api/v1/images", needs: .configure, .now { _ in HTTPResponse(status: 201) })])
 
   private func problem(_ path: String, method: String = "GET") -> ProblemCode? {
     do {

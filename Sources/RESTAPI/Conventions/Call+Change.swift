@@ -20,7 +20,7 @@ extension Call {
       IdempotencyGuard(key: key, bodyHash: Digest(of: body.span.bytes).description, answer: render)
     }
     let terms = Terms<Value>(
-      dryRun: dryRun, expectedRevision: try expectedRevision(revision), idempotency: idempotency)
+      dryRun: dryRun, expectedRevision: try expectedRevision(revision), idempotency: idempotency, caller: caller)
     switch try await perform(terms) {
     case .done(let value):
       return try render(value).response
@@ -68,10 +68,8 @@ extension Call {
         .malformedRequest,
         "'Idempotency-Key' must stand once and have 1 to \(Self.longestIdempotencyKey) visible ASCII characters")
     }
-    return IdempotencyKey(who: Self.anonymous, route: "\(request.method) \(match.path.canonical)", key: value)
+    return IdempotencyKey(who: caller.name, route: "\(request.method) \(match.path.canonical)", key: value)
   }
 
   static let longestIdempotencyKey = 255
-  /// Everybody is the same person as long as there are no tokens.
-  private static let anonymous = "anonymous"
 }

@@ -11,14 +11,15 @@ struct BackupRoutes {
 
   var all: [Route] {
     [
-      Route(.post, Self.collection, query: [.dryRun], body: .object, .later(create)),
+      Route(.post, Self.collection, needs: .backup, query: [.dryRun], body: .object, .later(create)),
       Route(
-        .get, Self.collection, query: [.image, .repository, .chain, .state, .limit, .cursor], .now(list)),
-      Route(.get, Self.item, .now(get)),
-      Route(.delete, Self.item, query: [.dryRun], .later(delete)),
-      Route(.post, "\(Self.item)/verify", query: [.dryRun], body: .optionalObject, .later(verify)),
-      Route(.post, "\(Self.item)/restore", query: [.dryRun], body: .object, .later(restore)),
-      Route(.get, "\(APIPath.root)/chains", query: [.image, .repository, .limit, .cursor], .now(listChains)),
+        .get, Self.collection, needs: .read, query: [.image, .repository, .chain, .state, .limit, .cursor], .now(list)),
+      Route(.get, Self.item, needs: .read, .now(get)),
+      Route(.delete, Self.item, needs: .delete, query: [.dryRun], .later(delete)),
+      Route(.post, "\(Self.item)/verify", needs: .verify, query: [.dryRun], body: .optionalObject, .later(verify)),
+      Route(.post, "\(Self.item)/restore", needs: .restore, query: [.dryRun], body: .object, .later(restore)),
+      Route(
+        .get, "\(APIPath.root)/chains", needs: .read, query: [.image, .repository, .limit, .cursor], .now(listChains)),
     ]
   }
 

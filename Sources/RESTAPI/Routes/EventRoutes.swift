@@ -10,8 +10,8 @@ struct EventRoutes {
 
   var all: [Route] {
     [
-      Route(.get, "\(APIPath.root)/events", .now(listenToAll)),
-      Route(.get, "\(APIPath.root)/jobs/{job}/events", .now(listenToJob)),
+      Route(.get, "\(APIPath.root)/events", needs: .read, .now(listenToAll)),
+      Route(.get, "\(APIPath.root)/jobs/{job}/events", needs: .read, .now(listenToJob)),
     ]
   }
 

@@ -11,10 +11,10 @@ struct ExportRoutes {
 
   var all: [Route] {
     [
-      Route(.post, Self.collection, query: [.dryRun], body: .object, .later(create)),
-      Route(.get, Self.collection, query: [.image, .backup, .limit, .cursor], .now(list)),
-      Route(.get, Self.item, .now(get)),
-      Route(.delete, Self.item, query: [.mode, .dryRun], .later(delete)),
+      Route(.post, Self.collection, needs: .export, query: [.dryRun], body: .object, .later(create)),
+      Route(.get, Self.collection, needs: .read, query: [.image, .backup, .limit, .cursor], .now(list)),
+      Route(.get, Self.item, needs: .read, .now(get)),
+      Route(.delete, Self.item, needs: .export, query: [.mode, .dryRun], .later(delete)),
     ]
   }
 

@@ -11,17 +11,21 @@ struct ImageRoutes {
 
   var all: [Route] {
     [
-      Route(.post, Self.collection, query: [.dryRun], body: .object, .later(register)),
-      Route(.get, Self.collection, query: [.limit, .cursor], .now(list)),
-      Route(.get, Self.item, .now(get)),
-      Route(.patch, Self.item, query: [.dryRun], body: .mergePatch, .later(change)),
-      Route(.delete, Self.item, query: [.dryRun], .later(unregister)),
-      Route(.get, "\(Self.item)/inspect", .later(inspect)),
-      Route(.get, "\(Self.item)/extents", query: [.context, .offset, .length, .limit, .generation], .later(extents)),
-      Route(.post, "\(Self.item)/attach", query: [.dryRun], body: .optionalObject, .later(attach)),
-      Route(.post, "\(Self.item)/detach", query: [.dryRun], body: .optionalObject, .later(detach)),
-      Route(.post, "\(Self.item)/check", query: [.dryRun], body: .optionalObject, .later(check)),
-      Route(.post, "\(Self.item)/clear-damage", query: [.dryRun], body: .optionalObject, .later(clearDamage)),
+      Route(.post, Self.collection, needs: .configure, query: [.dryRun], body: .object, .later(register)),
+      Route(.get, Self.collection, needs: .read, query: [.limit, .cursor], .now(list)),
+      Route(.get, Self.item, needs: .read, .now(get)),
+      Route(.patch, Self.item, needs: .configure, query: [.dryRun], body: .mergePatch, .later(change)),
+      Route(.delete, Self.item, needs: .configure, query: [.dryRun], .later(unregister)),
+      Route(.get, "\(Self.item)/inspect", needs: .read, .later(inspect)),
+      Route(
+        .get, "\(Self.item)/extents", needs: .read, query: [.context, .offset, .length, .limit, .generation],
+        .later(extents)),
+      Route(.post, "\(Self.item)/attach", needs: .export, query: [.dryRun], body: .optionalObject, .later(attach)),
+      Route(.post, "\(Self.item)/detach", needs: .export, query: [.dryRun], body: .optionalObject, .later(detach)),
+      Route(.post, "\(Self.item)/check", needs: .verify, query: [.dryRun], body: .optionalObject, .later(check)),
+      Route(
+        .post, "\(Self.item)/clear-damage", needs: .configure, query: [.dryRun], body: .optionalObject,
+        .later(clearDamage)),
     ]
   }
 

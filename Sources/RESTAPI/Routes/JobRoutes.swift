@@ -11,12 +11,12 @@ struct JobRoutes {
 
   var all: [Route] {
     [
-      Route(.get, Self.collection, query: [.state, .kind, .limit, .cursor], .now(list)),
-      Route(.get, Self.item, query: [.wait], .either(now: getAtOnce, later: awaitChange)),
-      Route(.get, "\(Self.item)/log", query: [.limit, .cursor], .now(log)),
-      Route(.post, "\(Self.item)/cancel", query: [.dryRun], body: .optionalObject, .later(cancel)),
-      Route(.post, "\(Self.item)/pause", query: [.dryRun], body: .optionalObject, .later(pause)),
-      Route(.post, "\(Self.item)/resume", query: [.dryRun], body: .optionalObject, .later(resume)),
+      Route(.get, Self.collection, needs: .read, query: [.state, .kind, .limit, .cursor], .now(list)),
+      Route(.get, Self.item, needs: .read, query: [.wait], .either(now: getAtOnce, later: awaitChange)),
+      Route(.get, "\(Self.item)/log", needs: .read, query: [.limit, .cursor], .now(log)),
+      Route(.post, "\(Self.item)/cancel", needs: .backup, query: [.dryRun], body: .optionalObject, .later(cancel)),
+      Route(.post, "\(Self.item)/pause", needs: .backup, query: [.dryRun], body: .optionalObject, .later(pause)),
+      Route(.post, "\(Self.item)/resume", needs: .backup, query: [.dryRun], body: .optionalObject, .later(resume)),
     ]
   }
 

@@ -11,12 +11,12 @@ struct RepositoryRoutes {
 
   var all: [Route] {
     [
-      Route(.post, Self.collection, query: [.dryRun], body: .object, .later(create)),
-      Route(.get, Self.collection, query: [.limit, .cursor], .now(list)),
-      Route(.get, Self.item, .now(get)),
-      Route(.patch, Self.item, query: [.dryRun], body: .mergePatch, .later(change)),
-      Route(.delete, Self.item, query: [.dryRun], .later(unregister)),
-      Route(.post, "\(Self.item)/rescan", query: [.dryRun], body: .optionalObject, .later(rescan)),
+      Route(.post, Self.collection, needs: .configure, query: [.dryRun], body: .object, .later(create)),
+      Route(.get, Self.collection, needs: .read, query: [.limit, .cursor], .now(list)),
+      Route(.get, Self.item, needs: .read, .now(get)),
+      Route(.patch, Self.item, needs: .configure, query: [.dryRun], body: .mergePatch, .later(change)),
+      Route(.delete, Self.item, needs: .configure, query: [.dryRun], .later(unregister)),
+      Route(.post, "\(Self.item)/rescan", needs: .configure, query: [.dryRun], body: .optionalObject, .later(rescan)),
     ]
   }
 

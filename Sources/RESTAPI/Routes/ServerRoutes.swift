@@ -21,13 +21,13 @@ struct ServerRoutes {
 
   var all: [Route] {
     [
-      Route(.get, "\(APIPath.root)/server", .now(server)),
-      Route(.get, "/", .now(index)),
-      Route(.get, "/healthz", .now(health)),
-      Route(.get, "/readyz", .now(readiness)),
-      Route(.get, "/openapi.yaml", .now(openAPI)),
-      Route(.get, "/docs/problems", .now { _ in ProblemPages.list().response }),
-      Route(.get, "/docs/problems/{code}", .now(problem)),
+      Route(.get, "\(APIPath.root)/server", needs: .read, .now(server)),
+      Route(.get, "/", needs: .read, .now(index)),
+      Route(.get, "/healthz", needs: .read, .now(health)),
+      Route(.get, "/readyz", needs: .read, .now(readiness)),
+      Route(.get, "/openapi.yaml", needs: .read, .now(openAPI)),
+      Route(.get, "/docs/problems", needs: .read, .now { _ in ProblemPages.list().response }),
+      Route(.get, "/docs/problems/{code}", needs: .read, .now(problem)),
     ]
   }
 

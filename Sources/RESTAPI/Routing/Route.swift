@@ -1,4 +1,5 @@
 import HTTPServer
+import Model
 
 /// One operation of the API: where it is, what it takes, and what answers it.
 struct Route: Sendable {
@@ -47,13 +48,19 @@ struct Route: Sendable {
 
   let method: Method
   let segments: [Segment]
+  /// What its caller must be allowed to do, whatever it names: what else that takes, the use case says.
+  let verb: Verb
   /// The parameters that its query may have.
   let query: [QueryParameter]
   let body: Body
   let work: Work
 
-  init(_ method: Method, _ pattern: String, query: [QueryParameter] = [], body: Body = .none, _ work: Work) {
+  init(
+    _ method: Method, _ pattern: String, needs verb: Verb, query: [QueryParameter] = [], body: Body = .none,
+    _ work: Work
+  ) {
     self.method = method
+    self.verb = verb
     segments = pattern.split(separator: "/").map { part in
       part.hasPrefix("{") ? .parameter(String(part.dropFirst().dropLast())) : .literal(String(part))
     }

@@ -1,0 +1,49 @@
+import Model
+import ModelTesting
+import Testing
+
+@testable import RESTAPI
+
+struct VerbTests {
+  /// Reading needs `read`, and only reading does. Everything else is listed here, so that a route's verb is chosen.
+  private static let changes: [String: Verb] = [
+    "POST /api/v1/images": .configure,
+    "PATCH /api/v1/images/{image}": .configure,
+    "DELETE /api/v1/images/{image}": .configure,
+    "POST /api/v1/images/{image}/attach": .export,
+    "POST /api/v1/images/{image}/detach": .export,
+    "POST /api/v1/images/{image}/check": .verify,
+    "POST /api/v1/images/{image}/clear-damage": .configure,
+    "POST /api/v1/repositories": .configure,
+    "PATCH /api/v1/repositories/{repository}": .configure,
+    "DELETE /api/v1/repositories/{repository}": .configure,
+    "POST /api/v1/repositories/{repository}/rescan": .configure,
+    "POST /api/v1/backups": .backup,
+    "DELETE /api/v1/backups/{backup}": .delete,
+    "POST /api/v1/backups/{backup}/verify": .verify,
+    "POST /api/v1/backups/{backup}/restore": .restore,
+    "POST /api/v1/exports": .export,
+    "DELETE /api/v1/exports/{export}": .export,
+    "POST /api/v1/jobs/{job}/cancel": .backup,
+    "POST /api/v1/jobs/{job}/pause": .backup,
+    "POST /api/v1/jobs/{job}/resume": .backup,
+  ]
+
+  @Test func everyRouteStatesTheVerbThatItNeeds() async throws {
+    try await withWorld { world in
+      for (operation, verb) in world.responder.verbs {
+        #expect(verb == (operation.hasPrefix("GET ") ? .read : Self.changes[operation]), "\(operation)")
+      }
+      #expect(Set(Self.changes.keys).isSubset(of: world.responder.verbs.keys))
+    }
+  }
+
+  /// The words are part of the API: tokens and policies will name them.
+  @Test func theVerbsAreThoseOfTheAPI() {
+    let words = """
+      read backup verify restore overwrite delete prune policy configure fleece export tokens audit metrics
+      """
+    #expect(Verb.allCases.map(\.rawValue).joined(separator: " ") == words)
+    #expect(Principal.anonymous.verbs == Set(Verb.allCases))
+  }
+}
