@@ -39,7 +39,8 @@
 // - Attachments/  images that stay open for their guests.
 // - Exports/      what is served over NBD, at which addresses, to whom.
 // - Peers/        other NBD servers as sources and targets.
-// - Copying/      what to copy, in which pieces, how many at once, how fast.
+// - Copying/      what to copy (`Regions`), in which steps (`CopyPlan`, `ChunkGeometry`), how fast (`CopyPace`), and where
+//                 it goes: the sinks of backups, verifications and restores.
 // - Jobs/         the pieces of work: back up, restore, verify, check, inspect.
 // - Failures/     what latches an image.
 //

@@ -46,12 +46,12 @@ package enum StoredFile: Hashable, Sendable, CaseIterable {
 /// R1. A backup is there exactly if its manifest is. ``BackupStage/publish(_:)`` makes it appear whole, or not at all;
 ///     before that nothing reads or reports it as a backup.
 /// R2. Nothing that is complete is ever replaced: an id that is taken is refused before anything is written.
-/// R3. Only who holds the image's lease publishes or deletes, and that is looked at again right before; so is that the
-///     parent of what is published is there, with the root that it had.
-/// R4. A stage that was discarded leaves nothing, also after its publishing failed; one that was forgotten, as its
-///     server died, is removed by ``recover(isLive:)``, which touches nobody else's.
-/// R5. What another backup builds on is neither deleted nor removed. What was deleted is told from what never was
-///     there, and deleting again does nothing.
+/// R3. Only the holder of the image's lease publishes or deletes; the lease is confirmed right before. So is the parent
+///     of what is published: it is complete and has the root that the manifest names.
+/// R4. A stage that was discarded leaves nothing, also after its publishing failed. A stage whose server died is removed
+///     by that server's ``recover(isLive:)``, which leaves other servers' stages alone.
+/// R5. What another backup builds on is neither deleted nor removed. A deleted backup is told from one that never was
+///     there, and deleting it again does nothing.
 package protocol BackupRepository: Sendable {
   var location: RepositoryLocation { get }
   /// What opening it has put right, as a sentence; nil if nothing was.
@@ -67,8 +67,8 @@ package protocol BackupRepository: Sendable {
   /// Reads every manifest, and tells what doesn't belong there.
   nonisolated(nonsending) func scan() async throws -> RepositoryScan
 
-  /// Removes this server's stages whose job isn't live, finishes deletions, and sets aside what is finished but
-  /// nobody's.
+  /// Removes this server's stages whose job isn't live, finishes deletions, and sets aside finished files that belong
+  /// to no backup.
   nonisolated(nonsending)
     func recover(isLive: @escaping @Sendable (JobID) -> Bool) async throws -> RecoveryReport
 
@@ -111,7 +111,7 @@ package protocol RepositoryLease: Sendable {
   nonisolated(nonsending) func giveBack() async
 }
 
-/// A backup that is being written: not there for anybody until it is published.
+/// A backup that is being written: no reader sees it until it is published.
 package protocol BackupStage: Sendable {
   var backup: StoredBackupLocation { get }
 
@@ -163,6 +163,6 @@ extension BackupRepository {
 }
 
 extension RepositoryLocation {
-  /// What calls that may hang on the repository's storage hang with.
+  /// The lane of calls that may hang on the repository's storage.
   package var lane: BlockingLane { .folder(path) }
 }

@@ -1,4 +1,4 @@
-// Where backups are stored: documents, hash trees, publishing, deletion, recovery, and who may write where.
+// Where backups are stored: documents, hash trees, leases, publishing, deletion, recovery.
 //
 // ## The picture
 //
@@ -19,8 +19,8 @@
 // 1. A backup is complete when its manifest is there: R1–R5 at the head of `BackupRepository`.
 // 2. In a folder, the order of publishing is that of `StageFolder`; that of taking away is the reverse
 //    (`BackupDeletion`). `RepositoryRecovery` puts right what a crash left between two steps.
-// 3. Who writes below an image's folder holds its `Lease`, whose epoch and age are looked at right before each step that
-//    others could see.
+// 3. A writer below an image's folder holds its `Lease`, and confirms it right before each step that other servers could
+//    see.
 // 4. A manifest commits to what the guest sees, by the root of the `HashTree`; each page of a tree proves itself against
 //    it. Documents guard themselves with a checksum, and readers ignore members that they don't know.
 // 5. Sequence numbers end at `Manifest.sequences`, for writers and readers alike.
@@ -31,7 +31,7 @@
 //
 // - Documents/   repository.json, image.json, manifests: what they say, and how they are checked.
 // - Hashing/     the tree of SHA-256 over a guest's data: written, read, proven.
-// - Leases/      who may write below an image, and how others see that it lives.
+// - Leases/      the right to write below an image, and the beats that show other servers that its holder lives.
 // - Files/       the files beneath one folder, where everything that can fail is; names of work files. Restores to files
 //                use them too.
 // - Directory/   the kind `directory`: what is called how, stages, deletion, recovery, scans.

@@ -13,7 +13,7 @@ import Repositories
 ///     image/<image>                                what the image is called
 ///     manifest/<image>/<chain>/<sequence>-<backup>
 ///     data/<backup>, hashes/<backup>
-///     stage/<writer>/<job>/<backup>                that somebody is at it
+///     stage/<writer>/<job>/<backup>                a backup that is being written
 ///     deleted/<backup>
 ///     lease/<image>                                epoch, writer; empty writer: free
 package struct ObjectRepositories: RepositoryKind {

@@ -37,7 +37,7 @@ package actor CopyLoop {
 
   /// Longest sleep for the speed limit before the limit and the job are looked at again.
   private static let longestSleep = 0.1
-  /// How often somebody looks whether the job was cancelled while the copy waits for its source or its sink.
+  /// Between two looks at whether the job was cancelled, while the copy waits for its source or its sink.
   private static let watchInterval = Duration.seconds(1)
 
   /// - Parameters:

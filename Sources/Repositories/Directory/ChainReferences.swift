@@ -6,7 +6,7 @@ import Glibc
 import Model
 import Qcow2
 
-/// Who in a chain's folder builds on which file: asked before anything is taken away.
+/// Which file of a chain's folder builds on which: asked before anything is taken away.
 struct ChainReferences: Sendable {
   /// File name → the file of the same folder that names it, as a backing file or as its manifest's parent.
   private var users: [String: String] = [:]

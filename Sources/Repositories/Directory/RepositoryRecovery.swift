@@ -7,7 +7,7 @@ import Model
 ///
 /// - Work files are removed only if they are this server's own and their job isn't alive.
 /// - A finished data or hash file without a manifest is moved to `quarantine/`, where the image's lease could be had at
-///   once (so nobody is about to publish it), and unless another file builds on it.
+///   once (so no writer is about to publish it), and unless another file builds on it.
 /// - Where a tombstone says that the backup was deleted, the deletion is finished.
 /// - What lies in `trash/` stays.
 struct RepositoryRecovery: Sendable {
@@ -73,7 +73,7 @@ struct RepositoryRecovery: Sendable {
     return removed
   }
 
-  /// Sets aside what is finished but nobody's, and finishes deletions. The paths of what was set aside.
+  /// Sets aside finished files that belong to no backup, and finishes deletions. The paths of what was set aside.
   nonisolated(nonsending)
     private func settle(_ image: ImageID, on loop: EventLoop) async throws -> [String]
   {

@@ -87,7 +87,7 @@ package struct LocalFolderFiles: FolderFiles {
   package func removeFile(_ path: String) throws(SystemError) { try folder.removeFile(path) }
   package func removeFolder(_ path: String) throws(SystemError) { try folder.removeFolder(path) }
 
-  /// Nobody else is kept from the files of a repository: reading them with QEMU's tools is always fine.
+  /// Takes no locks: reading the files of a repository with QEMU's tools is always fine.
   nonisolated(nonsending)
     package func device(
       over file: FileDescriptor, isReadOnly: Bool, direct: Bool, on loop: EventLoop

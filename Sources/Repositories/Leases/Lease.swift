@@ -144,7 +144,7 @@ final class Lease: Sendable {
         try files.synchronizeFolder(RepositoryPath.leases)
         return file
       } catch {
-        // Somebody else made it meanwhile.
+        // Another server made it meanwhile.
         guard error.code == EEXIST else { throw error }
       }
     }

@@ -2,7 +2,7 @@ import EventLoops
 import Glibc
 import Model
 
-/// `leases/<image id>.lease`: who writes below an image's folder.
+/// `leases/<image id>.lease`: which server writes below an image's folder.
 ///
 /// The file is never renamed or removed, as its holder also has an OFD lock on it; it is rewritten in place, padded to
 /// ``byteCount``. A torn write doesn't match its checksum and counts as a beat of an unknown holder.

@@ -55,7 +55,7 @@ final class LeaseTable: Sendable {
     return HeldLease(lease: lease, renewal: renewal) { [self] in await giveBack(key, loop) }
   }
 
-  /// Takes the lease only if that needs no waiting, and nobody here uses it; nil otherwise.
+  /// Takes the lease only if that needs no waiting, and no job of this server uses it; nil otherwise.
   nonisolated(nonsending)
     func withIdleLease<Result: Sendable>(
       on image: ImageID, of repository: RepositoryFolder, loop: EventLoop,
