@@ -204,3 +204,23 @@ DROP TABLE events;
 ALTER TABLE new_events RENAME TO events;
 
 CREATE INDEX events_by_job ON events (job, id) WHERE job IS NOT NULL;
+
+-- A kept answer is the API's own affair: one text, in a form that nobody else reads.
+CREATE TABLE new_idempotency_keys (
+  who        TEXT    NOT NULL,
+  route      TEXT    NOT NULL,
+  key        TEXT    NOT NULL,
+  body_hash  TEXT    NOT NULL,
+  answer     TEXT    NOT NULL,
+  created_at INTEGER NOT NULL,
+  PRIMARY KEY (who, route, key)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO new_idempotency_keys (who, route, key, body_hash, answer, created_at)
+SELECT who, route, key, body_hash, json_object('status', status, 'headers', json(headers), 'body', body), created_at
+FROM idempotency_keys;
+
+DROP TABLE idempotency_keys;
+ALTER TABLE new_idempotency_keys RENAME TO idempotency_keys;
+
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);

@@ -98,14 +98,12 @@ CREATE INDEX exports_by_backup ON exports (backup, id) WHERE backup IS NOT NULL;
 
 CREATE INDEX exports_by_image ON exports (image, id) WHERE image IS NOT NULL;
 
-CREATE TABLE idempotency_keys (
+CREATE TABLE "idempotency_keys" (
   who        TEXT    NOT NULL,
   route      TEXT    NOT NULL,
   key        TEXT    NOT NULL,
   body_hash  TEXT    NOT NULL,
-  status     INTEGER NOT NULL,
-  headers    TEXT    NOT NULL CHECK (json_type(headers) = 'object'),
-  body       TEXT    NOT NULL,
+  answer     TEXT    NOT NULL,
   created_at INTEGER NOT NULL,
   PRIMARY KEY (who, route, key)
 ) STRICT, WITHOUT ROWID;

@@ -142,7 +142,7 @@ extension Answer {
     return value
   }
 
-  func repeated() throws -> StoredAnswer {
+  func repeated() throws -> KeptAnswer {
     guard case .repeated(let answer) = self else { throw ExpectationFailure("expected a repeat, got \(self)") }
     return answer
   }

@@ -25,9 +25,7 @@ extension IdempotencyRecord: StoredEntity {
     "idempotency_keys",
     guarded,
     Column("body_hash", \IdempotencyRecord.bodyHash),
-    Column("status", \.status),
-    Column(json: "headers", \.headers),
-    Column("body", \.body),
+    Column("answer", \.answer),
     Column("created_at", \.createdAt),
     make: IdempotencyRecord.init)
 

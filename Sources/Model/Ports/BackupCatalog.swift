@@ -208,19 +208,14 @@ package struct IdempotencyRecord: Hashable, Sendable, Codable {
   package var key: IdempotencyKey
   /// SHA-256 or better of the body as sent.
   package var bodyHash: String
-  package var status: Int
-  package var headers: [String: String]
-  package var body: String
+  /// In the form of the API that gave it, which alone reads it.
+  package var answer: String
   package var createdAt: Date
 
-  package init(
-    key: IdempotencyKey, bodyHash: String, status: Int, headers: [String: String], body: String, createdAt: Date
-  ) {
+  package init(key: IdempotencyKey, bodyHash: String, answer: String, createdAt: Date) {
     self.key = key
     self.bodyHash = bodyHash
-    self.status = status
-    self.headers = headers
-    self.body = body
+    self.answer = answer
     self.createdAt = createdAt
   }
 }

@@ -26,7 +26,7 @@ package struct Terms<Value: Sendable>: Sendable {
 package enum Answer<Value: Sendable>: Sendable {
   case done(Value)
   /// What the same request was answered before, under the same idempotency key.
-  case repeated(StoredAnswer)
+  case repeated(KeptAnswer)
   /// What would be done; nothing was written.
   case planned(Plan)
 }
@@ -50,17 +50,11 @@ package struct Plan: Hashable, Sendable {
   }
 }
 
-/// A whole answer, as it was sent.
-package struct StoredAnswer: Hashable, Sendable {
-  package var status: Int
-  package var headers: [String: String]
-  package var body: String
+/// An answer in the form of the API that gave it, which alone reads it.
+package struct KeptAnswer: Hashable, Sendable {
+  package var text: String
 
-  package init(status: Int, headers: [String: String], body: String) {
-    self.status = status
-    self.headers = headers
-    self.body = body
-  }
+  package init(_ text: String) { self.text = text }
 }
 
 /// The idempotency key of a request, and how its answer will read.
@@ -68,10 +62,10 @@ package struct IdempotencyGuard<Value: Sendable>: Sendable {
   package var key: IdempotencyKey
   package var bodyHash: String
   /// Called within the transaction of the change, so that the answer is stored with it.
-  package var answer: @Sendable (Value) throws -> StoredAnswer
+  package var answer: @Sendable (Value) throws -> KeptAnswer
 
   package init(
-    key: IdempotencyKey, bodyHash: String, answer: @Sendable @escaping (Value) throws -> StoredAnswer
+    key: IdempotencyKey, bodyHash: String, answer: @Sendable @escaping (Value) throws -> KeptAnswer
   ) {
     self.key = key
     self.bodyHash = bodyHash

@@ -20,7 +20,7 @@ extension BackupService {
       record.createdAt >= oldestKeptAnswer(at: ledger.time.now())
     {
       guard record.bodyHash == idempotency.bodyHash else { throw KeysInFlight.reused(idempotency.key) }
-      return .repeated(StoredAnswer(status: record.status, headers: record.headers, body: record.body))
+      return .repeated(KeptAnswer(record.answer))
     }
     return try await body()
   }
@@ -49,8 +49,7 @@ extension CatalogTransaction {
     guard let idempotency else { return }
     let answer = try idempotency.answer(value)
     let record = IdempotencyRecord(
-      key: idempotency.key, bodyHash: idempotency.bodyHash, status: answer.status, headers: answer.headers,
-      body: answer.body, createdAt: now)
+      key: idempotency.key, bodyHash: idempotency.bodyHash, answer: answer.text, createdAt: now)
     try insert(record, lifetime: lifetime)
   }
 }

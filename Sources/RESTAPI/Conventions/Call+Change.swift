@@ -17,7 +17,7 @@ extension Call {
     let dryRun = try query.boolean(.dryRun)
     // What is malformed comes before what is merely out of date.
     let idempotency = try idempotencyKey().map { key in
-      IdempotencyGuard(key: key, bodyHash: Digest(of: body.span.bytes).description, answer: render)
+      IdempotencyGuard<Value>(key: key, bodyHash: Digest(of: body.span.bytes).description) { try render($0).kept }
     }
     let terms = Terms<Value>(
       dryRun: dryRun, expectedRevision: try expectedRevision(revision), idempotency: idempotency, caller: caller)
@@ -25,7 +25,7 @@ extension Call {
     case .done(let value):
       return try render(value).response
     case .repeated(let answer):
-      var response = answer.response
+      var response = try StoredAnswer(answer).response
       response.headers["Idempotency-Replayed"] = "true"
       return response
     case .planned(let plan):
