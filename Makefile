@@ -27,7 +27,7 @@ apt = missing=(); for p in $(1); do dpkg-query -W -f '$${Status}' "$$p" 2>/dev/n
 # What is worth reading of a test run: not the tests that begin and pass.
 ESSENCE := awk '/Test run with/ || !/^(◇|✔|↳)/'
 
-.PHONY: help build run test test-swift test-end-to-end test-long fuzz demo bench bench-full bench-nbd bench-loop lint format clean
+.PHONY: help build run test test-swift test-end-to-end test-long fuzz demo bench bench-full bench-nbd bench-catalog bench-loop lint format clean
 .PHONY: install-build install-sample install-test install-bench newest-tools
 
 help:
@@ -105,6 +105,10 @@ bench-nbd: build install-bench $(LOCAL)/bench/nbd-load
 bench-loop: install-build
 	swift build -c release --product filter-cost $(SWIFT_FLAGS)
 	.build/release/filter-cost
+
+# The API over a catalog of a million backups; not part of `make bench`, which compares with the peers.
+bench-catalog: build install-bench
+	COBWEB=$(abspath $(BINARY)) /usr/bin/python3 Tests/Benchmark/catalog.py
 
 $(LOCAL)/bench/nbd-load: Tests/Benchmark/nbd-load.c | install-bench
 	@mkdir -p $(@D)

@@ -60,6 +60,37 @@ import Testing
     #expect(bench.engine.servedExports.isEmpty && bench.engine.attachedImages.isEmpty)
   }
 
+  /// By a job, and by an export that attaches it: neither holds up anything but its own image.
+  @Test(.timeLimit(.minutes(1)), arguments: [true, false])
+  func imageWhoseAttachHangsKeepsNoOtherFromBeingAttachedAndExported(_ isByJob: Bool) async throws {
+    let bench = try await ServiceBench()
+    for name in ["hung", "vm2"] as [ResourceName] { try await bench.image(name) }
+    let hung = try bench.service.image(.name("hung")).id
+    let gate = Gate()
+    bench.engine.script { script in
+      script.hold(at: gate) { if case .attach(let order, _) = $0 { order.image == hung } else { false } }
+    }
+    let stuck = Task {
+      if isByJob {
+        _ = try await bench.attach("hung")
+      } else {
+        _ = try await bench.export("disk0", of: "hung", isReadOnly: false)
+      }
+    }
+    try await gate.reached()
+
+    _ = try await bench.attach("vm2")
+    _ = try await bench.export("disk2", of: "vm2", isReadOnly: false)
+    _ = try await bench.service.deleteExport(.name("disk2"), .safe).done()
+    let detach = try await bench.service.detachImage(.name("vm2")).done()
+    #expect(try await bench.end(of: detach).state == .succeeded)
+    #expect(try bench.service.image(.name("hung")).state == .detached)
+    gate.open()
+    _ = try await stuck.value
+    #expect(try bench.service.image(.name("hung")).state == .attached)
+    try bench.expectInLine()
+  }
+
   @Test func detachWaitsForTheExportThatIsMadeAndIsThenRefused() async throws {
     let bench = try await ServiceBench()
     try await bench.image("vm1")

@@ -27,12 +27,14 @@ package struct ULID: Hashable, Sendable {
 
   /// Reads the text form, in upper or lower case; nil if it isn't one.
   package init?(_ text: some StringProtocol) {
-    let characters = Array(text.utf8)
-    guard characters.count == Self.characterCount else { return nil }
+    guard text.utf8.count == Self.characterCount else { return nil }
     var high: UInt64 = 0
     var low: UInt64 = 0
-    for (index, character) in characters.enumerated() {
-      guard let value = Self.value(of: character), index > 0 || value <= 7 else { return nil }
+    var isFirst = true
+    for character in text.utf8 {
+      let value = Self.values[Int(character)]
+      guard value <= (isFirst ? 7 : 31) else { return nil }
+      isFirst = false
       high = high << 5 | low >> 59
       low = low << 5 | UInt64(value)
     }
@@ -42,23 +44,30 @@ package struct ULID: Hashable, Sendable {
   package static let characterCount = 26
   private static let alphabet = Array("0123456789ABCDEFGHJKMNPQRSTVWXYZ".utf8)
 
-  private static func value(of character: UInt8) -> Int? {
-    let upper = character >= UInt8(ascii: "a") && character <= UInt8(ascii: "z") ? character - 32 : character
-    return alphabet.firstIndex(of: upper)
-  }
+  /// Of each character, in upper and lower case; 255 for those that aren't in the alphabet. A page of a list reads
+  /// thousands of ids.
+  private static let values: [UInt8] = {
+    var values = [UInt8](repeating: .max, count: 256)
+    for (value, character) in alphabet.enumerated() {
+      values[Int(character)] = UInt8(value)
+      if character >= UInt8(ascii: "A") { values[Int(character) + 32] = UInt8(value) }
+    }
+    return values
+  }()
 }
 
 extension ULID: CustomStringConvertible {
   package var description: String {
     var high = high
     var low = low
-    var characters = [UInt8](repeating: 0, count: Self.characterCount)
-    for index in characters.indices.reversed() {
-      characters[index] = Self.alphabet[Int(low & 31)]
-      low = low >> 5 | high << 59
-      high >>= 5
+    return String(unsafeUninitializedCapacity: Self.characterCount) { characters in
+      for index in (0..<Self.characterCount).reversed() {
+        characters[index] = Self.alphabet[Int(low & 31)]
+        low = low >> 5 | high << 59
+        high >>= 5
+      }
+      return Self.characterCount
     }
-    return String(decoding: characters, as: UTF8.self)
   }
 }
 
