@@ -143,7 +143,7 @@ package final class LocalEngine: BlockEngine {
       failureHandler.withLock { $0 }?(failure)
     }
     return ImageOpener(
-      folders: imageFolders, devices: imageDevices, peers: peers, claims: claims, work: work, pool: pool,
-      loop: loop, latches: latches)
+      folders: imageFolders, devices: imageDevices, peers: peers, claims: claims, attached: attachedImages,
+      work: work, pool: pool, loop: loop, logger: logger, latches: latches)
   }
 }

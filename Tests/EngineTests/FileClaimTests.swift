@@ -109,21 +109,23 @@ struct FileClaimTests {
 
   @Test func lastingUsesRefuseAtOnceAndPassingOnesAreWaitedFor() async throws {
     try await withBench { bench in
-      let lasting = try await bench.claim(.reader, ImageUse("a job"))
-      let other = try await bench.claim(.reader, ImageUse("another job"))
-      let refusal = await #expect(throws: DomainError.self) { try await bench.claim(.writer, ImageUse("a guest")) }
+      let lasting = try await bench.claim(.reader, ImageUse(.request("a job"), needs: .rest))
+      let other = try await bench.claim(.reader, ImageUse(.request("another job"), needs: .rest))
+      let refusal = await #expect(throws: DomainError.self) {
+        try await bench.claim(.writer, ImageUse(.request("a guest"), needs: .write))
+      }
       #expect(refusal?.detail == "/images/a is in use by this server itself: a job")
       withExtendedLifetime((lasting, other)) {}
     }
     try await withBench { bench in
-      let use = ImageUse("a look", isPassing: true)
+      let use = ImageUse(.request("a look"), needs: .rest, isPassing: true)
       let passing = Lock<FileClaim?>(try await bench.claim(.reader, use))
       let start = ContinuousClock.now
       let late = await #expect(throws: DomainError.self) {
-        try await bench.claim(.writer, ImageUse("a guest"), patience: .milliseconds(50))
+        try await bench.claim(.writer, ImageUse(.request("a guest"), needs: .write), patience: .milliseconds(50))
       }
       #expect(late?.detail.contains("a look") == true && ContinuousClock.now - start >= .milliseconds(50))
-      async let writer = bench.claim(.writer, ImageUse("a guest"))
+      async let writer = bench.claim(.writer, ImageUse(.request("a guest"), needs: .write))
       try await Task.sleep(for: .milliseconds(20))
       passing.withLock { $0 = nil }
       _ = try await writer
@@ -133,15 +135,18 @@ struct FileClaimTests {
   /// Readers that come while an attach waits get in after it.
   @Test func laterReaderDoesNotOvertakeAWaitingWriter() async throws {
     try await withBench { bench in
-      let first = Lock<FileClaim?>(try await bench.claim(.reader, ImageUse("a look", isPassing: true)))
-      let guest = ImageUse("a guest", isPassing: true)
+      let first = Lock<FileClaim?>(
+        try await bench.claim(.reader, ImageUse(.request("a look"), needs: .rest, isPassing: true)))
+      let guest = ImageUse(.request("a guest"), needs: .write, isPassing: true)
       let held = Lock<FileClaim?>(nil)
       let writer = Task {
         let claim = try await bench.claim(.writer, guest)
         held.withLock { $0 = claim }
       }
       try await Task.sleep(for: .milliseconds(50))
-      let reader = Task { try await bench.claim(.reader, ImageUse("a later look", isPassing: true)) }
+      let reader = Task {
+        try await bench.claim(.reader, ImageUse(.request("a later look"), needs: .rest, isPassing: true))
+      }
       try await Task.sleep(for: .milliseconds(50))
       first.withLock { $0 = nil }
       try await writer.value
@@ -149,18 +154,18 @@ struct FileClaimTests {
       guest.isPassing = false
       await #expect(throws: DomainError.self) { try await reader.value }
       held.withLock { $0 = nil }
-      _ = try await bench.claim(.reader, ImageUse("a look"))
+      _ = try await bench.claim(.reader, ImageUse(.request("a look"), needs: .rest))
     }
   }
 
   @Test func cancelledWaitLeavesNoClaim() async throws {
     try await withBench { bench in
-      let first = try await bench.claim(.reader, ImageUse("a look", isPassing: true))
-      let writer = Task { try await bench.claim(.writer, ImageUse("a guest")) }
+      let first = try await bench.claim(.reader, ImageUse(.request("a look"), needs: .rest, isPassing: true))
+      let writer = Task { try await bench.claim(.writer, ImageUse(.request("a guest"), needs: .write)) }
       try await Task.sleep(for: .milliseconds(20))
       writer.cancel()
       await #expect(throws: CancellationError.self) { try await writer.value }
-      _ = try await bench.claim(.reader, ImageUse("another look"), patience: .zero)
+      _ = try await bench.claim(.reader, ImageUse(.request("another look"), needs: .rest), patience: .zero)
       withExtendedLifetime(first) {}
     }
   }

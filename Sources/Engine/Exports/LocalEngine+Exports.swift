@@ -51,19 +51,18 @@ extension LocalEngine {
 
   /// - Throws: `invalidField` for writing to what only an attached image allows.
   private func open(_ order: ExportOrder) async throws -> OpenExportSource {
+    let use = ImageUse(.export(order.name), needs: order.isReadOnly ? .read : .write)
     switch order.source {
     case .attachedImage(let image):
-      let attached = try attachedImages.use(image, for: order.export, named: order.name)
-      return OpenExportSource(
-        device: attached.slot, loop: attached.loop, image: image)
+      let graph = try attachedImages.join(image, use)
+      return OpenExportSource(device: graph.slot, loop: graph.loop, joined: (image, use))
     case .image(let location):
       guard order.isReadOnly else {
         throw DomainError(.invalidField, "an image that isn't attached can only be exported read-only")
       }
       return try await onLoop(in: .folder(of: location.source.place)) { [self] loop in
-        let image = try await opener(on: loop).open(
-          location, isReadOnly: true, for: ImageUse("the export '\(order.name)'"))
-        return OpenExportSource(device: AlignedAccess.over(image.device), loop: loop, image: nil)
+        let image = try await opener(on: loop).open(location, for: use)
+        return OpenExportSource(device: AlignedAccess.over(image.device), loop: loop, joined: nil)
       }
     case .backup(let place):
       guard order.isReadOnly else { throw DomainError(.invalidField, "a backup can only be exported read-only") }
@@ -71,14 +70,14 @@ extension LocalEngine {
         let stored = try await open(place.repository, on: loop).stored(place)
         let data = try await stored.openData()
         return OpenExportSource(
-          device: Window(data.device, byteCount: stored.manifest.virtualSize), loop: loop, image: nil)
+          device: Window(data.device, byteCount: stored.manifest.virtualSize), loop: loop, joined: nil)
       }
     }
   }
 
   /// Closes what was opened for the export; an attached image stays open.
   private func close(_ source: OpenExportSource, of export: ExportID) async {
-    if let image = source.image { return attachedImages.release(image, by: export) }
+    if let (image, use) = source.joined { return attachedImages.leave(image, use) }
     do {
       try await onLoop(source.loop) { _ in try await source.device.close() }
     } catch {

@@ -17,8 +17,8 @@ struct OpenExportSource: Sendable {
   let device: any BlockDevice
   /// The device's home.
   let loop: EventLoop
-  /// The attached image whose slot the device is; nil where the device was opened for this export alone.
-  let image: ImageID?
+  /// The attached image whose slot the device is, and its use; nil where the device was opened for this export alone.
+  let joined: (image: ImageID, use: ImageUse)?
 }
 
 /// The exports that are served, by their ids.

@@ -10,11 +10,10 @@ import Repositories
 extension LocalEngine {
   package func backUp(_ order: BackupOrder, control: any JobControl) async throws -> BackupReceipt {
     let location = ImageLocation(source: order.image.source, format: order.image.format)
-    try attachedImages.checkDetached(location)
     return try await onLoop(for: control.job, in: order.repository.lane) { [self] loop in
       let repository = try await openToWrite(order.repository, on: loop)
       let image = try await opener(on: loop).open(
-        location, isReadOnly: true, for: ImageUse("the backup job \(control.job)"))
+        location, for: ImageUse(.job("backup", control.job), needs: .rest))
       if case .nbd(let uri) = location.source {
         control.log(.warning, "\(uri): nothing can prove that nobody writes to an NBD export while it is backed up")
       }

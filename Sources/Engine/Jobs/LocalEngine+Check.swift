@@ -6,8 +6,7 @@ import Qcow2
 
 extension LocalEngine {
   package func check(_ order: CheckOrder, control: any JobControl) async throws -> Model.CheckReport {
-    try attachedImages.checkDetached(order.image)
-    return try await onLoop(for: control.job, in: .folder(of: order.image.source.place)) { [self] loop in
+    try await onLoop(for: control.job, in: .folder(of: order.image.source.place)) { [self] loop in
       do {
         let found = try await check(order.image, on: loop, control)
         // Errors too: opening an image to be written puts right what a writer left that ended early.
@@ -21,7 +20,9 @@ extension LocalEngine {
     }
   }
 
-  private static func use(_ control: any JobControl) -> ImageUse { ImageUse("the check job \(control.job)") }
+  private static func use(_ control: any JobControl, _ need: ImageNeed) -> ImageUse {
+    ImageUse(.job("check", control.job), needs: need)
+  }
 
   /// Looks at the image without changing anything, so that an image which may not be written is checked as well.
   nonisolated(nonsending)
@@ -29,9 +30,9 @@ extension LocalEngine {
       _ location: ImageLocation, on loop: EventLoop, _ control: any JobControl
     ) async throws -> Model.CheckReport
   {
-    let image = try await opener(on: loop).open(location, isReadOnly: true, for: Self.use(control))
+    let image = try await opener(on: loop).open(location, for: Self.use(control, .rest))
     return try await closing([image.device]) {
-      guard let qcow2 = image.device as? Qcow2Image else { return Model.CheckReport.nothingToCheck }
+      guard let qcow2 = image.format.qcow2 else { return Model.CheckReport.nothingToCheck }
       let byteCount = image.files.first?.status.byteCount ?? qcow2.fileByteCount
       return try await telling(about: image.name) {
         let found = try await Self.walking(control, telling: byteCount) { (progress) async throws(BlockError) in
@@ -77,26 +78,28 @@ extension LocalEngine {
       guard found.leakCount > 0 else { return }
       control.log(.warning, "\(location.source.place): nothing was repaired, as its errors hide what is in use")
     }
-    let image: OpenImage
+    let graph: ImageGraph
     do {
-      image = try await opener(on: loop).open(location, isReadOnly: false, for: Self.use(control))
+      graph = try await opener(on: loop).openToWrite(
+        location, tracking: .untracked(because: "a repair changes nothing that the guest sees"),
+        for: Self.use(control, .alone))
     } catch let error as DomainError
       where found.errorCount > 0 && (error.code == .imageCorrupt || error.code == .formatUnsupported)
     {
       leaveUnrepaired()
       return found
     }
-    return try await closing([image.device]) {
-      guard let qcow2 = image.device as? Qcow2Image else { return found }
-      return try await telling(about: image.name) {
-        if let repair = image.repair { control.log(.warning, repair) }
+    return try await closing([graph.slot]) {
+      guard let qcow2 = graph.image.format.qcow2 else { return found }
+      return try await telling(about: graph.name) {
+        if let repair = graph.image.repair { control.log(.warning, repair) }
         let left = try await Self.walking(control, telling: nil) { (progress) async throws(BlockError) in
           try await qcow2.repairLeaks(progress)
         }
         if left.repairedCount == 0 { leaveUnrepaired() }
         // What was repaired is durable only then.
         try await qcow2.close()
-        return Model.CheckReport(left, of: image.name, checkedBytes: found.checkedBytes)
+        return Model.CheckReport(left, of: graph.name, checkedBytes: found.checkedBytes)
       }
     }
   }

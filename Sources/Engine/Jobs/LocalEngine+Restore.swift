@@ -153,17 +153,17 @@ extension LocalEngine {
   nonisolated(nonsending)
     private func restore(_ reading: RestoreReading, over location: ImageLocation) async throws -> UInt64
   {
-    try attachedImages.checkDetached(location)
-    let image = try await opener(on: reading.loop).open(
-      location, isReadOnly: false, for: ImageUse("the restore job \(reading.control.job)"))
-    if let repair = image.repair { reading.control.log(.warning, repair) }
+    let graph = try await opener(on: reading.loop).openToWrite(
+      location, tracking: .untracked(because: "a restore replaces everything"),
+      for: ImageUse(.job("restore", reading.control.job), needs: .alone))
+    if let repair = graph.image.repair { reading.control.log(.warning, repair) }
     let byteCount = reading.stored.manifest.virtualSize
-    return try await closing([image.device]) {
+    return try await closing([graph.slot]) {
       try Self.checkSize(
-        image.device, image.name, location.format == .qcow2 ? Qcow2Image.byteCount(holding: byteCount) : byteCount,
+        graph.slot, graph.name, location.format == .qcow2 ? Qcow2Image.byteCount(holding: byteCount) : byteCount,
         remedy: "restore to a new file, or resize the image with qemu-img resize")
-      let written = try await overwrite(image.device, image.name, reading, targetIsZero: false)
-      try await reading.loop.blocking(about: image.name) { try image.requireInPlace() }
+      let written = try await overwrite(graph.slot, graph.name, reading, targetIsZero: false)
+      try await reading.loop.blocking(about: graph.name) { try graph.image.requireInPlace() }
       return written
     }
   }

@@ -103,26 +103,8 @@ package final class FileClaims: Sendable {
 
   private static func refusal(_ path: String, _ other: ImageUse) -> DomainError {
     DomainError(
-      .imageLocked, "\(path) is in use by this server itself: \(other.words)",
+      .imageLocked, "\(path) is in use by this server itself: \(other.user.words)",
       remedy: "wait until that has ended, or end it")
-  }
-}
-
-/// What an image is open for; shared by the claims on all its files.
-package final class ImageUse: Sendable {
-  /// E.g. "the attached image /images/vm1.qcow2".
-  package let words: String
-  private let passing: Lock<Bool>
-
-  package init(_ words: String, isPassing: Bool = false) {
-    self.words = words
-    passing = Lock(isPassing)
-  }
-
-  /// Whether it ends soon by itself, so that others wait for it.
-  package var isPassing: Bool {
-    get { passing.withLock { $0 } }
-    set { passing.withLock { $0 = newValue } }
   }
 }
 

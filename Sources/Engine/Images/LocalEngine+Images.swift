@@ -207,15 +207,15 @@ extension LocalEngine {
   ) async throws -> ExtentPage {
     for _ in 0..<Self.extentAttempts {
       let changeCount = attachedImages.changeCount
-      if let attached = attachedImages.image(at: image.source) {
+      if let graph = attachedImages.graph(at: image.source) {
         do {
-          return try await onLoop(attached.loop) { _ in
-            try await Self.page(of: attached.slot, attached.generation, offset: offset, length: length, limit: limit)
+          return try await onLoop(graph.loop) { _ in
+            try await Self.page(of: graph.slot, graph.generation, offset: offset, length: length, limit: limit)
           }
         } catch let error as BlockError where error.kind == .closed {
           continue  // It was detached meanwhile.
         } catch {
-          throw DomainError(any: error, of: attached.name)
+          throw DomainError(any: error, of: graph.name)
         }
       }
       do {
@@ -233,8 +233,8 @@ extension LocalEngine {
     ofFile image: ImageLocation, offset: UInt64, length: UInt64?, limit: Int
   ) async throws -> ExtentPage {
     try await onLoop(in: .folder(of: image.source.place)) { [self] loop in
-      let use = ImageUse("a request for its extents", isPassing: true)
-      let opened = try await opener(on: loop).open(image, isReadOnly: true, for: use)
+      let use = ImageUse(.request("a request for its extents"), needs: .read, isPassing: true)
+      let opened = try await opener(on: loop).open(image, for: use)
       return try await closing([opened.device]) {
         try await telling(about: opened.name) {
           try await Self.page(of: opened.device, opened.generation, offset: offset, length: length, limit: limit)

@@ -9,8 +9,7 @@ import Repositories
 
 /// An image that is open for one piece of work, confined to the loop that it was opened on.
 struct OpenImage: Sendable {
-  /// What the guest sees.
-  let device: any BlockDevice
+  let format: OpenFormat
   /// What a person knows it by.
   let name: String
   /// Every file of it, the image itself first; none for an export of another server.
@@ -18,10 +17,13 @@ struct OpenImage: Sendable {
   /// Whether the image's own data go past the page cache.
   let isDirect: Bool
 
+  /// What the guest sees.
+  var device: any BlockDevice { format.device }
+
   /// What opening the image to be written has put right, in words for the log of the job that opened it; nil if the
   /// last writer had closed it.
   var repair: String? {
-    (device as? Qcow2Image)?.repairedAtOpening.map {
+    format.qcow2?.repairedAtOpening.map {
       "\(name) was not closed by its last writer: \($0) refcounts were put right, and no byte of the guest was changed"
     }
   }
@@ -48,6 +50,21 @@ struct OpenImage: Sendable {
   }
 }
 
+/// What makes a guest's disk of a file's bytes. It stays reachable whatever filters stand above it.
+enum OpenFormat: Sendable {
+  case raw(any BlockDevice)
+  case qcow2(Qcow2Image)
+
+  var device: any BlockDevice {
+    switch self {
+    case .raw(let device): device
+    case .qcow2(let image): image
+    }
+  }
+
+  var qcow2: Qcow2Image? { if case .qcow2(let image) = self { image } else { nil } }
+}
+
 /// One file of a chain.
 struct LayerFile: Sendable {
   let path: String
@@ -70,7 +87,7 @@ struct FileGeneration: Hashable, Sendable {
       + "\(status.st_ctim.tv_sec).\(status.st_ctim.tv_nsec)"
   }
 
-  /// The generation of an attached image, see ``AttachedImage``.
+  /// The generation of an image that is open to be written, see ``ImageGraph``.
   init(period: ULID, changeCount: UInt64) { text = "\(period).\(changeCount)" }
 
   /// The generation of several files together.

@@ -1,5 +1,3 @@
-import BlockCore
-import BlockFilters
 import EventLoops
 import Failures
 import Model
@@ -17,13 +15,16 @@ extension LocalEngine {
     }
     try attachedImages.reserve(order.image, at: order.location)
     do {
-      let (attached, cache) = try await onLoop(for: control.job, in: .folder(of: order.location.source.place)) {
-        [self] loop in
-        try await open(order, on: loop, control)
+      let receipt = try await onLoop(for: control.job, in: .folder(of: order.location.source.place)) { [self] loop in
+        let graph = try await open(order, on: loop, control)
+        // Read before anybody else can close it.
+        let receipt = AttachReceipt(
+          virtualSize: graph.slot.byteCount, cache: graph.image.isDirect ? .direct : .writeback)
+        attachedImages.put(graph, for: order.image)
+        return receipt
       }
-      attachedImages.put(attached, for: order.image)
-      control.log(.info, "\(attached.name) is attached, cache \(cache.rawValue)")
-      return AttachReceipt(virtualSize: attached.byteCount, cache: cache)
+      control.log(.info, "\(order.location.source.place) is attached, cache \(receipt.cache.rawValue)")
+      return receipt
     } catch {
       attachedImages.remove(order.image)
       throw error
@@ -33,36 +34,33 @@ extension LocalEngine {
   nonisolated(nonsending)
     private func open(
       _ order: AttachOrder, on loop: EventLoop, _ control: any JobControl
-    ) async throws -> (AttachedImage, CacheMode)
+    ) async throws -> ImageGraph
   {
-    let use = ImageUse("the attached image \(order.location.source.place)", isPassing: true)
-    let opened = try await openPatiently(order, for: use, on: loop, control)
-    guard opened.isDirect || order.cache != .direct else {
-      try? await opened.device.close()
+    let use = ImageUse(.attachment(order.location.source.place), needs: .write, isPassing: true)
+    let graph = try await openPatiently(order, for: use, on: loop, control)
+    guard graph.image.isDirect || order.cache != .direct else {
+      try? await graph.slot.close()
       throw DomainError(
-        .invalidField, "\(opened.name) can't be used past the page cache: its file system or its size rules it out",
+        .invalidField, "\(graph.name) can't be used past the page cache: its file system or its size rules it out",
         remedy: "attach it with the cache mode writeback")
     }
-    let attached = AttachedImage(
-      location: order.location, slot: Slot(AlignedAccess.over(opened.device)), loop: loop,
-      byteCount: opened.device.byteCount,
-      use: use)
-    return (attached, opened.isDirect ? .direct : .writeback)
+    return graph
   }
 
   /// Tries again while somebody else holds the image, for as long as the order says.
   nonisolated(nonsending)
     private func openPatiently(
       _ order: AttachOrder, for use: ImageUse, on loop: EventLoop, _ control: any JobControl
-    ) async throws -> OpenImage
+    ) async throws -> ImageGraph
   {
     let deadline = ContinuousClock.now + .seconds(min(order.lockPatience, Self.maximumLockPatience))
     var hasTold = false
     while true {
       try await control.checkpoint()
       do {
-        return try await opener(on: loop, attaching: order.image).open(
-          order.location, isReadOnly: false, direct: order.cache != .writeback, for: use)
+        return try await opener(on: loop, attaching: order.image).openToWrite(
+          order.location, tracking: .untracked(because: "no tracker is registered for the image"),
+          direct: order.cache != .writeback, for: use)
       } catch let error as DomainError where error.code == .imageLocked && ContinuousClock.now < deadline {
         if !hasTold { control.log(.info, "waiting for whoever has it open: \(error.detail)") }
         hasTold = true
@@ -76,15 +74,8 @@ extension LocalEngine {
   }
 
   package func detach(_ image: ImageID) async throws {
-    guard let attached = try attachedImages.beginClosing(image) else { return }
+    guard let graph = try attachedImages.beginClosing(image) else { return }
     defer { attachedImages.remove(image) }
-    try await onLoop(attached.loop) { _ in
-      try await telling(about: attached.name) {
-        try await closing([attached.slot]) {
-          try await attached.slot.flush()
-          try await attached.slot.close()
-        }
-      }
-    }
+    try await onLoop(graph.loop) { _ in try await graph.close() }
   }
 }

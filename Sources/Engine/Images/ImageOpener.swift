@@ -3,6 +3,7 @@ import Buffers
 import Descriptors
 import EventLoops
 import Failures
+import Logging
 import Model
 import Qcow2
 import RawFile
@@ -16,9 +17,11 @@ struct ImageOpener: Sendable {
   let devices: AllowedDevices
   let peers: NBDPeers
   let claims: FileClaims
+  let attached: AttachedImages
   let work: any BackgroundWork
   let pool: BufferPool
   let loop: EventLoop
+  let logger: Logger
   /// Told of what latches a file that is open to be written.
   var latches: LatchLog?
 
@@ -40,22 +43,46 @@ struct ImageOpener: Sendable {
     }
   }
 
-  /// Opens the image and claims it as QEMU would, so that nobody writes to it meanwhile. An NBD export can't be
-  /// claimed.
-  /// - Parameters:
-  ///   - direct: goes past the page cache where the storage can; see ``OpenImage/isDirect``.
-  ///   - use: what it is opened for: others are refused, or wait, in these words.
+  /// Opens the image to be read and claims it as QEMU would, so that nobody writes to it meanwhile. An NBD export can't
+  /// be claimed.
+  /// - Parameter use: what it is opened for: others are refused, or wait, in these words.
+  /// - Throws: `imageInUse` if the use needs an image at rest and this one is attached.
   nonisolated(nonsending)
-    func open(
-      _ image: ImageLocation, isReadOnly: Bool, direct: Bool = false, for use: ImageUse
+    func open(_ image: ImageLocation, for use: ImageUse) async throws -> OpenImage
+  {
+    precondition(!use.need.isWriting, "an image that is written is opened as a graph")
+    return try await open(image, isReadOnly: true, direct: false, for: use)
+  }
+
+  /// Opens the image to be written: the one way to do so. Claims are as in ``open(_:for:)``.
+  /// - Parameters:
+  ///   - tracking: how the changes are recorded that pass the graph.
+  ///   - direct: goes past the page cache where the storage can; see ``OpenImage/isDirect``.
+  nonisolated(nonsending)
+    func openToWrite(
+      _ image: ImageLocation, tracking: Tracking, direct: Bool = false, for use: ImageUse
+    ) async throws -> ImageGraph
+  {
+    precondition(use.need.isWriting, "a use that writes says so")
+    let opened = try await open(image, isReadOnly: false, direct: direct, for: use)
+    logger.debug(
+      "an image is open to be written",
+      metadata: ["image": "\(opened.name)", "by": "\(use.user.words)", "changes": "\(tracking)"])
+    return ImageGraph(opened, at: image, tracking: tracking, for: use, on: loop)
+  }
+
+  nonisolated(nonsending)
+    private func open(
+      _ image: ImageLocation, isReadOnly: Bool, direct: Bool, for use: ImageUse
     ) async throws -> OpenImage
   {
+    try attached.admit(use, to: image)
     if case .nbd(let uri) = image.source { return try await openPeer(uri, image.format, isReadOnly: isReadOnly) }
     let chain = Chain(wantsDirect: direct, use: use)
     let path = image.source.place
     let file = try await openFile(image.source, isReadOnly: isReadOnly)
-    let device = try await openLayer(file, path, image.format, depth: 0, isReadOnly: isReadOnly, chain)
-    return OpenImage(device: device, name: path, files: chain.files, isDirect: chain.isDirect)
+    let format = try await openLayer(file, path, image.format, depth: 0, isReadOnly: isReadOnly, chain)
+    return OpenImage(format: format, name: path, files: chain.files, isDirect: chain.isDirect)
   }
 
   /// An image on another NBD server: whatever it names besides is refused.
@@ -63,7 +90,7 @@ struct ImageOpener: Sendable {
     private func openPeer(_ uri: String, _ format: DiskFormat, isReadOnly: Bool) async throws -> OpenImage
   {
     let export = try await peers.open(uri, isReadOnly: isReadOnly, for: .copy, on: loop)
-    guard format == .qcow2 else { return OpenImage(device: export, name: uri, files: [], isDirect: false) }
+    guard format == .qcow2 else { return OpenImage(format: .raw(export), name: uri, files: [], isDirect: false) }
     return try await telling(about: uri) {
       try await attempt {
         let resolver: BackingResolver = { throw BackingName.overNBD($0.name, "backing file", in: uri) }
@@ -72,7 +99,7 @@ struct ImageOpener: Sendable {
           export, options: Qcow2Image.OpenOptions(layer: 0, isReadOnly: isReadOnly), backing: .resolve(resolver),
           dataFile: .resolve(dataFileResolver), work: work, pool: pool)
         image.onLatch = latches?.report(of: uri)
-        return OpenImage(device: image, name: uri, files: [], isDirect: false)
+        return OpenImage(format: .qcow2(image), name: uri, files: [], isDirect: false)
       } orCleanUp: {
         try? await export.close()
       }
@@ -123,7 +150,7 @@ struct ImageOpener: Sendable {
     private func openLayer(
       _ file: FileDescriptor, _ path: String, _ format: DiskFormat, depth: Int, isReadOnly: Bool, _ chain: Chain,
       tableByteCountAbove: Int = 0
-    ) async throws -> any BlockDevice
+    ) async throws -> OpenFormat
   {
     let layer = try await loop.blocking(about: path, in: .folder(of: path)) {
       LayerFile(
@@ -145,7 +172,7 @@ struct ImageOpener: Sendable {
       raw.keptWhileOpen = claim
       raw.onLatch = latches?.report(of: path)
       if depth == 0, !raw.isDirect { chain.isDirect = false }
-      guard format == .qcow2 else { return raw }
+      guard format == .qcow2 else { return .raw(raw) }
       return try await attempt {
         let options = Qcow2Image.OpenOptions(
           layer: depth, isReadOnly: isReadOnly, tableByteCountAbove: tableByteCountAbove)
@@ -155,18 +182,19 @@ struct ImageOpener: Sendable {
           let file = try await openNamed(below, isReadOnly: true)
           return try await openLayer(
             file, below, name.format, depth: reference.depth, isReadOnly: true, chain,
-            tableByteCountAbove: reference.tableByteCountAbove)
+            tableByteCountAbove: reference.tableByteCountAbove
+          ).device
         }
         let dataFileResolver: DataFileResolver = { [self] name in
           let beside = try BackingName(dataFile: name, in: path).joined(to: path)
           let file = try await openNamed(beside, isReadOnly: isReadOnly)
-          return try await openLayer(file, beside, .raw, depth: depth, isReadOnly: isReadOnly, chain)
+          return try await openLayer(file, beside, .raw, depth: depth, isReadOnly: isReadOnly, chain).device
         }
         let image = try await Qcow2Image.open(
           raw, options: options, backing: .resolve(resolver), dataFile: .resolve(dataFileResolver), work: work,
           pool: pool)
         image.onLatch = latches?.report(of: path)
-        return image
+        return .qcow2(image)
       } orCleanUp: {
         try? await raw.close()
       }

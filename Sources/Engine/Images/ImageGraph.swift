@@ -1,0 +1,125 @@
+import BlockCore
+import BlockFilters
+import EventLoops
+import Failures
+import Model
+import Qcow2
+
+/// An image that is open to be written, with all that stands between its users and its files.
+///
+///     users ──▶ slot ──▶ filters, from the newest to the oldest ──▶ AlignedAccess of a raw file ──▶ format ──▶ file
+///
+/// G1. Users hold the slot for as long as the image is open. Filters come and go behind it; nothing else of a live graph
+///     is rewired.
+/// G2. Every change of what the guest sees passes the slot, whoever makes it. Work on the format itself, such as the
+///     repair of its tables, changes nothing of that.
+/// G3. The format is reached through ``image``, whatever stands above it.
+/// G4. One hold at a time. Changes wait while it lasts, so that who holds bounds it.
+actor ImageGraph {
+  nonisolated let loop: EventLoop
+  nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
+
+  nonisolated let location: ImageLocation
+  /// Its files and its format.
+  nonisolated let image: OpenImage
+  /// Where everybody's requests go; on `loop`.
+  nonisolated let slot: Slot
+  /// Whose opening it is: others meet it that want the files.
+  nonisolated let use: ImageUse
+  nonisolated let tracking: Tracking
+  /// Tells this time of being open from every other.
+  private nonisolated let period = ULID()
+  /// What stands below all filters.
+  private let base: any BlockDevice
+  /// From the slot down.
+  private(set) var filters: [any GraphFilter] = []
+  private var holder: GraphHold?
+
+  init(_ image: OpenImage, at location: ImageLocation, tracking: Tracking, for use: ImageUse, on loop: EventLoop) {
+    self.loop = loop
+    self.location = location
+    self.image = image
+    self.use = use
+    self.tracking = tracking
+    base = AlignedAccess.over(image.device)
+    slot = Slot(base)
+  }
+
+  /// What a person knows it by.
+  nonisolated var name: String { image.name }
+
+  /// Changes whenever the image may have changed. On `loop`.
+  nonisolated var generation: FileGeneration { FileGeneration(period: period, changeCount: slot.changeCount) }
+
+  /// Makes everything durable and closes the files; they are closed even if that fails.
+  func close() async throws {
+    try await telling(about: name) {
+      try await closing([slot]) {
+        try await slot.flush()
+        try await slot.close()
+      }
+    }
+  }
+
+  // MARK: Filters
+
+  /// Puts a filter in: above all others, or right below `upper`. Changes in flight end without it, and all that begin
+  /// from now on pass it: who must tell the two apart does it within a hold, after the drain.
+  func insert(_ filter: any GraphFilter, below upper: (any GraphFilter)? = nil) {
+    let index = upper.map { position(of: $0) + 1 } ?? 0
+    filter.next = index < filters.count ? filters[index] : base
+    above(index).next = filter
+    filters.insert(filter, at: index)
+  }
+
+  /// Takes a filter out. What is in flight in it goes on through it to what was below.
+  func remove(_ filter: any GraphFilter) {
+    let index = position(of: filter)
+    above(index).next = filter.next
+    filters.remove(at: index)
+  }
+
+  private func position(of filter: any GraphFilter) -> Int {
+    guard let index = filters.firstIndex(where: { $0 === filter }) else {
+      preconditionFailure("a filter of another image")
+    }
+    return index
+  }
+
+  private func above(_ index: Int) -> any GraphFilter { index == 0 ? slot : filters[index - 1] }
+
+  // MARK: Points in time
+
+  /// Keeps changes back that haven't begun; nil while another hold lasts.
+  func hold() -> GraphHold? {
+    guard holder == nil else { return nil }
+    let hold = GraphHold()
+    holder = hold
+    slot.hold()
+    return hold
+  }
+
+  /// Waits until no change is in flight.
+  /// - Returns: false if the hold ended before that.
+  func drain(_ hold: GraphHold) async -> Bool {
+    guard holder === hold else { return false }
+    return await slot.drain() && holder === hold
+  }
+
+  /// Lets the changes go that were kept back. Does nothing if the hold has ended.
+  func release(_ hold: GraphHold) {
+    guard holder === hold else { return }
+    holder = nil
+    slot.release()
+  }
+}
+
+/// Tells one hold of a graph from others, so that none is released by an earlier one's timer.
+final class GraphHold: Sendable {}
+
+/// A filter that can slide into a live graph: what stands behind it may change.
+package protocol GraphFilter: BlockFilter {
+  var next: any BlockDevice { get set }
+}
+
+extension Slot: GraphFilter {}
