@@ -72,7 +72,9 @@ package struct ServiceLimits: Sendable {
   /// end that end quickly.
   package var servingPatience = Duration.seconds(30)
   package var declarationPatience = Duration.seconds(10)
-  package var lookPatience = Duration.seconds(1)
+  package var lookPatience = Duration.milliseconds(300)
+  /// How long the start looks which declared image is one that was moved and renamed.
+  package var movePatience = Duration.seconds(1)
 
   package init() {}
 }

@@ -22,6 +22,7 @@ import Testing
     engine.script { $0.silence(at: gate, where: isMeant) }
     return try await ServiceBench(catalog: stored, engine: engine, declarations: declarations) { limits in
       limits.lookPatience = .milliseconds(10)
+      limits.movePatience = .milliseconds(10)
       limits.servingPatience = .milliseconds(10)
       limits.declarationPatience = .milliseconds(10)
     }
@@ -78,6 +79,7 @@ import Testing
     }
     let bench = try await ServiceBench(catalog: first.stored, engine: engine) { limits in
       limits.lookPatience = .milliseconds(1)
+      limits.movePatience = .milliseconds(1)
       limits.concurrentLooks = 2
       limits.lookTurn = .milliseconds(20)
     }

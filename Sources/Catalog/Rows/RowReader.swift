@@ -9,6 +9,9 @@ struct RowReader {
   private let table: String
   private var index = 0
 
+  /// One for all rows: to make it takes as long as to use it.
+  private static let decoder = JSONDecoder()
+
   init(_ row: Row, of table: String) {
     self.row = row
     self.table = table
@@ -30,7 +33,7 @@ struct RowReader {
 
   mutating func json<Value: Decodable>() throws -> Value {
     let text: String = next()
-    do { return try JSONDecoder().decode(Value.self, from: Data(text.utf8)) } catch { throw damaged("\(error)") }
+    do { return try Self.decoder.decode(Value.self, from: Data(text.utf8)) } catch { throw damaged("\(error)") }
   }
 
   /// The row is named by its first column.

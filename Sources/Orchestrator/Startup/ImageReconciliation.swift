@@ -96,7 +96,7 @@ struct ImageReconciliation {
     guard !newcomers.isEmpty, !left.isEmpty else { return [] }
     var identities = SourceIdentities()
     await identities.look(
-      at: newcomers.map(\.source) + left.map(\.source), by: service.looks, patience: service.limits.lookPatience)
+      at: newcomers.map(\.source) + left.map(\.source), by: service.looks, patience: service.limits.movePatience)
     var left = left
     return newcomers.compactMap { draft in
       guard let image = identities.image(among: left, withTheFileOf: draft.source) else { return nil }
