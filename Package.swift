@@ -137,7 +137,7 @@ let package = Package(
       "EngineTests",
       [
         "Engine", "Repositories", "RepositoryTesting", "Failures", "Model", "ModelTesting", "Bytes", "Locks",
-        "BlockCore", "Buffers",
+        "BlockCore", "BlockFilters", "Buffers",
         "Descriptors", "EventLoops", "RawFile", "Qcow2", "NBD", "BlockTesting", logging,
       ]),
     tests("HTTPServerTests", ["HTTPServer", "Locks"]),

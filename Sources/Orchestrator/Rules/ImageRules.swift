@@ -19,7 +19,7 @@ extension Image {
   var isAtRest: Bool { state != .attached && attachment == nil }
 
   /// Throws `imageInUse` for an image that is attached, or is to be again.
-  func requireAtRest() throws(DomainError) {
+  fileprivate func requireAtRest() throws(DomainError) {
     guard state != .attached else {
       throw DomainError(.imageInUse, "image '\(name)' is attached", remedy: "detach it first")
     }
@@ -40,6 +40,13 @@ extension Image {
 }
 
 extension CatalogReading {
+  /// The service's rule for who may use an image's files, as the catalog knows it: a fast refusal. The engine decides.
+  /// Throws `imageInUse` where the need is for an image at rest and this one isn't, or is for it alone and it is exported.
+  func require(_ need: ImageNeed, of image: Image) throws {
+    if need.isAtRest { try image.requireAtRest() }
+    if need == .alone { try requireNoExports(of: image) }
+  }
+
   /// Throws `imageInUse` while the image has exports; with `onlyActive`, while clients are offered it.
   func requireNoExports(of image: Image, onlyActive: Bool = false) throws {
     let exports = try allPages { try self.exports(ExportFilter(image: image.id), $0) }
@@ -69,8 +76,7 @@ extension CatalogReading {
 
   /// Throws `imageInUse` unless it is at rest; a repair needs it alone.
   func requireCheckable(_ image: Image, repairsLeaks: Bool) throws {
-    try image.requireAtRest()
-    if repairsLeaks { try requireNoExports(of: image) }
+    try require(repairsLeaks ? .alone : .rest, of: image)
   }
 
   /// Throws `imageNotAttached`, and `imageInUse` while it has exports.
@@ -83,8 +89,7 @@ extension CatalogReading {
 
   /// The image must be detached, not exported, and as large as the backup.
   func requireRestorable(_ backup: Backup, over image: Image) throws {
-    try image.requireAtRest()
-    try requireNoExports(of: image)
+    try require(.alone, of: image)
     guard image.virtualSize == backup.virtualSize else {
       throw DomainError(
         .targetMismatch,

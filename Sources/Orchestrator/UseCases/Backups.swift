@@ -166,7 +166,7 @@ extension BackupService {
           .invalidField, "image '\(image.name)' is named twice",
           faults: [DomainError.Fault(.images.item(index), "is the same image as one before")])
       }
-      try image.requireAtRest()
+      try catalog.require(.rest, of: image)
       images.append(image)
     }
     return images

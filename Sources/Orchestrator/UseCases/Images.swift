@@ -131,8 +131,7 @@ extension BackupService {
       let image = try catalog.find(reference)
       try terms.require(revision: image.revision, of: "image '\(image.name)'")
       try image.managedBy.requireChangeable("image '\(image.name)'")
-      try image.requireAtRest()
-      try catalog.requireNoExports(of: image)
+      try catalog.require(.alone, of: image)
       if let job = try catalog.liveJobs().first(where: { $0.request.work.images.contains(image.id) }) {
         throw DomainError(
           .imageInUse, "the \(job.request.kind.rawValue) job \(job.id) uses image '\(image.name)'",

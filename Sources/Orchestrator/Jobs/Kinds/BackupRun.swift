@@ -44,7 +44,7 @@ struct BackupRun: Sendable {
         (try catalog.find(image), try catalog.find(backup), try catalog.find(request.repository))
       }
       name = image.name.text
-      try image.requireAtRest()
+      try context.ledger.read { try $0.require(.rest, of: image) }
       if let reason = context.live.stopReason {
         return Outcome(image: image.id, imageName: name, backup: backup, end: .stopped(reason))
       }
