@@ -57,7 +57,9 @@ extension LocalEngine {
       let repository = try await open(location, on: loop)
       let access = try await repository.access()
       guard access == .readWrite else { return RecoveryReport(removed: [], quarantined: [], access: access) }
-      let report = try await repository.recover { [calls] in liveJobs.contains($0) || calls.isLive($0) }
+      let report = try await repository.recover { [calls, begunBackups] in
+        liveJobs.contains($0) || calls.isLive($0) || begunBackups.isLive($0)
+      }
       for path in report.removed { logger.debug("removed a leftover", metadata: ["path": "\(path)"]) }
       for path in report.quarantined { logger.debug("set aside", metadata: ["path": "\(path)"]) }
       return report

@@ -29,6 +29,7 @@ package final class LocalEngine: BlockEngine {
   let servedExports = ServedExports()
   let listeners: ExportListeners
   let calls = CallsInFlight()
+  let begunBackups = BegunBackups()
   /// By repository; at most one each.
   let untoldRepairs = Lock<[RepositoryID: String]>([:])
   let logger: Logger
@@ -91,6 +92,7 @@ package final class LocalEngine: BlockEngine {
     } else {
       await calls.waitForNone()
     }
+    await abandon(begunBackups.ids)
     await withDiscardingTaskGroup { group in
       for export in servedExports.ids {
         group.addTask { [self] in

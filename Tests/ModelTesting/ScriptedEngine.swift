@@ -74,6 +74,8 @@ package final class ScriptedEngine: BlockEngine {
     }
     /// What every call that is no job's goes through before its answer: a storage, or a peer, that may be silent.
     package var storage: @Sendable (Order) async throws -> Void = { _ in }
+    /// What throws here can't be held at its group's moment.
+    package var begin: @Sendable (BackupOrder) throws -> Void = { _ in }
     package var receipt: @Sendable (BackupOrder) throws -> BackupReceipt = { _ in
       BackupReceipt(
         pointInTime: ManualClock.epoch, finishedAt: ManualClock.epoch, virtualSize: 1 << 20, dirtyBytes: 1 << 16,
@@ -112,6 +114,7 @@ package final class ScriptedEngine: BlockEngine {
     var repositories: [String: ScriptedRepository] = [:]
     var attachedImages: [ImageID: AttachOrder] = [:]
     var servedExports: [ExportID: ExportOrder] = [:]
+    var begunBackups: [BackupID: BackupOrder] = [:]
     var failureHandler: (@Sendable (ImageFailure) -> Void)?
   }
 
@@ -136,6 +139,8 @@ package final class ScriptedEngine: BlockEngine {
 
   /// The images that are attached now, each with what it was attached by.
   package var attachedImages: [ImageID: AttachOrder] { state.withLock { $0.attachedImages } }
+  /// Backups that were begun, and neither stored nor abandoned.
+  package var begunBackups: Set<BackupID> { Set(state.withLock { $0.begunBackups }.keys) }
   /// The exports that clients could use now.
   package var servedExports: [ExportID: ExportOrder] { state.withLock { $0.servedExports } }
 
@@ -267,7 +272,32 @@ package final class ScriptedEngine: BlockEngine {
     state.withLock { $0.repositories[repository.path]?.record(image) }
   }
 
-  package func backUp(_ order: BackupOrder, control: any JobControl) async throws -> BackupReceipt {
+  package func begin(_ group: GroupOrder, control: any JobControl) async throws -> [BackupBeginning] {
+    let script = currentScript
+    var failures: [BackupID: ProblemDetails] = [:]
+    for order in group.backups {
+      do { try script.begin(order) } catch let error as DomainError { failures[order.backup] = ProblemDetails(error) }
+    }
+    let isLost = !failures.isEmpty && !group.continuesAfterFailure
+    return group.backups.map { order in
+      if let failure = failures[order.backup] { return .failed(failure) }
+      if isLost { return .failed(ProblemDetails(DomainError(.pointInTimeLost, "another image couldn't be held"))) }
+      state.withLock { $0.begunBackups[order.backup] = order }
+      return .begun(
+        BackupPlan(
+          kind: order.kind, chain: order.chain, sequence: 0, parent: nil, reason: order.reason,
+          pointInTime: ManualClock.epoch))
+    }
+  }
+
+  package func abandon(_ backups: [BackupID]) async {
+    state.withLock { state in for backup in backups { state.begunBackups[backup] = nil } }
+  }
+
+  package func store(_ backup: BackupID, control: any JobControl) async throws -> BackupReceipt {
+    guard let order = state.withLock({ $0.begunBackups.removeValue(forKey: backup) }) else {
+      throw DomainError(.internalError, "backup \(backup) wasn't begun")
+    }
     let script = note(.backUp(order, job: control.job))
     try await script.work(.backUp(order, job: control.job), control)
     let receipt = try script.receipt(order)

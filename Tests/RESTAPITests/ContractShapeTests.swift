@@ -107,6 +107,7 @@ import Testing
       "RepositoryKind": values(Repository.Kind.self), "BackupState": values(Backup.State.self),
       "JobKind": values(JobKind.self), "JobState": values(JobState.self),
       "BackupRequest/tracker": values(RequestFields.Tracker.self),
+      "BackupRequest/onFailure": FailurePolicy.allCases.map(\.rawValue),
       "Server/backupKinds": backupKinds, "Server/imageFormats": formats, "Server/ioBackend": ["io_uring", "epoll"],
       "Status/status": ["alive", "ready"],
       "ImageSourceShown/kind": values(SourceKind.self),

@@ -153,6 +153,13 @@ package enum JobRequest: Hashable, Sendable, Codable {
   }
 }
 
+/// What an image that can't be held at its group's moment means for the others.
+package enum FailurePolicy: String, Sendable, Codable, CaseIterable {
+  /// None is backed up.
+  case fail
+  case `continue`
+}
+
 package struct BackupJobRequest: Hashable, Sendable, Codable {
   /// In the order of the request; each gets the backup id at the same place.
   package var images: [ImageID]
@@ -163,11 +170,14 @@ package struct BackupJobRequest: Hashable, Sendable, Codable {
   package var compression: Compression
   /// Bytes per second over all images; 0 = unlimited.
   package var speedLimit: UInt64
+  /// Nil means `fail`.
+  package var onFailure: FailurePolicy?
 
   package init(
     images: [ImageID], backups: [BackupID], group: ULID, repository: RepositoryID, kind: BackupKind,
-    compression: Compression, speedLimit: UInt64
+    compression: Compression, speedLimit: UInt64, onFailure: FailurePolicy? = nil
   ) {
+    self.onFailure = onFailure
     self.images = images
     self.backups = backups
     self.group = group

@@ -23,7 +23,61 @@ package struct ImageRecord: Hashable, Sendable, Codable {
   }
 }
 
-/// Back up one image in full.
+/// Back up images at one moment. All of them are held before the first byte is read.
+package struct GroupOrder: Hashable, Sendable, Codable {
+  package var backups: [BackupOrder]
+  /// Whether an image that can't be held leaves the moment to the others.
+  package var continuesAfterFailure: Bool
+
+  package init(_ backups: [BackupOrder], continuesAfterFailure: Bool = false) {
+    self.backups = backups
+    self.continuesAfterFailure = continuesAfterFailure
+  }
+}
+
+/// What a backup will be, as decided at its moment.
+package struct BackupPlan: Hashable, Sendable, Codable {
+  /// What it builds on, which must still have that root when it is published.
+  package struct Parent: Hashable, Sendable, Codable {
+    package var backup: BackupID
+    package var merkleRoot: String
+
+    package init(backup: BackupID, merkleRoot: String) {
+      self.backup = backup
+      self.merkleRoot = merkleRoot
+    }
+  }
+
+  package var kind: BackupKind
+  package var chain: ChainID
+  package var sequence: Int
+  package var parent: Parent?
+  /// Why it is of this kind.
+  package var reason: String
+  /// The same for all images of a group.
+  package var pointInTime: Date
+
+  package init(
+    kind: BackupKind, chain: ChainID, sequence: Int, parent: Parent?, reason: String, pointInTime: Date
+  ) {
+    self.kind = kind
+    self.chain = chain
+    self.sequence = sequence
+    self.parent = parent
+    self.reason = reason
+    self.pointInTime = pointInTime
+  }
+}
+
+/// What became of one image of a group by its moment.
+package enum BackupBeginning: Hashable, Sendable, Codable {
+  /// It is held: to be stored, or abandoned.
+  case begun(BackupPlan)
+  /// Nothing is held for it, and nothing was written.
+  case failed(ProblemDetails)
+}
+
+/// One image's part of a group.
 package struct BackupOrder: Hashable, Sendable, Codable {
   package var backup: BackupID
   package var chain: ChainID

@@ -66,7 +66,14 @@ package protocol BlockEngine: Sendable {
 
   // MARK: Jobs
 
-  func backUp(_ order: BackupOrder, control: any JobControl) async throws -> BackupReceipt
+  /// Has all images of a group at one moment: opens and locks them in order of id, takes the leases, and decides what
+  /// each backup will be. Answers in the order of the group. Unless the others are to go on, one that can't be held
+  /// fails them all, and nothing is held then. What was begun is ended by ``store(_:control:)`` or ``abandon(_:)``.
+  func begin(_ group: GroupOrder, control: any JobControl) async throws -> [BackupBeginning]
+  /// Copies what the image held at its moment, publishes the backup, and lets the image go, whatever comes of it.
+  func store(_ backup: BackupID, control: any JobControl) async throws -> BackupReceipt
+  /// Lets the images go that were begun and aren't stored; does nothing about others.
+  func abandon(_ backups: [BackupID]) async
   func verify(_ order: VerifyOrder, control: any JobControl) async throws -> VerifyReport
   func restore(_ order: RestoreOrder, control: any JobControl) async throws -> RestoreReport
   /// Deletes a stored backup's files: a tombstone first, so that a cut leaves nothing that claims to be whole.

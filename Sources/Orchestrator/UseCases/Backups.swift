@@ -9,11 +9,13 @@ package struct BackupDraft: Hashable, Sendable {
   package var compression: Compression
   /// Bytes per second over all images; 0 = unlimited.
   package var speedLimit: UInt64
+  package var onFailure: FailurePolicy
 
   package init(
     images: [Reference<Image>], repository: Reference<Repository>, kind: BackupKind = .full,
-    compression: Compression = .zstd, speedLimit: UInt64 = 0
+    compression: Compression = .zstd, speedLimit: UInt64 = 0, onFailure: FailurePolicy = .fail
   ) {
+    self.onFailure = onFailure
     self.images = images
     self.repository = repository
     self.kind = kind
@@ -188,7 +190,7 @@ extension BackupService {
     }
     let request = BackupJobRequest(
       images: images.map(\.id), backups: backups.map(\.id), group: group, repository: repository.id, kind: draft.kind,
-      compression: draft.compression, speedLimit: draft.speedLimit)
+      compression: draft.compression, speedLimit: draft.speedLimit, onFailure: draft.onFailure)
     var links = JobLinks(
       images: images.map(\.id), repository: repository.id, backups: backups.map(\.id), chains: chains.map(\.id))
     if images.count == 1 {

@@ -271,6 +271,14 @@ extension ProblemType {
         code, 409, "Another server writes there",
         "Another server holds a lease on what this request would write.",
         remedy: "wait until it is done or its lease runs out")
+    case .pointInTimeLost:
+      ProblemType(
+        code, 409, "The point in time couldn't be had",
+        """
+        Images that are backed up together are held at one moment, before the first byte of any is read. One of \
+        them couldn't be held, so none of the others was backed up.
+        """,
+        remedy: "mend what the detail names, or ask with `\"onFailure\": \"continue\"` to back up the others without it")
     case .backupNotComplete:
       ProblemType(
         code, 409, "The backup isn't complete",

@@ -10,11 +10,12 @@ extension RequestFields {
     _ = choice("tracker", of: Tracker.self, required: false)
     let compression = choice("compression", of: Compression.self, required: false)
     let speedLimit = count("speedLimit", unit: "bytes per second", required: false)
+    let onFailure = choice("onFailure", of: FailurePolicy.self, required: false)
     try finish()
     guard let images, let repository else { throw Self.incomplete }
     return BackupDraft(
       images: images, repository: repository, kind: kind ?? .full, compression: compression ?? .zstd,
-      speedLimit: speedLimit ?? 0)
+      speedLimit: speedLimit ?? 0, onFailure: onFailure ?? .fail)
   }
 
   /// The body that starts a verification.

@@ -2,8 +2,10 @@ import Foundation
 import Locks
 import Model
 
-/// A backup job: its images one after the other, each with an outcome of its own.
+/// A backup job: its images at one moment, then one stored after the other, each with an outcome of its own.
 ///
+/// B0. Until the moment, an image that can't be held fails the others with it, unless the request says `continue`. After
+///     it each stands alone. What was begun is stored, or abandoned before the job ends.
 /// B1. A backup is called complete only after the engine gave its receipt: its manifest is durable by then.
 /// B2. Each outcome commits when it is known, the last one with the end of the job, which takes up any that the
 ///     catalog didn't take before.
@@ -26,46 +28,113 @@ struct BackupRun: Sendable {
     var isComplete: Bool { if case .complete = end { true } else { false } }
   }
 
+  /// An image with its rows, as far as they could be read, and what came of it.
+  private struct Member {
+    var image: ImageID
+    var imageName: String
+    var backup: BackupID
+    var order: BackupOrder?
+    var end: Outcome.End?
+
+    var outcome: Outcome? {
+      end.map { Outcome(image: image, imageName: imageName, backup: backup, end: $0) }
+    }
+  }
+
   func run() async -> JobEnd {
+    var members: [Member] = []
+    for (image, backup) in zip(request.images, request.backups) { members.append(await member(image, backup)) }
+    await begin(&members)
     var outcomes: [Outcome] = []
-    for (image, backup) in zip(request.images, request.backups) {
-      let outcome = await outcome(of: image, backup)
+    for var member in members {
+      if member.end == nil { member.end = await store(member) }
+      guard let outcome = member.outcome else { continue }
       context.live.finishLeg(whole: outcome.isComplete)
       outcomes.append(outcome)
-      if outcomes.count < request.images.count { await commitEarly(outcome) }
+      if outcomes.count < members.count { await commitEarly(outcome) }
     }
+    // Those that were stopped before their turn.
+    await context.engine.abandon(request.backups)
     return end(outcomes)
   }
 
-  private func outcome(of image: ImageID, _ backup: BackupID) async -> Outcome {
-    var name = image.description
+  /// The order of one image; or why there is none.
+  private func member(_ image: ImageID, _ backup: BackupID) async -> Member {
+    var member = Member(image: image, imageName: image.description, backup: backup)
     do {
       var (image, row, repository) = try context.ledger.read { catalog in
         (try catalog.find(image), try catalog.find(backup), try catalog.find(request.repository))
       }
-      name = image.name.text
+      member.imageName = image.name.text
       try context.ledger.read { try $0.require(.rest, of: image) }
-      if let reason = context.live.stopReason {
-        return Outcome(image: image.id, imageName: name, backup: backup, end: .stopped(reason))
-      }
       if let damage = try await damage(of: image) { row = try await noteMixture(damage, of: row) }
-      context.log(.info, "backing up image '\(name)' as \(backup) into repository '\(repository.name)'")
-      let order = BackupOrder(
+      context.log(.info, "backing up image '\(image.name)' as \(backup) into repository '\(repository.name)'")
+      member.order = BackupOrder(
         backup: backup, chain: row.chain, group: request.group, kind: row.kind, reason: row.reason,
         image: ImageRecord(image), repository: repository.location, compression: request.compression,
         isMixture: row.isMixture)
-      let receipt = try await context.engine.backUp(order, control: context.live)
-      context.log(
-        .info, "backup \(backup) is complete: \(receipt.dirtyBytes) bytes copied, \(receipt.storedSize) stored")
-      return Outcome(image: image.id, imageName: name, backup: backup, end: .complete(receipt))
     } catch {
-      if error is CancellationError, let reason = context.live.stopReason {
-        return Outcome(image: image, imageName: name, backup: backup, end: .stopped(reason))
-      }
-      let problem = ProblemDetails(error)
-      context.log(.error, "backing up image '\(name)' failed: \(problem.detail)")
-      return Outcome(image: image, imageName: name, backup: backup, end: .failed(problem))
+      member.end = failure(error, of: member)
     }
+    return member
+  }
+
+  /// Has them all at one moment. Those that aren't have their end afterwards.
+  private func begin(_ members: inout [Member]) async {
+    let continues = request.onFailure == .continue
+    if let failed = members.first(where: { $0.end != nil }), !continues {
+      for index in members.indices where members[index].end == nil { members[index].end = Self.lost(with: failed) }
+    }
+    let orders = members.filter { $0.end == nil }.compactMap(\.order)
+    guard !orders.isEmpty else { return }
+    do {
+      if let reason = context.live.stopReason { throw Stopped(reason: reason) }
+      let beginnings = try await context.engine.begin(
+        GroupOrder(orders, continuesAfterFailure: continues), control: context.live)
+      for (order, beginning) in zip(orders, beginnings) {
+        guard case .failed(let problem) = beginning,
+          let index = members.firstIndex(where: { $0.backup == order.backup })
+        else { continue }
+        context.log(.error, "backing up image '\(members[index].imageName)' failed: \(problem.detail)")
+        members[index].end = .failed(problem)
+      }
+    } catch {
+      for index in members.indices where members[index].end == nil {
+        members[index].end = failure(error, of: members[index])
+      }
+    }
+  }
+
+  private func store(_ member: Member) async -> Outcome.End {
+    if let reason = context.live.stopReason { return .stopped(reason) }
+    do {
+      let receipt = try await context.engine.store(member.backup, control: context.live)
+      context.log(
+        .info, "backup \(member.backup) is complete: \(receipt.dirtyBytes) bytes copied, \(receipt.storedSize) stored")
+      return .complete(receipt)
+    } catch {
+      return failure(error, of: member)
+    }
+  }
+
+  private struct Stopped: Error { var reason: LiveJob.StopReason }
+
+  private func failure(_ error: any Error, of member: Member) -> Outcome.End {
+    if let stopped = error as? Stopped { return .stopped(stopped.reason) }
+    if error is CancellationError, let reason = context.live.stopReason { return .stopped(reason) }
+    let problem = ProblemDetails(error)
+    context.log(.error, "backing up image '\(member.imageName)' failed: \(problem.detail)")
+    return .failed(problem)
+  }
+
+  private static func lost(with failed: Member) -> Outcome.End {
+    guard case .failed(let problem)? = failed.end else { return .stopped(.cancelled) }
+    return .failed(
+      ProblemDetails(
+        DomainError(
+          .pointInTimeLost,
+          "image '\(failed.imageName)' couldn't be held at the moment of its group: \(problem.detail)",
+          remedy: "mend that, or ask with \"onFailure\": \"continue\" to back up the others without it")))
   }
 
   // MARK: Mixtures

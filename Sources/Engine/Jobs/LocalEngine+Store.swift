@@ -8,55 +8,40 @@ import Qcow2
 import Repositories
 
 extension LocalEngine {
-  package func backUp(_ order: BackupOrder, control: any JobControl) async throws -> BackupReceipt {
-    let location = ImageLocation(source: order.image.source, format: order.image.format)
-    return try await onLoop(for: control.job, in: order.repository.lane) { [self] loop in
-      let repository = try await openToWrite(order.repository, on: loop)
-      let image = try await opener(on: loop).open(
-        location, for: ImageUse(.job("backup", control.job), needs: .rest))
-      if case .nbd(let uri) = location.source {
-        control.log(.warning, "\(uri): nothing can prove that nobody writes to an NBD export while it is backed up")
-      }
-      return try await closing([image.device]) {
-        try await repository.withLease(on: order.image.id, control: control) { lease in
-          try await backUp(image, order, to: repository, lease, loop, control)
+  package func store(_ backup: BackupID, control: any JobControl) async throws -> BackupReceipt {
+    guard let begun = begunBackups.take(backup) else {
+      throw DomainError(.internalError, "backup \(backup) isn't begun")
+    }
+    return try await onLoop(begun.loop, for: control.job, in: begun.order.repository.lane) { [self] loop in
+      try await closing([begun.image.device]) {
+        let result: Result<BackupReceipt, any Error>
+        do { result = .success(try await fill(begun, loop, control)) } catch { result = .failure(error) }
+        if case .failure = result {
+          for text in await begun.stage.discard() {
+            control.log(.warning, "a leftover couldn't be removed, recovery will try again: \(text)")
+          }
         }
+        await begun.lease.giveBack()
+        return try result.get()
       }
     }
   }
 
-  /// Copies the image into a new stored backup and publishes it; leaves nothing behind if anything fails.
-  nonisolated(nonsending)
-    private func backUp(
-      _ image: OpenImage, _ order: BackupOrder, to repository: any BackupRepository, _ lease: any RepositoryLease,
-      _ loop: EventLoop, _ control: any JobControl
-    ) async throws -> BackupReceipt
-  {
-    let place = StoredBackupLocation(
-      repository: order.repository, image: order.image.id, chain: order.chain, sequence: 0, backup: order.backup)
-    let stage = try await lease.begin(place, of: order.image, for: control.job)
-    return try await attempt {
-      try await fill(stage, in: repository, with: image, order, loop, control)
-    } orCleanUp: {
-      for text in await stage.discard() {
-        control.log(.warning, "a leftover couldn't be removed, recovery will try again: \(text)")
-      }
-    }
-  }
-
+  /// Copies the image into its stage, and publishes it.
   nonisolated(nonsending)
     private func fill(
-      _ stage: any BackupStage, in repository: any BackupRepository, with image: OpenImage, _ order: BackupOrder,
-      _ loop: EventLoop, _ control: any JobControl
+      _ begun: BegunBackup, _ loop: EventLoop, _ control: any JobControl
     ) async throws -> BackupReceipt
   {
-    let pointInTime = clock.now()
+    let (repository, stage, image, order, plan) = (begun.repository, begun.stage, begun.image, begun.order, begun.plan)
     let names = (data: repository.name(of: .data, stage.backup), hashes: repository.name(of: .hashes, stage.backup))
     let copied = try await copy(image, order, stage, names, loop, control)
     try await checkUnchanged(image, loop)
     try await control.checkpoint()
     let manifest = Manifest(
-      order: order, sequence: stage.backup.sequence, parent: nil, consistency: .offline, pointInTime: pointInTime,
+      order: order, sequence: plan.sequence,
+      parent: plan.parent.map { Manifest.Parent(backup: $0.backup, merkleRoot: $0.merkleRoot) }, consistency: .offline,
+      pointInTime: plan.pointInTime,
       createdAt: order.backup.ulid.date, finishedAt: clock.now(), virtualSize: image.device.byteCount,
       dirtyBytes: copied.dataByteCount, merkleRoot: copied.root)
     let storedSize = try await stage.publish(manifest)
