@@ -6,7 +6,7 @@
 //     jobs, exports (Orchestrator) ── BlockEngine, plain values ──▶ LocalEngine
 //
 //     image at rest      ImageOpener ──▶ file ── format ──────────────────────────▶ one piece of work, then closed
-//     attached image     ImageOpener ──▶ file ── format ── AlignedAccess ── Slot ──▶ exports, until it is detached
+//     attached image     ImageGraph  ──▶ file ── format ── filters ── Slot ────────▶ exports, until it is detached
 //     stored backup      BackupRepository ──▶ data, hashes ── Window ─────────────▶ restore, verification, exports
 //
 // A piece of work runs on one loop from its beginning to its end, with every device that it opens. It comes in by an
@@ -35,8 +35,9 @@
 //
 // ## The folders
 //
-// - Opening/      from a place to an open device: allowed folders and devices, claims, images.
-// - Attachments/  images that stay open for their guests.
+// - Opening/      which paths may be used: allowed folders and devices, and the names that an image gives its files.
+// - Images/       opening images, who may use one and excludes whom, and the graph of one that is open to be written.
+// - PointsInTime/ one moment over several open images.
 // - Exports/      what is served over NBD, at which addresses, to whom.
 // - Peers/        other NBD servers as sources and targets.
 // - Copying/      what to copy (`Regions`), in which steps (`CopyPlan`, `ChunkGeometry`), how fast (`CopyPace`), and where
