@@ -139,7 +139,7 @@ package final class SQLiteCatalog: BackupCatalog {
     }
   }
 
-  /// Makes the file for its owner alone before SQLite would make it for everybody (its log takes over the mode), and
+  /// Makes the file for its owner alone before SQLite would make it for all users (its log takes over the mode), and
   /// makes its name durable.
   private static func makeFile(_ path: String, in folder: String) throws(CatalogOpenError) {
     guard FileDescriptor(result: open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)) != nil else {

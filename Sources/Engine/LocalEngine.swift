@@ -37,7 +37,7 @@ package final class LocalEngine: BlockEngine {
 
   /// Refuses allowed folders that aren't there; blocks.
   /// - Parameters:
-  ///   - group: stays its owner's, who shuts it down after ``shutDown()``.
+  ///   - group: stays its owner's, which shuts it down after ``shutDown()``.
   ///   - repositories: the kind of all repositories; nil: `directory`.
   /// - Throws: `DomainError` for a folder that can't be opened, a file for TLS that can't be loaded, a group or a
   ///   compression level that doesn't exist.

@@ -12,7 +12,7 @@ package final class BackupService: Sendable {
   package let startedAt: Date
 
   let engine: any BlockEngine
-  let ledger: Ledger
+  let transactions: CatalogTransactions
   let queue: JobQueue
   let serving: Serving
   /// What the start leaves to be done beside the first requests.
@@ -35,10 +35,10 @@ package final class BackupService: Sendable {
     background = BackgroundTasks(time)
     failureReports = BackgroundTasks(time)
     looks = ImageLooks(engine: engine, limits: limits, time: time)
-    ledger = Ledger(catalog: catalog, time: time, limits: limits, logger: logger)
-    serving = Serving(ledger: ledger, engine: engine, limits: limits, logger: logger)
-    let runner = JobRunner(ledger: ledger, engine: engine, serving: serving, limits: limits, logger: logger)
-    queue = JobQueue(runner: runner, ledger: ledger, limits: limits)
+    transactions = CatalogTransactions(catalog: catalog, time: time, limits: limits, logger: logger)
+    serving = Serving(transactions: transactions, engine: engine, limits: limits, logger: logger)
+    let runner = JobRunner(transactions: transactions, engine: engine, serving: serving, limits: limits, logger: logger)
+    queue = JobQueue(runner: runner, transactions: transactions, limits: limits)
   }
 
   /// "io_uring" or "epoll".
@@ -48,15 +48,15 @@ package final class BackupService: Sendable {
   package var isProbing: Bool { background.isUnderWay }
 
   /// Throws if the catalog can't be read.
-  package func isReady() throws { _ = try ledger.read { try $0.eventSpan() } }
+  package func isReady() throws { _ = try transactions.read { try $0.eventSpan() } }
 
-  /// Brings the catalog in line with what happened while nobody looked, and with the config. To be called once,
+  /// Brings the catalog in line with what happened while it didn't run, and with the config. To be called once,
   /// before anything else. What may wait for a silent storage or peer goes on after it, see ``isProbing``.
   ///
   /// Throws a `DomainError` if the config contradicts what was made over REST, or declares a new repository that can't
   /// be opened; and what the catalog throws.
   package func start(_ declarations: Declarations = Declarations()) async throws {
-    try ledger.feed.start()
+    try transactions.feed.start()
     engine.onImageFailure { [weak self] failure in
       guard let self else { return }
       failureReports.begin { [self] in await announce(failure) }
@@ -73,7 +73,7 @@ package final class BackupService: Sendable {
   /// is attached or exported any more, and streams and waits end. What is attached and exported stays so in the
   /// catalog, for the next start. The engine, which serves it still, and the catalog are the composer's to close.
   package func stop(grace: Duration) async {
-    let deadline = ledger.time.instant + grace
+    let deadline = transactions.time.instant + grace
     background.cancel()
     await CatalogDeadline.wait(until: deadline) {
       await queue.stop(grace: grace)
@@ -81,7 +81,7 @@ package final class BackupService: Sendable {
       await background.wait(until: deadline)
       await failureReports.wait(until: deadline)
     }
-    ledger.close()
+    transactions.close()
   }
 
   /// What ``stop(grace:)`` waits for at this moment, in words.

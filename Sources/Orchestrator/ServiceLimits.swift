@@ -24,11 +24,11 @@ package struct ServiceLimits: Sendable {
   package var logLineLength = 4096
   /// Findings that are kept in one job's result.
   package var findingsPerResult = 100
-  /// Events that are kept for listeners who come back; at most `pruneInterval` more for a while.
+  /// Events that are kept for listeners that come back; at most `pruneInterval` more for a while.
   package var eventsKept = 10_000
   /// Events between two prunings.
   package var pruneInterval = 256
-  /// The newest events, held in memory for live listeners; who is further behind reads the catalog.
+  /// The newest events, held in memory for live listeners; one that is further behind reads the catalog.
   package var recentEvents = 1024
   /// The longest that a request may wait for a job.
   package var longestWait = Duration.seconds(60)
@@ -52,7 +52,7 @@ package struct ServiceLimits: Sendable {
   package var waitingOperations = 256
   /// How long the locks of an image that is to be attached at start-up are waited for, and how often they are tried:
   /// those of a killed predecessor last as long as its requests are in the kernel.
-  package var lockPatience = Duration.seconds(30)
+  package var lockTimeout = Duration.seconds(30)
   package var lockInterval = Duration.milliseconds(500)
   /// Rows that a rescan or recovery changes in one transaction.
   package var mergeBatch = 200
@@ -62,19 +62,19 @@ package struct ServiceLimits: Sendable {
   package var lookTurn = Duration.seconds(30)
   /// How long a registration, a rescan and the declarations at the start wait to learn which registered sources are one
   /// file.
-  package var comparisonPatience = Duration.seconds(5)
+  package var comparisonTimeout = Duration.seconds(5)
   /// How long a request waits to learn which images stand on the one that it is about, and how long one folder's
   /// images hold up another's there.
-  package var overlayPatience = Duration.seconds(10)
+  package var overlayTimeout = Duration.seconds(10)
   package var overlayTurn = Duration.seconds(1)
   /// What the start waits for before requests are let in, though all of it goes on in the background: what was
   /// attached and exported is served again; declared repositories that the catalog doesn't know are opened; the looks
   /// end that end quickly.
-  package var servingPatience = Duration.seconds(30)
-  package var declarationPatience = Duration.seconds(10)
-  package var lookPatience = Duration.milliseconds(300)
+  package var servingTimeout = Duration.seconds(30)
+  package var declarationTimeout = Duration.seconds(10)
+  package var lookTimeout = Duration.milliseconds(300)
   /// How long the start looks which declared image is one that was moved and renamed.
-  package var movePatience = Duration.seconds(1)
+  package var moveTimeout = Duration.seconds(1)
 
   package init() {}
 }

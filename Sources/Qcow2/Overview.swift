@@ -42,7 +42,7 @@
 // file states beyond a named limit, and nothing is written over metadata, whatever the tables say (`MetadataRegions`).
 // The tables that stay in memory have a limit for all files of a chain together (`maximumChainTableByteCount`).
 // Names and lists that leave this room are cut at a named length, and what holds them says that they were
-// (`Qcow2Description`, `CheckReport`).
+// (`Qcow2Description`, `Qcow2CheckReport`).
 //
 // ## The folders
 //

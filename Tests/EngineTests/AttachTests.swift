@@ -82,14 +82,14 @@ struct AttachTests {
       let image = ImageID()
       #expect(await code { try await test.attach(location, as: image) } == .imageLocked)
       let start = ContinuousClock.now
-      #expect(await code { try await test.attach(location, as: image, lockPatience: 1) } == .imageLocked)
+      #expect(await code { try await test.attach(location, as: image, lockTimeout: 1) } == .imageLocked)
       #expect(ContinuousClock.now - start >= .seconds(1))
       await #expect(throws: CancellationError.self) {
         try await test.attach(
-          location, as: image, lockPatience: 60, control: RecordingJobControl(cancelAtCheckpoint: 3))
+          location, as: image, lockTimeout: 60, control: RecordingJobControl(cancelAtCheckpoint: 3))
       }
       let control = RecordingJobControl()
-      async let receipt = test.attach(location, as: image, lockPatience: 60, control: control)
+      async let receipt = test.attach(location, as: image, lockTimeout: 60, control: control)
       try await eventually("it waits") { control.messages.contains { $0.message.contains("waiting") } }
       holder.stop()
       #expect(try await receipt.virtualSize == 4 << 20)

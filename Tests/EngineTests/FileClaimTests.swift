@@ -91,11 +91,11 @@ struct FileClaimTests {
     let file: FileDescriptor
     let test: TestEngine
 
-    func claim(_ lock: ImageLock, _ use: ImageUse, patience: Duration = .seconds(30)) async throws -> FileClaim {
+    func claim(_ lock: ImageLock, _ use: ImageUse, timeout: Duration = .seconds(30)) async throws -> FileClaim {
       let loop = test.group.next()
       return try await loop.run { [self] in
         try await claims.claim(
-          file.status(), "/images/a", lock, for: use, until: .now + patience, on: loop)
+          file.status(), "/images/a", lock, for: use, until: .now + timeout, on: loop)
       }
     }
   }
@@ -122,7 +122,7 @@ struct FileClaimTests {
       let passing = Lock<FileClaim?>(try await bench.claim(.reader, use))
       let start = ContinuousClock.now
       let late = await #expect(throws: DomainError.self) {
-        try await bench.claim(.writer, ImageUse(.request("a guest"), needs: .write), patience: .milliseconds(50))
+        try await bench.claim(.writer, ImageUse(.request("a guest"), needs: .write), timeout: .milliseconds(50))
       }
       #expect(late?.detail.contains("a look") == true && ContinuousClock.now - start >= .milliseconds(50))
       async let writer = bench.claim(.writer, ImageUse(.request("a guest"), needs: .write))
@@ -165,7 +165,7 @@ struct FileClaimTests {
       try await Task.sleep(for: .milliseconds(20))
       writer.cancel()
       await #expect(throws: CancellationError.self) { try await writer.value }
-      _ = try await bench.claim(.reader, ImageUse(.request("another look"), needs: .rest), patience: .zero)
+      _ = try await bench.claim(.reader, ImageUse(.request("another look"), needs: .rest), timeout: .zero)
       withExtendedLifetime(first) {}
     }
   }

@@ -40,7 +40,7 @@ struct GraphBarrierTests {
       for graph in graphs.dropFirst() { try await graph.loop.run { try await graph.slot.writeBytes([2], at: 0) } }
       try await graphs[0].loop.run { stuck.isStuck = false }
       try await write
-      try await GraphBarrier(graphs: graphs).run { _ in swaps.withLock { $0 += 1 } }
+      try await GraphBarrier(graphs: graphs, bound: .seconds(60)).run { _ in swaps.withLock { $0 += 1 } }
       #expect(swaps.withLock { $0 } == 3)
       for graph in graphs { try await graph.loop.run { try await graph.slot.writeBytes([3], at: 0) } }
     }
@@ -54,7 +54,7 @@ struct GraphBarrierTests {
       #expect(refusal?.detail.contains(graphs[1].name) == true)
       try await graphs[0].loop.run { try await graphs[0].slot.writeBytes([1], at: 0) }
       await graphs[1].release(other)
-      try await GraphBarrier(graphs: graphs).run()
+      try await GraphBarrier(graphs: graphs, bound: .seconds(60)).run()
     }
   }
 
@@ -70,7 +70,7 @@ struct GraphBarrierTests {
       }
       for _ in 0..<20 {
         let counts = Lock<[String: UInt64]>([:])
-        try await GraphBarrier(graphs: graphs, bound: .seconds(10)).run { graph in
+        try await GraphBarrier(graphs: graphs, bound: .seconds(60)).run { graph in
           counts.withLock { $0[graph.name] = graph.slot.changeCount }
         }
         let (first, second) = try counts.withLock {

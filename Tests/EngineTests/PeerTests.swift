@@ -81,7 +81,7 @@ struct PeerTests {
       let before = ContinuousClock.now
       let error = await ending
       #expect(error is CancellationError, "\(error as Any)")
-      #expect(ContinuousClock.now - before < .seconds(60), "a silent peer is given up long before its patience ends")
+      #expect(ContinuousClock.now - before < .seconds(60), "a silent peer is given up long before its timeout ends")
       server.stop()
     }
   }

@@ -17,11 +17,11 @@ extension TestEngine {
 
   @discardableResult
   func attach(
-    _ location: ImageLocation, as image: ImageID, cache: CacheMode? = nil, lockPatience: Int = 0,
+    _ location: ImageLocation, as image: ImageID, cache: CacheMode? = nil, lockTimeout: Int = 0,
     control: RecordingJobControl = RecordingJobControl()
   ) async throws -> AttachReceipt {
     try await engine.attach(
-      AttachOrder(image: image, location: location, cache: cache, lockPatience: lockPatience), control: control)
+      AttachOrder(image: image, location: location, cache: cache, lockTimeout: lockTimeout), control: control)
   }
 
   func order(

@@ -6,9 +6,10 @@ import Testing
 extension ServerSuites {
   /// Server-sent events: delivery, heartbeats, bounds.
   @Suite struct EventStreamTests {
-    private static func eventServer(_ streams: Lock<[EventStream]>, capacityBytes: Int = 1 << 20) -> TestResponder {
+    private static func eventServer(_ streams: Lock<[ServerSentEvents]>, capacityBytes: Int = 1 << 20) -> TestResponder
+    {
       TestResponder(answers: { _ in
-        let stream = EventStream(capacityBytes: capacityBytes)
+        let stream = ServerSentEvents(capacityBytes: capacityBytes)
         streams.withLock { $0.append(stream) }
         return HTTPResponse(status: 200, content: .events(stream))
       })
@@ -32,7 +33,7 @@ extension ServerSuites {
     }
 
     @Test func eventsArriveAtOnceAndInOrder() async throws {
-      let streams = Lock<[EventStream]>([])
+      let streams = Lock<[ServerSentEvents]>([])
       try await withServer(Self.eventServer(streams)) { server, address in
         let client = try await blocking { try Self.subscribe(address) }
         let stream = try #require(streams.withLock { $0.first })
@@ -54,7 +55,7 @@ extension ServerSuites {
     }
 
     @Test func manySendersLoseNothing() async throws {
-      let streams = Lock<[EventStream]>([])
+      let streams = Lock<[ServerSentEvents]>([])
       try await withServer(Self.eventServer(streams)) { _, address in
         let client = try await blocking { try Self.subscribe(address) }
         let stream = try #require(streams.withLock { $0.first })
@@ -82,7 +83,7 @@ extension ServerSuites {
     @Test func quietStreamsBeatStaggered() async throws {
       var options = WebServerOptions()
       options.heartbeat = .milliseconds(160)
-      let streams = Lock<[EventStream]>([])
+      let streams = Lock<[ServerSentEvents]>([])
       try await withServer(Self.eventServer(streams), options: options) { _, address in
         try await blocking {
           let clients = try (0..<4).map { _ in try Self.subscribe(address) }
@@ -94,7 +95,7 @@ extension ServerSuites {
     }
 
     @Test func clientThatDoesNotReadIsDropped() async throws {
-      let streams = Lock<[EventStream]>([])
+      let streams = Lock<[ServerSentEvents]>([])
       let slow = Self.eventServer(streams, capacityBytes: 256 << 10)
       try await withServer(slow) { server, address in
         let client = try await blocking { try Self.subscribe(address, receiveBuffer: 16 << 10) }
@@ -114,7 +115,7 @@ extension ServerSuites {
     }
 
     @Test func clientThatLeavesIsNoticedWithoutAnEvent() async throws {
-      let streams = Lock<[EventStream]>([])
+      let streams = Lock<[ServerSentEvents]>([])
       try await withServer(Self.eventServer(streams)) { server, address in
         let client = try await blocking { try Self.subscribe(address) }
         let stream = try #require(streams.withLock { $0.first })
@@ -132,7 +133,7 @@ extension ServerSuites {
     @Test func streamsBeyondTheLimitAreRefused() async throws {
       var options = WebServerOptions()
       options.eventStreamLimit = 2
-      let streams = Lock<[EventStream]>([])
+      let streams = Lock<[ServerSentEvents]>([])
       try await withServer(Self.eventServer(streams), options: options) { server, address in
         let clients = try await blocking {
           let clients = try (0..<2).map { _ in try Self.subscribe(address) }
@@ -149,7 +150,7 @@ extension ServerSuites {
     }
 
     @Test func headOfAStreamIsAnsweredAndTheStreamClosed() async throws {
-      let streams = Lock<[EventStream]>([])
+      let streams = Lock<[ServerSentEvents]>([])
       try await withServer(Self.eventServer(streams)) { server, address in
         try await blocking {
           let response = try RawClient(address).get("/events", method: "HEAD")

@@ -196,7 +196,7 @@ extension ServerSuites {
         answers: { request in
           switch request.path {
           case "/body": return .text(200, "\(try await request.body.collect(limit: 1 << 20).count)")
-          case "/events": return HTTPResponse(status: 200, content: .events(EventStream()))
+          case "/events": return HTTPResponse(status: 200, content: .events(ServerSentEvents()))
           case "/stream":
             return HTTPResponse(
               status: 200,

@@ -61,7 +61,7 @@ extension ServerSuites {
               if Task.isCancelled { cancelled.withLock { $0 += 1 } }
             })
         }
-        if request.path == "/events" { return HTTPResponse(status: 200, content: .events(EventStream())) }
+        if request.path == "/events" { return HTTPResponse(status: 200, content: .events(ServerSentEvents())) }
         if request.hasBody {
           let body = try? await request.body.collect(limit: 1 << 30)
           if body == nil { cancelled.withLock { $0 += 1 } }
@@ -138,7 +138,7 @@ extension ServerSuites {
           answersNow: { $0.path == "/now" ? .text(200, "now") : nil },
           answers: { request in
             if request.path == "/events" {
-              let stream = EventStream()
+              let stream = ServerSentEvents()
               stream.send(ServerSentEvent(text: "hello"))
               return HTTPResponse(status: 200, content: .events(stream))
             }

@@ -11,7 +11,7 @@ package final class Gate: Sendable {
   private let state: Lock<State>
 
   /// How long anybody waits before it is called a failure.
-  package static let patience = Duration.seconds(20)
+  package static let timeout = Duration.seconds(20)
   private static let pollInterval = Duration.milliseconds(1)
 
   package init(isOpen: Bool = false) { state = Lock(State(isOpen: isOpen)) }
@@ -40,7 +40,7 @@ package final class Gate: Sendable {
   }
 
   private func wait(_ failure: @autoclosure () -> String, until holds: () async throws -> Bool) async throws {
-    let deadline = ContinuousClock.now + Self.patience
+    let deadline = ContinuousClock.now + Self.timeout
     while try await !holds() {
       guard ContinuousClock.now < deadline else { throw ExpectationFailure(failure()) }
       try await Task.sleep(for: Self.pollInterval)

@@ -209,7 +209,7 @@ package final class ScriptedEngine: BlockEngine {
         throw DomainError(.nameTaken, "\(order.listen.text) has an export '\(order.name)' already")
       }
       guard neighbours.allSatisfy({ $0.tls == order.tls }) else {
-        throw DomainError(.addressUnavailable, "\(order.listen.text) is open with other terms of TLS")
+        throw DomainError(.addressUnavailable, "\(order.listen.text) is open with other conditions of TLS")
       }
       state.servedExports[order.export] = order
     }

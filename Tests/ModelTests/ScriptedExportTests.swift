@@ -9,7 +9,7 @@ struct ScriptedExportTests {
   private let image = Image.sample()
 
   private var attachOrder: AttachOrder {
-    AttachOrder(image: image.id, location: image.location, cache: nil, lockPatience: 0)
+    AttachOrder(image: image.id, location: image.location, cache: nil, lockTimeout: 0)
   }
 
   private func exportOrder(

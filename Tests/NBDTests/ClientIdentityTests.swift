@@ -108,7 +108,7 @@ private final class RecordingLog: LogHandler, Sendable {
     try await withWorld(security: .required(try certificates.server()), logger: log.logger) { world in
       let export = try world.publish(MemoryDevice(byteCount: 4096))
       var options = NBDDevice.Options()
-      options.reconnectPatience = .zero
+      options.reconnectTimeout = .zero
       let uri = NBDURI(.unix(path: world.socketPath), exportName: "disk", usesTLS: true)
       let refusals = [("other", "NOT trusted"), ("expired", "expired"), (nil, "Certificate is required")]
       for (turn, (name, reason)) in refusals.enumerated() {

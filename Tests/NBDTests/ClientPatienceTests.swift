@@ -7,7 +7,7 @@ import NBD
 import Testing
 
 /// Our client and servers that are there, but not as they should be: nothing waits for ever, and the error says why.
-@Suite struct ClientPatienceTests {
+@Suite struct ClientTimeoutTests {
   // MARK: Silence
 
   @Test func silentServerFailsRequestsAndIsAskedAnew() async throws {
@@ -17,7 +17,7 @@ import Testing
         if number == 0 { while !socket.receive().isEmpty {} } else { ScriptedServer.serveRightly(socket) }
       }
       let start = Date()
-      try await withDevice(stage, patience(answer: .milliseconds(400))) { _, device in
+      try await withDevice(stage, timeout(answer: .milliseconds(400))) { _, device in
         let error = await #expect(throws: BlockError.self) { try await device.readBytes(4, at: 0) }
         #expect(error?.kind == .io(errno: ETIMEDOUT))
         #expect(error?.description.contains("didn't answer for 0.4 seconds") == true, "\(String(describing: error))")
@@ -41,7 +41,7 @@ import Testing
           if number > 0 { socket.send(ScriptedServer.answer(request)) }
         }
       }
-      try await withDevice(stage, patience(answer: .milliseconds(800))) { _, device in
+      try await withDevice(stage, timeout(answer: .milliseconds(800))) { _, device in
         let error = await #expect(throws: BlockError.self) { try await device.writeBytes([1, 2, 3], at: 0) }
         #expect(error?.kind == .io(errno: ETIMEDOUT))
         try await device.flush()
@@ -63,7 +63,7 @@ import Testing
           }
         }
       }
-      try await withDevice(stage, patience(answer: .milliseconds(1500))) { _, device in
+      try await withDevice(stage, timeout(answer: .milliseconds(1500))) { _, device in
         let bytes = try await device.readBytes(64, at: 0)
         #expect(bytes == [UInt8](repeating: 9, count: 64))
         #expect(device.reconnectionCount == 0)
@@ -79,7 +79,7 @@ import Testing
         stage.socketPath, terms: { _ in ScriptedServer.Terms(flags: 3) },
         serve: { socket, _ in while !socket.receive().isEmpty {} })
       // A quarter of it is left to cancelled ones.
-      let options = patience(answer: .seconds(6))
+      let options = timeout(answer: .seconds(6))
       let start = Date()
       try await withDevice(stage, options) { home, device in
         let reading = Task { try await home.run { _ in try await device.readBytes(4, at: 0) } }
@@ -103,7 +103,7 @@ import Testing
           if number > 0 { socket.send(ScriptedServer.answer(request)) }
         }
       }
-      try await withDevice(stage, patience(answer: .seconds(20))) { home, device in
+      try await withDevice(stage, timeout(answer: .seconds(20))) { home, device in
         let reading = Task { try await home.run { _ in try await device.readBytes(4, at: 0) } }
         let writing = Task { try await home.run { _ in try await device.writeBytes([1], at: 8192) } }
         let leaving = Task { try await home.run { _ in try await device.readBytes(4, at: 4096) } }
@@ -126,7 +126,7 @@ import Testing
       let server = Lock<ScriptedServer?>(
         try ScriptedServer(
           stage.socketPath, terms: { _ in ScriptedServer.Terms(flags: 3) }, serve: { _, _ in }))
-      let options = patience(reconnect: .seconds(60), answer: .seconds(2))
+      let options = timeout(reconnect: .seconds(60), answer: .seconds(2))
       let start = Date()
       try await withDevice(stage, options) { home, device in
         server.withLock { $0 = nil }
@@ -184,7 +184,7 @@ import Testing
       }
       let start = Date()
       let error = await #expect(throws: BlockError.self) {
-        try await withDevice(stage, patience(connect: .milliseconds(300))) { _, _ in }
+        try await withDevice(stage, timeout(connect: .milliseconds(300))) { _, _ in }
       }
       #expect(error?.kind == .io(errno: ETIMEDOUT), "\(String(describing: error))")
       #expect(error?.description.contains("didn't answer within 0.3 seconds") == true)
@@ -198,7 +198,7 @@ import Testing
     try await withStage { stage in
       let connectionCount = Lock(0)
       let server = try ScriptedServer(stage.socketPath) { _, _ in connectionCount.withLock { $0 += 1 } }
-      try await withDevice(stage, patience(reconnect: .milliseconds(600))) { _, device in
+      try await withDevice(stage, timeout(reconnect: .milliseconds(600))) { _, device in
         try await Task.sleep(for: .milliseconds(1500))
         // 50, 100, 200, 400 ms of rest and then no more.
         let count = connectionCount.withLock { $0 }

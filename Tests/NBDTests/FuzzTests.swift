@@ -24,7 +24,7 @@ import Testing
   /// Conversations at once.
   private static let clientCount = 6
   /// Longer than any conversation may take, on a busy machine and with sanitizers.
-  private static let patienceSeconds = 60
+  private static let timeoutSeconds = 60
 
   // MARK: The server
 
@@ -32,7 +32,7 @@ import Testing
     let certificates = try await Certificates.shared.value
     let security = ListenerSecurity.optional(try certificates.server(asksClients: false))
     var options = NBDServerOptions.patient
-    options.handshakeTimeout = .seconds(Int(Self.patienceSeconds))
+    options.handshakeTimeout = .seconds(Int(Self.timeoutSeconds))
     try await withWorld(options, security: security) { world in
       var exports: [NBDExport] = []
       for (name, deviceOptions) in Self.devices {
@@ -62,7 +62,7 @@ import Testing
             try await group.waitForAll()
           }
         }
-        try await eventually(within: Double(Self.patienceSeconds), "everybody is gone, near \(Self.seed(next))") {
+        try await eventually(within: Double(Self.timeoutSeconds), "everybody is gone, near \(Self.seed(next))") {
           world.server.connectionCount == 0
         }
         #expect(world.server.lentByteCount == 0 && world.server.lentPipeCount == 0, "near \(Self.seed(next))")
@@ -127,9 +127,9 @@ import Testing
       FuzzConversation.mutate(&bytes, &random)
       let client = try BlockingSocket(connectingTo: path)
       let start = Date()
-      let isEnded = FuzzConversation.deliver(bytes, to: client, &random, seconds: patienceSeconds)
+      let isEnded = FuzzConversation.deliver(bytes, to: client, &random, seconds: timeoutSeconds)
       #expect(isEnded, "seed \(seed): the connection didn't end")
-      #expect(Date().timeIntervalSince(start) < TimeInterval(patienceSeconds), "seed \(seed): takes too long")
+      #expect(Date().timeIntervalSince(start) < TimeInterval(timeoutSeconds), "seed \(seed): takes too long")
     }
   }
 
@@ -157,14 +157,14 @@ import Testing
       while Date() < end {
         let round = seed.withLock { $0 }
         var options = Style.allCases[Int(round % 3)].options
-        options.connectPatience = .milliseconds(500)
-        options.reconnectPatience = .milliseconds(300)
-        options.answerPatience = .milliseconds(500)
+        options.connectTimeout = .milliseconds(500)
+        options.reconnectTimeout = .milliseconds(300)
+        options.answerTimeout = .milliseconds(500)
         let wishes = options
         let start = Date()
         let isWell = try await atHome(world.loops) { home in await Self.use(uri, wishes, on: home, round) }
         if isWell { wellCount += 1 }
-        #expect(Date().timeIntervalSince(start) < TimeInterval(Self.patienceSeconds), "seed \(round): takes too long")
+        #expect(Date().timeIntervalSince(start) < TimeInterval(Self.timeoutSeconds), "seed \(round): takes too long")
         seed.withLock { $0 += 1 }
       }
       let count = seed.withLock { $0 } - Self.firstSeed

@@ -203,7 +203,7 @@ import Testing
         return isOfClient ? Proxy.Harm(clientByteCount: byteCount) : Proxy.Harm(serverByteCount: byteCount)
       }
       var options = NBDDevice.Options()
-      options.reconnectPatience = .zero
+      options.reconnectTimeout = .zero
       options.credentials = try certificates.client(serverName: "localhost")
       let uri = NBDURI(.unix(path: path), exportName: "disk", usesTLS: true)
       for isOfClient in [true, false] {

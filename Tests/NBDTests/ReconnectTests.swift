@@ -90,14 +90,14 @@ import Testing
     await loops.shutdown()
   }
 
-  @Test func patienceEnds() async throws {
+  @Test func timeoutEnds() async throws {
     try await withWorld { world in
       let device = MemoryDevice(byteCount: 1 << 20)
       let export = try world.publish(device)
       let listener = world.listener
       try await atHome(world.loops) { home in
         var options = NBDDevice.Options()
-        options.reconnectPatience = .milliseconds(200)
+        options.reconnectTimeout = .milliseconds(200)
         let client = try await NBDDevice.open(try NBDURI(world.uri("disk")), options, on: home.loop)
         #expect(try await client.readBytes(4, at: 0) == [0, 0, 0, 0])
         try await listener.remove(export, .hard(grace: .zero))

@@ -7,7 +7,7 @@ final class BlockingSocket: Sendable {
   let descriptor: Int32
 
   /// Longer than anything here may take.
-  static let patienceSeconds = 20
+  static let timeoutSeconds = 20
 
   init(adopting descriptor: Int32) {
     self.descriptor = descriptor
@@ -15,7 +15,7 @@ final class BlockingSocket: Sendable {
   }
 
   private func limitWaits() {
-    var timeout = timeval(tv_sec: Self.patienceSeconds, tv_usec: 0)
+    var timeout = timeval(tv_sec: Self.timeoutSeconds, tv_usec: 0)
     setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &timeout, socklen_t(MemoryLayout<timeval>.size))
     setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &timeout, socklen_t(MemoryLayout<timeval>.size))
   }
@@ -34,7 +34,7 @@ final class BlockingSocket: Sendable {
   func receive(_ limit: Int = 65536) -> [UInt8] {
     [UInt8](unsafeUninitializedCapacity: limit) { buffer, count in
       let result = recv(descriptor, buffer.baseAddress!, limit, 0)
-      if result < 0, errno == EAGAIN { Issue.record("neither bytes nor an end within \(Self.patienceSeconds) s") }
+      if result < 0, errno == EAGAIN { Issue.record("neither bytes nor an end within \(Self.timeoutSeconds) s") }
       count = max(0, result)
     }
   }

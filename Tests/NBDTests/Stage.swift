@@ -23,20 +23,20 @@ func withStage(_ body: (Stage) async throws -> Void) async throws {
   }
 }
 
-/// Options with little patience for one thing, and enough for a busy machine with the others.
-func patience(
+/// Options with little timeout for one thing, and enough for a busy machine with the others.
+func timeout(
   connect: Duration = .seconds(20), reconnect: Duration = .seconds(20), answer: Duration = .seconds(20)
 ) -> NBDDevice.Options {
   var options = NBDDevice.Options()
-  options.connectPatience = connect
-  options.reconnectPatience = reconnect
-  options.answerPatience = answer
+  options.connectTimeout = connect
+  options.reconnectTimeout = reconnect
+  options.answerTimeout = answer
   return options
 }
 
 /// Runs `body` with the device and closes it, whether or not the server takes the goodbye.
 func withDevice<Result: Sendable>(
-  _ stage: Stage, _ options: NBDDevice.Options = patience(),
+  _ stage: Stage, _ options: NBDDevice.Options = timeout(),
   _ body: @Sendable @escaping (isolated Home, NBDDevice) async throws -> Result
 ) async throws -> Result {
   let uri = try NBDURI("nbd+unix:///disk?socket=\(stage.socketPath)")

@@ -107,7 +107,7 @@ struct Certificates: Sendable {
   ) async throws -> [UInt8] {
     var options = NBDDevice.Options()
     options.credentials = credentials
-    options.reconnectPatience = .zero
+    options.reconnectTimeout = .zero
     let uri = NBDURI(.tcp(host: host, port: port), exportName: "disk", usesTLS: usesTLS)
     return try await withDevice(uri, options, world.loops) { _, device in
       #expect(device.agreement.isSecure == usesTLS)

@@ -16,7 +16,7 @@ import Testing
     #expect(image.attachment == Attachment(cache: .writeback, cause: .request))
     #expect(job.links.image == image.id)
     let order = try #require(bench.engine.attachedImages[image.id])
-    #expect(order.cache == nil && order.lockPatience == 0 && order.location == image.location)
+    #expect(order.cache == nil && order.lockTimeout == 0 && order.location == image.location)
     let event = try #require(try bench.events().last { $0.kind == .imageChanged })
     #expect(event.payload["state"] == "attached" && event.job == job.id)
     try bench.expectInLine()
@@ -67,7 +67,7 @@ import Testing
     await expectRefusal(.imageInUse) { try await service.unregisterImage(.name("vm1")) }
     await expectRefusal(.imageInUse) { try await service.attachImage(.name("vm1")) }
     await expectRefusal(.preconditionFailed) {
-      try await service.detachImage(.name("vm1"), Terms(expectedRevision: image.revision + 1))
+      try await service.detachImage(.name("vm1"), ChangeConditions(expectedRevision: image.revision + 1))
     }
     // Looking at it changes nothing.
     bench.engine.script { $0.inspect = { _ in throw DomainError(.sourceNotFound, "gone") } }
@@ -160,15 +160,15 @@ import Testing
   @Test func plansTellAndWriteNothing() async throws {
     let bench = try await ServiceBench()
     try await bench.image("vm1")
-    let terms = Terms<Job>(dryRun: true)
-    let attach = try await bench.service.attachImage(.name("vm1"), cache: .writeback, terms).planned()
+    let conditions = ChangeConditions<Job>(dryRun: true)
+    let attach = try await bench.service.attachImage(.name("vm1"), cache: .writeback, conditions).planned()
     #expect(attach.action == "attach-image")
     guard case .attachment(_, .writeback) = attach.resource else { throw ExpectationFailure("\(attach.resource)") }
-    let check = try await bench.service.checkImage(.name("vm1"), repairsLeaks: true, terms).planned()
+    let check = try await bench.service.checkImage(.name("vm1"), repairsLeaks: true, conditions).planned()
     #expect(check.action == "check-image" && check.steps.count == 2)
     #expect(try bench.eventKinds() == [.imageCreated])
     try await bench.attach("vm1")
-    #expect(try await bench.service.detachImage(.name("vm1"), terms).planned().action == "detach-image")
+    #expect(try await bench.service.detachImage(.name("vm1"), conditions).planned().action == "detach-image")
     #expect(try bench.service.image(.name("vm1")).state == .attached)
   }
 }

@@ -68,7 +68,7 @@ import Testing
     let backup = try bench.service.backup(made.backups[0]).backup
     #expect(backup.state == .complete && backup.isMixture && backup.reason.contains("mixture"))
     let plan = try await bench.service.createBackup(
-      BackupDraft(images: [.name("vm1")], repository: .name("local")), Terms(dryRun: true)
+      BackupDraft(images: [.name("vm1")], repository: .name("local")), ChangeConditions(dryRun: true)
     ).planned()
     #expect(plan.warnings.contains { $0.contains("'vm1' is damaged") })
     // Also where another catalog learns of it from the manifest.

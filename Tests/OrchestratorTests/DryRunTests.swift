@@ -19,32 +19,33 @@ import Testing
     let orders = bench.engine.orders.filter { !Self.isRead($0) }
     bench.catalog.writeFault = FaultyCatalog.Fault(atCall: 1, fromThenOn: true)
 
-    let image = Terms<Image>(dryRun: true)
+    let image = ChangeConditions<Image>(dryRun: true)
     let draft = ImageDraft(name: "vm2", source: .file(path: "/images/b"), format: .raw)
     var plans = [
       try await service.registerImage(draft, image).planned(),
       try await service.changeImage(.name("vm1"), ImageChange(name: "x"), image).planned(),
     ]
     await expectRefusal(.imageInUse) { try await service.unregisterImage(.name("vm1"), image) }
-    let repository = Terms<Repository>(dryRun: true)
+    let repository = ChangeConditions<Repository>(dryRun: true)
     plans.append(
       try await service.createRepository(RepositoryDraft(name: "r", path: "/backup/r"), repository).planned())
     plans.append(try await service.renameRepository(.name("local"), to: "y", repository).planned())
     await expectRefusal(.repositoryInUse) { try await service.unregisterRepository(.name("local"), repository) }
-    let terms = Terms<Job>(dryRun: true)
-    plans.append(try await service.rescanRepository(.name("local"), terms).planned())
+    let conditions = ChangeConditions<Job>(dryRun: true)
+    plans.append(try await service.rescanRepository(.name("local"), conditions).planned())
     plans.append(
       try await service.createBackup(
-        BackupDraft(images: [.name("vm1")], repository: .name("local")), terms
+        BackupDraft(images: [.name("vm1")], repository: .name("local")), conditions
       ).planned())
-    plans.append(try await service.verifyBackup(backup.id, level: .metadata, terms).planned())
+    plans.append(try await service.verifyBackup(backup.id, level: .metadata, conditions).planned())
     plans.append(
-      try await service.restoreBackup(backup.id, to: .newFile(path: "/images/x", format: .raw), terms).planned())
-    let over = try await service.restoreBackup(backup.id, to: .image(.name("vm1"), confirm: "vm1"), terms).planned()
+      try await service.restoreBackup(backup.id, to: .newFile(path: "/images/x", format: .raw), conditions).planned())
+    let over = try await service.restoreBackup(backup.id, to: .image(.name("vm1"), confirm: "vm1"), conditions)
+      .planned()
     #expect(over.warnings.contains { $0.contains("is lost") })
-    plans.append(try await service.deleteBackup(backup.id, terms).planned())
-    plans.append(try await service.pauseJob(job.id, .standard, terms).planned())
-    plans.append(try await service.cancelJob(job.id, terms).planned())
+    plans.append(try await service.deleteBackup(backup.id, conditions).planned())
+    plans.append(try await service.pauseJob(job.id, .standard, conditions).planned())
+    plans.append(try await service.cancelJob(job.id, conditions).planned())
     #expect(plans.allSatisfy { !$0.steps.isEmpty })
     #expect(Set(plans.map(\.action)).count == plans.count)
 
@@ -61,14 +62,14 @@ import Testing
     try await bench.image("vm1")
     await expectRefusal(.nameTaken) {
       try await bench.service.registerImage(
-        ImageDraft(name: "vm1", source: .file(path: "/images/b"), format: .raw), Terms(dryRun: true))
+        ImageDraft(name: "vm1", source: .file(path: "/images/b"), format: .raw), ChangeConditions(dryRun: true))
     }
     await expectRefusal(.notFound) {
       try await bench.service.createBackup(
-        BackupDraft(images: [.name("vm1")], repository: .name("nowhere")), Terms(dryRun: true))
+        BackupDraft(images: [.name("vm1")], repository: .name("nowhere")), ChangeConditions(dryRun: true))
     }
     await expectRefusal(.preconditionFailed) {
-      try await bench.service.unregisterImage(.name("vm1"), Terms(dryRun: true, expectedRevision: 9))
+      try await bench.service.unregisterImage(.name("vm1"), ChangeConditions(dryRun: true, expectedRevision: 9))
     }
   }
 

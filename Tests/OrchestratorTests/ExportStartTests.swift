@@ -114,12 +114,12 @@ import Testing
     try bench.expectInLine()
   }
 
-  @Test func patienceWithLocksEnds() async throws {
+  @Test func timeoutWithLocksEnds() async throws {
     let (stored, _) = try await served()
     let gate = Gate()
     let bench = try await ServiceBench(catalog: stored, engine: lockedEngine(gate)) {
       $0.lockInterval = .milliseconds(2)
-      $0.lockPatience = .milliseconds(20)
+      $0.lockTimeout = .milliseconds(20)
     }
     func attempts() -> Int { bench.engine.orders.filter { if case .attach = $0 { true } else { false } }.count }
     var seen = -1
@@ -155,7 +155,7 @@ import Testing
     let bench = try await ServiceBench(catalog: stored, engine: lockedEngine(gate)) {
       $0.lockInterval = .milliseconds(2)
     }
-    await bench.service.stop(grace: ServiceBench.patience)
+    await bench.service.stop(grace: ServiceBench.timeout)
     gate.open()
     let orders = bench.engine.orders.count
     try await Task.sleep(for: .milliseconds(30))
@@ -175,7 +175,7 @@ import Testing
     bench.engine.script { $0.hold(at: gate) }
     async let export = bench.export("disk0", isReadOnly: false)
     try await gate.reached()
-    async let stop: Void = bench.service.stop(grace: ServiceBench.patience)
+    async let stop: Void = bench.service.stop(grace: ServiceBench.timeout)
     try await Task.sleep(for: .milliseconds(20))
     gate.open()
     await stop

@@ -197,15 +197,15 @@ import Testing
     bench.engine.script { $0.activity = { _ in ExportActivity(clients: 2) } }
     #expect(try bench.service.export(.name("disk0")).activity?.clients == 2)
     await expectRefusal(.exportInUse) { try await bench.service.deleteExport(.name("disk0"), .safe) }
-    let dry = Terms<ExportView>(dryRun: true)
+    let dry = ChangeConditions<ExportView>(dryRun: true)
     await expectRefusal(.exportInUse) { try await bench.service.deleteExport(.name("disk0"), .safe, dry) }
     #expect(try bench.service.export(.name("disk0")).export == export)
     let plan = try await bench.service.deleteExport(.name("disk0"), .hard, dry).planned()
     #expect(plan.steps.count == 2 && plan.warnings.count == 1)
     await expectRefusal(.preconditionFailed) {
-      try await bench.service.deleteExport(.name("disk0"), .hard, Terms(expectedRevision: 7))
+      try await bench.service.deleteExport(.name("disk0"), .hard, ChangeConditions(expectedRevision: 7))
     }
-    _ = try await bench.service.deleteExport(.name("disk0"), .hard, Terms(expectedRevision: 1)).done()
+    _ = try await bench.service.deleteExport(.name("disk0"), .hard, ChangeConditions(expectedRevision: 1)).done()
     await expectRefusal(.notFound) { try bench.service.export(.name("disk0")) }
     try bench.expectInLine()
   }
@@ -247,7 +247,7 @@ import Testing
     let backup = try await bench.completeBackup()
     let before = try bench.events().count
     let orders = bench.engine.orders.count
-    let dry = Terms<ExportView>(dryRun: true)
+    let dry = ChangeConditions<ExportView>(dryRun: true)
     let plan = try await bench.service.createExport(.sample(isReadOnly: false), dry).planned()
     #expect(plan.action == "create-export" && plan.steps.count == 2)
     guard case .export(let export) = plan.resource else { throw ExpectationFailure("\(plan.resource)") }
@@ -262,7 +262,7 @@ import Testing
     let bench = try await ServiceBench()
     try await bench.image("vm1")
     let service = bench.service
-    let terms = Terms<ExportView>(
+    let conditions = ChangeConditions<ExportView>(
       idempotency: IdempotencyGuard(
         key: IdempotencyKey(who: "me", route: "POST /exports", key: "1"), bodyHash: "x"
       ) { view in
@@ -271,8 +271,8 @@ import Testing
         defer { bench.catalog.readFault = nil }
         return KeptAnswer("\(view.imageName ?? "?") \(view.activity != nil)")
       })
-    _ = try await service.createExport(.sample(), terms).done()
-    let again = try await service.createExport(.sample(), terms).repeated()
+    _ = try await service.createExport(.sample(), conditions).done()
+    let again = try await service.createExport(.sample(), conditions).repeated()
     #expect(again == KeptAnswer("vm1 true"))
     #expect(bench.engine.servedExports.count == 1)
   }

@@ -114,13 +114,13 @@ import Testing
     let bench = try await ServiceBench()
     let image = try await bench.image("vm1")
     let change = ImageChange(labels: .merge(["a": "b"]))
-    _ = try await bench.service.changeImage(.name("vm1"), change, Terms(expectedRevision: image.revision))
+    _ = try await bench.service.changeImage(.name("vm1"), change, ChangeConditions(expectedRevision: image.revision))
     await expectRefusal(.preconditionFailed) {
       try await bench.service.changeImage(
-        .name("vm1"), ImageChange(labels: .clear), Terms(expectedRevision: image.revision))
+        .name("vm1"), ImageChange(labels: .clear), ChangeConditions(expectedRevision: image.revision))
     }
     await expectRefusal(.preconditionFailed) {
-      try await bench.service.unregisterImage(.name("vm1"), Terms(expectedRevision: image.revision))
+      try await bench.service.unregisterImage(.name("vm1"), ChangeConditions(expectedRevision: image.revision))
     }
   }
 

@@ -168,9 +168,9 @@ import Testing
     let gate = Gate()
     let running = try await heldJob(bench, gate)
     await expectRefusal(.preconditionFailed) {
-      try await bench.service.cancelJob(running.id, Terms(expectedRevision: running.revision - 1))
+      try await bench.service.cancelJob(running.id, ChangeConditions(expectedRevision: running.revision - 1))
     }
-    _ = try await bench.service.cancelJob(running.id, Terms(expectedRevision: running.revision)).done()
+    _ = try await bench.service.cancelJob(running.id, ChangeConditions(expectedRevision: running.revision)).done()
     _ = try await bench.end(of: running)
   }
 

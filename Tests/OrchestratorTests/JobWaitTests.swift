@@ -18,7 +18,7 @@ import Testing
     let bench = try await ServiceBench()
     let gate = Gate()
     let job = try await heldJob(bench, gate)
-    async let waited = bench.service.job(job.id, wait: ServiceBench.patience)
+    async let waited = bench.service.job(job.id, wait: ServiceBench.timeout)
     try await Task.sleep(for: .milliseconds(10))
     gate.open()
     #expect(try await waited?.state == .succeeded)
@@ -51,7 +51,7 @@ import Testing
       try await bench.service.job(job.id, wait: .milliseconds(20), knownRevision: job.revision) == nil)
     #expect(
       try await bench.service.job(job.id, wait: .seconds(1000), knownRevision: job.revision - 1)?.state == .running)
-    async let waited = bench.service.job(job.id, wait: ServiceBench.patience, knownRevision: job.revision)
+    async let waited = bench.service.job(job.id, wait: ServiceBench.timeout, knownRevision: job.revision)
     try await Task.sleep(for: .milliseconds(10))
     _ = try await bench.service.pauseJob(job.id)
     #expect(try await waited?.state == .paused)
@@ -79,7 +79,7 @@ import Testing
     let job = try await heldJob(bench, gate)
     try await withThrowingTaskGroup(of: JobState?.self) { group in
       for _ in 0..<200 {
-        group.addTask { try await bench.service.job(job.id, wait: ServiceBench.patience)?.state }
+        group.addTask { try await bench.service.job(job.id, wait: ServiceBench.timeout)?.state }
       }
       gate.open()
       for try await state in group { #expect(state == .succeeded) }

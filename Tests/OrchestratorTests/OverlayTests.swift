@@ -48,7 +48,7 @@ import Testing
       }
       #expect(refusal?.detail.contains("'top'") == true && refusal?.detail.contains("'beside'") == false)
     }
-    let plan = try await service.attachImage(.name("vm1"), Terms(dryRun: true)).planned()
+    let plan = try await service.attachImage(.name("vm1"), ChangeConditions(dryRun: true)).planned()
     #expect(plan.warnings.contains { $0.contains("'top'") })
     #expect(try service.jobs(JobFilter(), PageRequest()).items.isEmpty)
     // The overlay's own writes change nothing else.
@@ -68,7 +68,7 @@ import Testing
     }
     try bench.expectInLine()
     #expect(bench.engine.attachedImages.isEmpty)
-    let plan = try await service.createExport(draft(), Terms(dryRun: true)).planned()
+    let plan = try await service.createExport(draft(), ChangeConditions(dryRun: true)).planned()
     #expect(plan.warnings.contains { $0.contains("'top'") })
     _ = try await service.createExport(draft(isReadOnly: true)).done()
     _ = try await service.deleteExport(.name("disk0"), .safe)
@@ -83,7 +83,7 @@ import Testing
     try await bench.repository()
     let backup = try await bench.end(of: bench.backUp("vm1")).backups[0]
     let plan = try await bench.service.restoreBackup(
-      backup, to: .image(.name("vm1"), confirm: nil), Terms(dryRun: true)
+      backup, to: .image(.name("vm1"), confirm: nil), ChangeConditions(dryRun: true)
     ).planned()
     #expect(plan.warnings.contains { $0.contains("'top'") && !$0.contains("'beside'") })
   }
@@ -103,7 +103,7 @@ import Testing
   /// A silent overlay holds up the attaching for a while only, is looked at once, and doesn't hide the others.
   @Test(.timeLimit(.minutes(1))) func silentOverlayIsAWarning() async throws {
     let bench = try await bench { limits in
-      limits.overlayPatience = .seconds(1)
+      limits.overlayTimeout = .seconds(1)
       limits.overlayTurn = .milliseconds(10)
       limits.concurrentLooks = 1
     }
@@ -115,7 +115,7 @@ import Testing
       script.silence(at: gate) { if case .inspect(let image) = $0 { image.source.place == "/far/hung" } else { false } }
     }
     for _ in 0..<2 {
-      let plan = try await bench.service.attachImage(.name("vm1"), Terms(dryRun: true)).planned()
+      let plan = try await bench.service.attachImage(.name("vm1"), ChangeConditions(dryRun: true)).planned()
       #expect(plan.warnings.contains { $0.contains("'hung'") && !$0.contains("'beside'") })
     }
     #expect(gate.arrivals == 1)
@@ -125,12 +125,12 @@ import Testing
 
   /// A storage that doesn't even tell which file the image is.
   @Test(.timeLimit(.minutes(1))) func silentImageDoesntHoldUpTheRequest() async throws {
-    let bench = try await bench { $0.overlayPatience = .milliseconds(50) }
+    let bench = try await bench { $0.overlayTimeout = .milliseconds(50) }
     let gate = Gate()
     bench.engine.script { script in
       script.silence(at: gate) { if case .identities = $0 { true } else { false } }
     }
-    let plan = try await bench.service.attachImage(.name("vm1"), Terms(dryRun: true)).planned()
+    let plan = try await bench.service.attachImage(.name("vm1"), ChangeConditions(dryRun: true)).planned()
     #expect(plan.warnings.contains { $0.contains("'top'") && $0.contains("can't be told") })
     gate.open()
   }

@@ -42,13 +42,13 @@ import Testing
     let repository = try await bench.repository()
     try await bench.repository("second")
     let renamed = try await bench.service.renameRepository(
-      .name("local"), to: "main", Terms(expectedRevision: repository.revision)
+      .name("local"), to: "main", ChangeConditions(expectedRevision: repository.revision)
     ).done()
     #expect(renamed.id == repository.id && renamed.name == "main")
     await expectRefusal(.nameTaken) { try await bench.service.renameRepository(.name("main"), to: "second") }
     await expectRefusal(.preconditionFailed) {
       try await bench.service.renameRepository(
-        .name("main"), to: "x", Terms(expectedRevision: repository.revision))
+        .name("main"), to: "x", ChangeConditions(expectedRevision: repository.revision))
     }
     await expectRefusal(.notFound) { try await bench.service.renameRepository(.name("local"), to: "x") }
   }

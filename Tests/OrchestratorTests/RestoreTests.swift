@@ -125,7 +125,7 @@ import Testing
     let backup = try await bench.completeBackup()
     let uri = "nbd+unix:///x?socket=/run/x.sock"
     let target = RestoreDraft.nbd(uri: uri, targetIsZero: true)
-    let plan = try await bench.service.restoreBackup(backup.id, to: target, Terms(dryRun: true)).planned()
+    let plan = try await bench.service.restoreBackup(backup.id, to: target, ChangeConditions(dryRun: true)).planned()
     #expect(plan.warnings.contains { $0.contains("is lost") })
     let job = try await bench.end(of: bench.service.restoreBackup(backup.id, to: target).done())
     #expect(job.state == .succeeded)

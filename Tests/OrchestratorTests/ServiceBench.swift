@@ -77,9 +77,9 @@ struct ServiceBench {
   @discardableResult
   func export(
     _ name: ResourceName, of image: ResourceName = "vm1", isReadOnly: Bool? = nil,
-    _ terms: Terms<ExportView> = Terms()
+    _ conditions: ChangeConditions<ExportView> = ChangeConditions()
   ) async throws -> Export {
-    try await service.createExport(.sample(name, of: image, isReadOnly: isReadOnly), terms).done().export
+    try await service.createExport(.sample(name, of: image, isReadOnly: isReadOnly), conditions).done().export
   }
 
   /// Exports a backup.
@@ -112,7 +112,7 @@ struct ServiceBench {
 
   /// The job when it has ended.
   func end(of job: Job) async throws -> Job {
-    let ended = try #require(try await service.job(job.id, wait: Self.patience))
+    let ended = try #require(try await service.job(job.id, wait: Self.timeout))
     try #require(ended.state.isEnded, "job \(job.id) is still \(ended.state)")
     return ended
   }
@@ -120,7 +120,7 @@ struct ServiceBench {
   /// The job as soon as it is as `holds` says.
   func job(_ id: JobID, _ holds: (Job) -> Bool) async throws -> Job {
     var job = try service.job(id)
-    let deadline = ContinuousClock.now + Self.patience
+    let deadline = ContinuousClock.now + Self.timeout
     while !holds(job) {
       try #require(ContinuousClock.now < deadline, "job \(id) stays \(job.state)")
       job = try await service.job(id, wait: .milliseconds(50), knownRevision: job.revision) ?? service.job(id)
@@ -132,7 +132,7 @@ struct ServiceBench {
 
   func eventKinds() throws -> [Event.Kind] { try events().map(\.kind) }
 
-  static let patience = Duration.seconds(20)
+  static let timeout = Duration.seconds(20)
 }
 
 extension Answer {
@@ -189,7 +189,7 @@ func expectRefusal<Value>(
 func eventually(
   _ what: String, sourceLocation: SourceLocation = #_sourceLocation, _ holds: () async throws -> Bool
 ) async throws {
-  let deadline = ContinuousClock.now + ServiceBench.patience
+  let deadline = ContinuousClock.now + ServiceBench.timeout
   while try await !holds() {
     try #require(ContinuousClock.now < deadline, "\(what)", sourceLocation: sourceLocation)
     try await Task.sleep(for: .milliseconds(2))

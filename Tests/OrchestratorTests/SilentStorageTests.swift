@@ -21,10 +21,10 @@ import Testing
   ) async throws -> ServiceBench {
     engine.script { $0.silence(at: gate, where: isMeant) }
     return try await ServiceBench(catalog: stored, engine: engine, declarations: declarations) { limits in
-      limits.lookPatience = .milliseconds(10)
-      limits.movePatience = .milliseconds(10)
-      limits.servingPatience = .milliseconds(10)
-      limits.declarationPatience = .milliseconds(10)
+      limits.lookTimeout = .milliseconds(10)
+      limits.moveTimeout = .milliseconds(10)
+      limits.servingTimeout = .milliseconds(10)
+      limits.declarationTimeout = .milliseconds(10)
     }
   }
 
@@ -78,8 +78,8 @@ import Testing
       }
     }
     let bench = try await ServiceBench(catalog: first.stored, engine: engine) { limits in
-      limits.lookPatience = .milliseconds(1)
-      limits.movePatience = .milliseconds(1)
+      limits.lookTimeout = .milliseconds(1)
+      limits.moveTimeout = .milliseconds(1)
       limits.concurrentLooks = 2
       limits.lookTurn = .milliseconds(20)
     }
@@ -142,7 +142,7 @@ import Testing
 
   /// What can't be looked at is compared by its spelling only, and the plan says so.
   @Test(.timeLimit(.minutes(1))) func silentImageHoldsUpARegistrationForAWhileOnly() async throws {
-    let bench = try await ServiceBench { $0.comparisonPatience = .milliseconds(100) }
+    let bench = try await ServiceBench { $0.comparisonTimeout = .milliseconds(100) }
     try await bench.image("vm1")
     try await bench.image("hung", path: "/far/hung")
     let gate = Gate()
@@ -156,7 +156,7 @@ import Testing
     // Plans, so that a busy machine, on which more is silent for so short a time, can be asked again.
     func plan(_ path: String) async throws -> Plan {
       let draft = ImageDraft(name: "d", source: .file(path: path), format: .raw)
-      return try await bench.service.registerImage(draft, Terms(dryRun: true)).planned()
+      return try await bench.service.registerImage(draft, ChangeConditions(dryRun: true)).planned()
     }
     try await eventually("the one that hangs is named") {
       try await plan("/images/d").warnings
@@ -188,11 +188,11 @@ import Testing
     // What can be told is told all the same.
     await expectRefusal(.sourceTaken) {
       try await ServiceBench(engine: engine, declarations: Declarations(images: declared)) {
-        $0.comparisonPatience = .seconds(2)
+        $0.comparisonTimeout = .seconds(2)
       }.service
     }
     let bench = try await ServiceBench(engine: engine, declarations: Declarations(images: Array(declared.prefix(2)))) {
-      $0.comparisonPatience = .milliseconds(50)
+      $0.comparisonTimeout = .milliseconds(50)
     }
     #expect(try Set(bench.service.images(PageRequest()).items.map(\.name)) == ["vm1", "hung"])
     gate.open()

@@ -81,23 +81,23 @@ struct SimulatedDayTests {
 
   /// An answer is kept under its idempotency key for a day, and no longer.
   @Test func anAnswerIsRepeatedForADay() async throws {
-    let terms = Terms<Job>(
+    let conditions = ChangeConditions<Job>(
       idempotency: IdempotencyGuard(
         key: IdempotencyKey(who: "me", route: "POST /backups", key: "1"), bodyHash: "x"
       ) { job in KeptAnswer(job.id.description) })
     let draft = BackupDraft(images: [.name("vm1")], repository: .name("local"))
-    guard case .done(let first) = try await service.createBackup(draft, terms) else {
+    guard case .done(let first) = try await service.createBackup(draft, conditions) else {
       Issue.record("the first request was answered as a repeat")
       return
     }
     try await time.pass(.seconds(24 * 3600 - 1))
-    guard case .repeated(let again) = try await service.createBackup(draft, terms) else {
+    guard case .repeated(let again) = try await service.createBackup(draft, conditions) else {
       Issue.record("the second request wasn't answered as a repeat")
       return
     }
     #expect(again.text == first.id.description)
     try await time.pass(.seconds(2))
-    guard case .done(let second) = try await service.createBackup(draft, terms) else {
+    guard case .done(let second) = try await service.createBackup(draft, conditions) else {
       Issue.record("the third request was answered as a repeat")
       return
     }

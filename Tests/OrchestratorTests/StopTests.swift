@@ -14,7 +14,7 @@ import Testing
     let running = try await bench.backUp("vm1")
     try await gate.reached()
     let queued = try await bench.backUp("vm1")
-    await bench.service.stop(grace: ServiceBench.patience)
+    await bench.service.stop(grace: ServiceBench.timeout)
     for job in [running, queued] {
       let ended = try bench.service.job(job.id)
       #expect(ended.state == .interrupted && ended.error?.code == .interrupted && ended.finishedAt != nil)
@@ -32,7 +32,7 @@ import Testing
     let job = try await bench.backUp("vm1")
     try await gate.reached()
     _ = try await bench.service.pauseJob(job.id)
-    await bench.service.stop(grace: ServiceBench.patience)
+    await bench.service.stop(grace: ServiceBench.timeout)
     #expect(try bench.service.job(job.id).state == .interrupted)
   }
 

@@ -100,7 +100,7 @@ import Testing
   }
 
   nonisolated(nonsending)
-    private static func found(_ file: SparseImage) async throws -> [CheckReport.Finding]
+    private static func found(_ file: SparseImage) async throws -> [Qcow2CheckReport.Finding]
   {
     let image = try await openImage(MemoryDevice(file), isReadOnly: true)
     do throws(BlockError) {

@@ -147,7 +147,7 @@ import Testing
 
   @Test func findingsHaveShortNames() async throws {
     try await LoopActor().run { _ in
-      func found(_ file: SparseImage) async throws -> CheckReport {
+      func found(_ file: SparseImage) async throws -> Qcow2CheckReport {
         try await openImage(MemoryDevice(file), isReadOnly: true).check()
       }
       let name = [UInt8](repeating: 1, count: 1000)
@@ -155,7 +155,7 @@ import Testing
       #expect(bitmaps.corruptionCount > 0 && bitmaps.isTruncated)
       #expect(bitmaps.findings.allSatisfy { $0.place.utf8.count < 200 }, "\(bitmaps)")
       let many = try await found(try await Self.image(bitmaps: [[UInt8]](repeating: [98], count: 300)))
-      #expect(many.isTruncated && many.findings.count == CheckReport.maximumFindings)
+      #expect(many.isTruncated && many.findings.count == Qcow2CheckReport.maximumFindings)
       let few = try await found(try await Self.image(bitmaps: [[98]]))
       #expect(few.corruptionCount > 0 && !few.isTruncated, "\(few)")
     }

@@ -88,7 +88,7 @@ struct JudgedImage: Sendable {
 
   /// What we find: nil if the image isn't opened or can't be walked through, which says as much.
   nonisolated(nonsending)
-    func report(on damaged: SparseImage) async -> CheckReport?
+    func report(on damaged: SparseImage) async -> Qcow2CheckReport?
   {
     try? await open(damaged).check()
   }

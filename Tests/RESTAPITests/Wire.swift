@@ -8,7 +8,7 @@ final class Wire: @unchecked Sendable {
   enum Failure: Error { case connect(Int32), closed, malformed(String) }
 
   /// The longest that any read or write waits.
-  private static let patienceSeconds = 10
+  private static let timeoutSeconds = 10
 
   private let descriptor: Int32
   private var buffer: [UInt8] = []
@@ -30,7 +30,7 @@ final class Wire: @unchecked Sendable {
       withUnsafeMutableBytes(of: &target.sun_path) { $0.copyBytes(from: Array(path.utf8)) }
       code = Self.connect(descriptor, &target)
     }
-    var time = timeval(tv_sec: Self.patienceSeconds, tv_usec: 0)
+    var time = timeval(tv_sec: Self.timeoutSeconds, tv_usec: 0)
     setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
     setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
     guard code == 0 else { throw Failure.connect(errno) }

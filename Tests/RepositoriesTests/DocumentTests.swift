@@ -57,25 +57,25 @@ struct DocumentTests {
   @Test func damagedDocumentsAreRefused() throws {
     let record = ImageRecord(
       id: ImageID(), name: "vm", source: .file(path: "/images/vm \"1\".qcow2"), format: .qcow2, labels: ["a": "ü\n"])
-    let bytes = try CheckedDocumentCodec.encode(ImageDocument(record))
-    #expect(try CheckedDocumentCodec.decode(ImageDocument.self, from: bytes).record == record)
+    let bytes = try CheckedDocumentCodec.encode(ImageDescription(record))
+    #expect(try CheckedDocumentCodec.decode(ImageDescription.self, from: bytes).record == record)
     for index in bytes.indices {
       var damaged = bytes
       damaged[index] ^= 0x01
       #expect(throws: DocumentDamage.self, "byte \(index)") {
-        try CheckedDocumentCodec.decode(ImageDocument.self, from: damaged)
+        try CheckedDocumentCodec.decode(ImageDescription.self, from: damaged)
       }
     }
     for count in [0, 1, bytes.count / 2, bytes.count - 1] {
       #expect(throws: DocumentDamage.self) {
-        try CheckedDocumentCodec.decode(ImageDocument.self, from: Array(bytes[..<count]))
+        try CheckedDocumentCodec.decode(ImageDescription.self, from: Array(bytes[..<count]))
       }
     }
     let text = String(decoding: bytes, as: UTF8.self)
     let newer = text.replacingOccurrences(of: "\"formatVersion\" : 1", with: "\"formatVersion\" : 2")
     try #require(newer != text)
     let damage = #expect(throws: DocumentDamage.self) {
-      try CheckedDocumentCodec.decode(ImageDocument.self, from: Array(newer.utf8))
+      try CheckedDocumentCodec.decode(ImageDescription.self, from: Array(newer.utf8))
     }
     #expect(damage?.text.contains("checksum") == false, "\(damage as Any)")
   }
@@ -83,9 +83,9 @@ struct DocumentTests {
   @Test func timesKeepTheirMillisecond() throws {
     for milliseconds in [0, 1, 999, 1_767_225_600_000, 1_767_225_600_123, 1_795_386_123_456, 4_102_444_799_999] {
       let date = Date(timeIntervalSince1970: Double(milliseconds) / 1000)
-      let document = RepositoryDocument(id: RepositoryID(), createdAt: date)
+      let document = RepositoryDescription(id: RepositoryID(), createdAt: date)
       let bytes = try CheckedDocumentCodec.encode(document)
-      #expect(try CheckedDocumentCodec.decode(RepositoryDocument.self, from: bytes).createdAt == date)
+      #expect(try CheckedDocumentCodec.decode(RepositoryDescription.self, from: bytes).createdAt == date)
     }
   }
 }

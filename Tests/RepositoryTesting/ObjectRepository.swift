@@ -87,7 +87,7 @@ private struct ObjectRepository: BackupRepository {
     var scan = RepositoryScan(images: [], chains: [], backups: [], findings: [])
     for key in store.keys("image/") {
       guard let bytes = store.bytes(key) else { continue }
-      scan.images.append(try CheckedDocumentCodec.decode(ImageDocument.self, from: bytes).record)
+      scan.images.append(try CheckedDocumentCodec.decode(ImageDescription.self, from: bytes).record)
     }
     for manifest in manifests {
       scan.backups.append(manifest.entity(storedSize: 1))
@@ -122,7 +122,7 @@ private struct ObjectRepository: BackupRepository {
     func record(_ image: ImageRecord, job: JobID) async throws
   {
     guard store.object("image/\(image.id)") != nil else { return }
-    store.put(.bytes(try CheckedDocumentCodec.encode(ImageDocument(image))), at: "image/\(image.id)")
+    store.put(.bytes(try CheckedDocumentCodec.encode(ImageDescription(image))), at: "image/\(image.id)")
   }
 
   nonisolated(nonsending)
@@ -255,7 +255,7 @@ private struct ObjectStage: BackupStage {
     guard store.putIfAbsent(.bytes(bytes), at: ObjectRepository.key(backup)) else {
       throw DomainError(.targetExists, "\(backup.backup) exists already")
     }
-    store.put(.bytes(try CheckedDocumentCodec.encode(ImageDocument(image))), at: "image/\(image.id)")
+    store.put(.bytes(try CheckedDocumentCodec.encode(ImageDescription(image))), at: "image/\(image.id)")
     store.remove(key)
     return UInt64(bytes.count)
   }

@@ -2,7 +2,7 @@ import Model
 
 /// How exports are served.
 package struct ExportConfiguration: Hashable, Sendable {
-  /// Paths of PEM files: a certificate of ours with its key, and who must have signed the clients' ones.
+  /// Paths of PEM files: a certificate of ours with its key, and the authority that must have signed the clients' ones.
   package struct Certificate: Hashable, Sendable {
     package var certificate: String
     package var key: String

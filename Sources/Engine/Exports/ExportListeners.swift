@@ -18,7 +18,7 @@ final class ExportListeners: Sendable {
   private let credentials: ExportCredentials
   private let entries = Lock<[ExportAddress: Entry]>([:])
   private let apiAddresses: APIAddresses
-  /// Listening and giving up an address take time, in which nobody else may look for it.
+  /// Listening and giving up an address take time, in which no other call may look for it.
   private let table = AsyncMutex<SoleKey>()
 
   init(
@@ -66,7 +66,7 @@ final class ExportListeners: Sendable {
     }
   }
 
-  /// Hides an export that nobody uses any more, and gives the address up if it was the last there.
+  /// Hides an export that no client uses any more, and gives the address up if it was the last there.
   /// - Parameter address: as ``publish(_:at:tls:)`` returned it.
   func withdraw(_ export: NBDExport, at address: ExportAddress) async {
     await table.withLock {

@@ -11,7 +11,7 @@ struct ExportSockets: Sendable {
   let access: SocketFileAccess
 
   private static let socketMode: UInt32 = 0o660
-  /// Of the folder, where it has to be made: the sockets in it decide who gets in.
+  /// Of the folder, where it has to be made: the sockets in it decide which users get in.
   private static let folderMode: mode_t = 0o755
 
   /// Makes the folder if it isn't there, and opens it; blocks.

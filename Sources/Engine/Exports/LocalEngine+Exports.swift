@@ -106,7 +106,7 @@ extension LocalEngine {
     servedExports.remove(id)
   }
 
-  /// A client that has ended is noticed a moment later: who takes the export away right after it isn't refused.
+  /// A client that has ended is noticed a moment later: an export that is taken away right after isn't refused.
   private static func removeSafely(_ export: NBDExport) async throws(NBDExport.InUse) {
     let deadline = ContinuousClock.now + farewell
     while ContinuousClock.now < deadline {

@@ -50,7 +50,7 @@ final class ServedExports: Sendable {
   /// Ends opening with failure, or leaving.
   func remove(_ id: ExportID) { stages.withLock { $0[id] = nil } }
 
-  /// Nil if it isn't served, or somebody else takes it away.
+  /// Nil if it isn't served, or another call takes it away.
   func beginLeaving(_ id: ExportID) -> ServedExport? {
     stages.withLock { stages in
       guard case .served(let export) = stages[id] else { return nil }

@@ -10,7 +10,7 @@ import RawFile
 ///
 /// C1. A claim stands before the file's lock is taken, and until the lock is released.
 /// C2. A claim waits for those that exclude it and are *passing*: a look at an image, an image that is being opened or
-///     closed. It waits at most ``patience``. What lasts (an attached image, a job, an export) refuses it at once.
+///     closed. It waits at most ``timeout``. What lasts (an attached image, a job, an export) refuses it at once.
 /// C3. A claim doesn't overtake an earlier one that waits and that it excludes: an attach gets its turn although
 ///     clients keep on reading.
 ///
@@ -18,7 +18,7 @@ import RawFile
 /// other in a circle.
 package final class FileClaims: Sendable {
   /// How long one opening waits for passing claims, over all its files.
-  package static let patience = Duration.seconds(10)
+  package static let timeout = Duration.seconds(10)
   /// The time between two tries.
   private static let pause = Duration.milliseconds(5)
 

@@ -22,7 +22,7 @@ actor ImageGraph {
   nonisolated let location: ImageLocation
   /// Its files and its format.
   nonisolated let image: OpenImage
-  /// Where everybody's requests go; on `loop`.
+  /// Where all users' requests go; on `loop`.
   nonisolated let slot: Slot
   /// Whose opening it is: others meet it that want the files.
   nonisolated let use: ImageUse

@@ -31,7 +31,7 @@ struct ImageOpener: Sendable {
     let wantsDirect: Bool
     let use: ImageUse
     /// How long claims that pass are waited for.
-    let deadline = ContinuousClock.now + FileClaims.patience
+    let deadline = ContinuousClock.now + FileClaims.timeout
     var files: [LayerFile] = []
     /// Whether the image's own files, those with its data, go past the page cache.
     var isDirect: Bool
@@ -43,8 +43,8 @@ struct ImageOpener: Sendable {
     }
   }
 
-  /// Opens the image to be read and claims it as QEMU would, so that nobody writes to it meanwhile. An NBD export can't
-  /// be claimed.
+  /// Opens the image to be read and claims it as QEMU would, so that no other program writes to it meanwhile. An
+  /// NBD export can't be claimed.
   /// - Parameter use: what it is opened for: others are refused, or wait, in these words.
   /// - Throws: `imageInUse` if the use needs an image at rest and this one is attached.
   nonisolated(nonsending)

@@ -4,7 +4,7 @@ import Model
 
 extension LocalEngine {
   /// How long locks that another process holds are waited for at most, in seconds, and how often they are tried.
-  private static let maximumLockPatience = 600
+  private static let maximumLockTimeout = 600
   private static let lockPause = Duration.milliseconds(100)
 
   package func attach(_ order: AttachOrder, control: any JobControl) async throws -> AttachReceipt {
@@ -47,13 +47,13 @@ extension LocalEngine {
     return graph
   }
 
-  /// Tries again while somebody else holds the image, for as long as the order says.
+  /// Tries again while another program holds the image, for as long as the order says.
   nonisolated(nonsending)
     private func openPatiently(
       _ order: AttachOrder, for use: ImageUse, on loop: EventLoop, _ control: any JobControl
     ) async throws -> ImageGraph
   {
-    let deadline = ContinuousClock.now + .seconds(min(order.lockPatience, Self.maximumLockPatience))
+    let deadline = ContinuousClock.now + .seconds(min(order.lockTimeout, Self.maximumLockTimeout))
     var hasTold = false
     while true {
       try await control.checkpoint()

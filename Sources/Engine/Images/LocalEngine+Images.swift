@@ -33,7 +33,7 @@ extension LocalEngine {
     }
   }
 
-  /// Without a claim: looking is allowed while somebody writes. The file's status is nil for an NBD export.
+  /// Without a claim: looking is allowed while a guest writes. The file's status is nil for an NBD export.
   nonisolated(nonsending)
     private func openUnclaimed(
       _ source: ImageSource, _ loop: EventLoop

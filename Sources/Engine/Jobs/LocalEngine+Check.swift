@@ -5,7 +5,7 @@ import Model
 import Qcow2
 
 extension LocalEngine {
-  package func check(_ order: CheckOrder, control: any JobControl) async throws -> Model.CheckReport {
+  package func check(_ order: CheckOrder, control: any JobControl) async throws -> CheckReport {
     try await onLoop(for: control.job, in: .folder(of: order.image.source.place)) { [self] loop in
       do {
         let found = try await check(order.image, on: loop, control)
@@ -14,7 +14,7 @@ extension LocalEngine {
         return try await repairLeaks(order.image, found, on: loop, control)
       } catch let error as DomainError where error.code == .imageCorrupt {
         // So damaged that it can't even be opened, or walked through.
-        return Model.CheckReport(
+        return CheckReport(
           findings: [error.detail], errorCount: 1, leakCount: 0, repairedLeakCount: 0, checkedBytes: 0)
       }
     }
@@ -28,18 +28,18 @@ extension LocalEngine {
   nonisolated(nonsending)
     private func check(
       _ location: ImageLocation, on loop: EventLoop, _ control: any JobControl
-    ) async throws -> Model.CheckReport
+    ) async throws -> CheckReport
   {
     let image = try await opener(on: loop).open(location, for: Self.use(control, .rest))
     return try await closing([image.device]) {
-      guard let qcow2 = image.format.qcow2 else { return Model.CheckReport.nothingToCheck }
+      guard let qcow2 = image.format.qcow2 else { return CheckReport.nothingToCheck }
       let byteCount = image.files.first?.status.byteCount ?? qcow2.fileByteCount
       return try await telling(about: image.name) {
         let found = try await Self.walking(control, telling: byteCount) { (progress) async throws(BlockError) in
           try await qcow2.check(progress)
         }
         control.report(done: byteCount, total: byteCount)
-        return Model.CheckReport(found, of: image.name, checkedBytes: byteCount)
+        return CheckReport(found, of: image.name, checkedBytes: byteCount)
       }
     }
   }
@@ -49,8 +49,8 @@ extension LocalEngine {
   nonisolated(nonsending)
     static func walking(
       _ control: any JobControl, telling byteCount: UInt64?,
-      _ walk: (@escaping CheckProgress) async throws(BlockError) -> Qcow2.CheckReport
-    ) async throws -> Qcow2.CheckReport
+      _ walk: (@escaping CheckProgress) async throws(BlockError) -> Qcow2CheckReport
+    ) async throws -> Qcow2CheckReport
   {
     var cancellation: (any Error)?
     do throws(BlockError) {
@@ -71,8 +71,8 @@ extension LocalEngine {
   /// - Returns: what is wrong afterwards: what was found before, where the image's errors hide what is in use.
   nonisolated(nonsending)
     private func repairLeaks(
-      _ location: ImageLocation, _ found: Model.CheckReport, on loop: EventLoop, _ control: any JobControl
-    ) async throws -> Model.CheckReport
+      _ location: ImageLocation, _ found: CheckReport, on loop: EventLoop, _ control: any JobControl
+    ) async throws -> CheckReport
   {
     func leaveUnrepaired() {
       guard found.leakCount > 0 else { return }
@@ -99,17 +99,17 @@ extension LocalEngine {
         if left.repairedCount == 0 { leaveUnrepaired() }
         // What was repaired is durable only then.
         try await qcow2.close()
-        return Model.CheckReport(left, of: graph.name, checkedBytes: found.checkedBytes)
+        return CheckReport(left, of: graph.name, checkedBytes: found.checkedBytes)
       }
     }
   }
 }
 
-extension Model.CheckReport {
-  fileprivate static let nothingToCheck = Model.CheckReport(
+extension CheckReport {
+  fileprivate static let nothingToCheck = CheckReport(
     findings: [], errorCount: 0, leakCount: 0, repairedLeakCount: 0, checkedBytes: 0)
 
-  fileprivate init(_ report: Qcow2.CheckReport, of name: String, checkedBytes: UInt64) {
+  fileprivate init(_ report: Qcow2CheckReport, of name: String, checkedBytes: UInt64) {
     let errors = report.findings.filter { $0.kind == .corruption }
     let leaks = report.findings.filter { $0.kind == .leak }
     self.init(

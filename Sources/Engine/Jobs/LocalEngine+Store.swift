@@ -120,7 +120,7 @@ extension LocalEngine {
       _ loop: EventLoop, _ control: any JobControl, _ describe: @escaping @Sendable (BlockError) -> DomainError
     ) async throws
   {
-    // The sink is confined to the loop, as its caller is, who leaves it alone meanwhile.
+    // The sink is confined to the loop, as its caller is, which leaves it alone meanwhile.
     nonisolated(unsafe) let sink = sink
     let copy = CopyLoop(
       on: loop, from: source, byteCount: byteCount, to: sink, compressors: compressors, work: work, control: control,

@@ -21,7 +21,7 @@ struct NBDPeers: Sendable {
 
   private static let connectionCount = 4
   /// How long a silent or vanished server is waited for where a person waits.
-  private static let lookPatience = Duration.seconds(30)
+  private static let lookTimeout = Duration.seconds(30)
 
   /// Loads what TLS needs; blocks.
   /// - Throws: `tlsUnavailable`, with the file that can't be used.
@@ -72,7 +72,7 @@ struct NBDPeers: Sendable {
     var options = NBDDevice.Options()
     options.isReadOnly = isReadOnly
     switch use {
-    case .look: (options.answerPatience, options.reconnectPatience) = (Self.lookPatience, Self.lookPatience)
+    case .look: (options.answerTimeout, options.reconnectTimeout) = (Self.lookTimeout, Self.lookTimeout)
     case .copy: options.connectionCount = Self.connectionCount
     }
     options.contexts = ["base:allocation", "qemu:allocation-depth"]

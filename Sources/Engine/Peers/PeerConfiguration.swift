@@ -1,8 +1,8 @@
 /// Which NBD servers images may be on, or may be restored to, and how those with TLS are met.
 package struct PeerConfiguration: Hashable, Sendable {
   package enum TLS: Hashable, Sendable {
-    /// Paths of PEM files: who must have signed the peers' certificates (nil: one of the system's authorities), and
-    /// what we show to those that ask.
+    /// Paths of PEM files: the authority that must have signed the peers' certificates (nil: one of the system's
+    /// authorities), and what we show to those that ask.
     case certificate(authority: String?, certificate: String?, key: String?)
     /// The path of a file with one line `identity:hex`, as psktool writes it.
     case preSharedKey(file: String)

@@ -61,7 +61,7 @@ package final class EventLoop: TaskExecutor, SerialExecutor, @unchecked Sendable
   private let hasMail = Atomic<Bool>(false)
 
   // Confined to the loop's thread.
-  private var ready = JobQueue()
+  private var ready = ExecutorQueue()
   private var timers = TimerHeap()
   var waits = WaitTable()
   var port: (any LoopPort)?

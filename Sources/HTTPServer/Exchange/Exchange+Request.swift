@@ -69,7 +69,7 @@ extension Exchange {
     self.request = request
     body.onRoom { [weak self] in self?.wake() }
     open(call.connection)
-    let (isStopping, isClosing) = service.census.enter(self)
+    let (isStopping, isClosing) = service.liveRequests.enter(self)
     if isClosing { setClosing() }
     if isStopping { fault = fault ?? .stopping }
     if let fault {

@@ -26,9 +26,9 @@ extension Exchange {
     guard case .events(let stream) = response.content, let request else { return response }
     let limit = service.options.eventStreamLimit
     let fault: HTTPFault
-    switch service.census.enter(stream, of: self, limit: limit) {
+    switch service.liveRequests.enter(stream, of: self, limit: limit) {
     case .entered:
-      let attachment = EventStream.Attachment(
+      let attachment = ServerSentEvents.Attachment(
         wake: { [weak self] in self?.wake() }, abort: { [weak self] in self?.abort() })
       // A stream that is over already is sent all the same: it ends at once.
       _ = stream.attach(attachment)
@@ -79,7 +79,7 @@ extension Exchange {
       fields["Content-Type"] = "text/event-stream"
       fields["Cache-Control"] = "no-store"
     }
-    if service.census.isStopping { fields["Connection"] = "close" }
+    if service.liveRequests.isStopping { fields["Connection"] = "close" }
     for field in fields.all where MHD_add_response_header(made, field.name, field.value) == .NO {
       service.logger.error(
         "a header field can't be sent", metadata: ["request": "\(request?.id ?? "")", "field": "\(field.name)"])

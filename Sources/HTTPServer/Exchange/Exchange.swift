@@ -64,7 +64,7 @@ final class Exchange: @unchecked Sendable {
   let targetAddress: UInt
   let service: RequestService
 
-  // Set once, before the exchange enters the census and so becomes known to other threads.
+  // Set once, before the exchange enters the liveRequests and so becomes known to other threads.
   var body: HTTPBody?
   var request: HTTPRequest?
 
@@ -83,11 +83,11 @@ final class Exchange: @unchecked Sendable {
     self.target = target
     self.targetAddress = targetAddress
     self.service = service
-    service.census.exchangeBegan()
+    service.liveRequests.exchangeBegan()
   }
 
   deinit {
-    service.census.exchangeEnded()
+    service.liveRequests.exchangeEnded()
   }
 
   // MARK: On libmicrohttpd's thread

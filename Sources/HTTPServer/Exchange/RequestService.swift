@@ -6,19 +6,19 @@ final class RequestService: Sendable {
   let executor: (any TaskExecutor)?
   let options: WebServerOptions
   let logger: Logger
-  let census: Census
+  let liveRequests: LiveRequests
   let connections: Connections
   let watch: ClientWatch
 
   init(
     responder: any HTTPResponder, executor: (any TaskExecutor)?, options: WebServerOptions, logger: Logger,
-    census: Census, connections: Connections, watch: ClientWatch
+    liveRequests: LiveRequests, connections: Connections, watch: ClientWatch
   ) {
     self.responder = responder
     self.executor = executor
     self.options = options
     self.logger = logger
-    self.census = census
+    self.liveRequests = liveRequests
     self.connections = connections
     self.watch = watch
   }

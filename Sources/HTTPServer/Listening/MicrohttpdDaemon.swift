@@ -132,7 +132,7 @@ private let requestLineSeen: RequestLineCallback = { context, target, _ in
   guard let daemon = MicrohttpdDaemon.from(context) else { return nil }
   let bytes = target.map { Array(UnsafeRawBufferPointer(start: $0, count: strlen($0))) } ?? []
   let exchange = Exchange(
-    number: daemon.service.census.nextNumber(), target: bytes, targetAddress: UInt(bitPattern: target),
+    number: daemon.service.liveRequests.nextNumber(), target: bytes, targetAddress: UInt(bitPattern: target),
     service: daemon.service)
   return Unmanaged.passRetained(exchange).toOpaque()
 }
@@ -167,7 +167,7 @@ private let requestCompleted: MHD_RequestCompletedCallback = { daemon, connectio
   context.pointee = nil
   let exchange = Unmanaged<Exchange>.fromOpaque(pointer).takeRetainedValue()
   exchange.close()
-  exchange.service.census.leave(exchange)
+  exchange.service.liveRequests.leave(exchange)
 }
 
 private let connectionChanged: MHD_NotifyConnectionCallback = { context, connection, _, change in

@@ -96,9 +96,9 @@ final class ServerThread: Sendable {
     while state.withLock({ $0.stopAt == nil }) {
       let now = ContinuousClock.now
       if let turn = heartbeats.due(now) {
-        service.census.streams(turn: turn, of: Self.heartbeatTurns).forEach { $0.beat() }
+        service.liveRequests.streams(turn: turn, of: Self.heartbeatTurns).forEach { $0.beat() }
       }
-      var deadline = service.census.streamCount > 0 ? heartbeats.next : now + Self.idlePause
+      var deadline = service.liveRequests.streamCount > 0 ? heartbeats.next : now + Self.idlePause
       if service.connections.awaitsHeads {
         service.connections.endLate(at: now)
         deadline = min(deadline, now + Self.lateHeadInterval)
@@ -122,7 +122,7 @@ final class ServerThread: Sendable {
       switch event {
       case .wake: break
       case .listener(let number): accept(number)
-      case .clientLeft(let number): service.census.exchange(number)?.clientLeft()
+      case .clientLeft(let number): service.liveRequests.exchange(number)?.clientLeft()
       }
     }
     if isResuming { resumeAccepting() }
@@ -208,10 +208,10 @@ final class ServerThread: Sendable {
     }
     // Closing takes the sockets out of the watch.
     listeners.values.forEach { $0.socket.close() }
-    service.census.stop().forEach { $0.end() }
+    service.liveRequests.stop().forEach { $0.end() }
     drain(until: { [self] in state.withLock { $0.stopAt } ?? .now })
 
-    let late = service.census.closeDown()
+    let late = service.liveRequests.closeDown()
     let responder = service.responder
     late.forEach { $0.expire { responder.response(to: .stopping, for: $0) } }
     let flushed = ContinuousClock.now + service.options.flushTime
@@ -228,7 +228,7 @@ final class ServerThread: Sendable {
 
   /// Handles events until no request is in flight.
   private func drain(until deadline: () -> ContinuousClock.Instant) {
-    while service.census.requestCount > 0, ContinuousClock.now < deadline() {
+    while service.liveRequests.requestCount > 0, ContinuousClock.now < deadline() {
       turn(until: deadline())
     }
   }

@@ -34,7 +34,8 @@ package final class WebServer: Sendable {
     let watch = try ClientWatch()
     service = RequestService(
       responder: responder, executor: executor, options: options, logger: logger,
-      census: Census(changed: { watch.wake() }), connections: Connections(options, changed: { watch.wake() }),
+      liveRequests: LiveRequests(changed: { watch.wake() }),
+      connections: Connections(options, changed: { watch.wake() }),
       watch: watch)
     thread = ServerThread(service: service)
     try thread.start()
@@ -82,8 +83,8 @@ package final class WebServer: Sendable {
 
   package var counts: Counts {
     Counts(
-      connections: service.connections.count, exchanges: service.census.exchangeCount,
-      requests: service.census.requestCount,
-      eventStreams: service.census.streamCount)
+      connections: service.connections.count, exchanges: service.liveRequests.exchangeCount,
+      requests: service.liveRequests.requestCount,
+      eventStreams: service.liveRequests.streamCount)
   }
 }

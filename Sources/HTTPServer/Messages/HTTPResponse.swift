@@ -13,7 +13,7 @@ package struct HTTPResponse: Sendable {
     /// the connection, so that the client can tell that the content isn't whole.
     case stream(length: UInt64?, @Sendable (HTTPBodyWriter) async throws -> Void)
     /// Server-sent events until either side ends them.
-    case events(EventStream)
+    case events(ServerSentEvents)
   }
 
   package var status: Int

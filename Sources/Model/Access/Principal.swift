@@ -10,7 +10,7 @@ package struct Principal: Hashable, Sendable {
     self.verbs = verbs
   }
 
-  /// Everybody who reaches the API, as long as there are no tokens.
+  /// Every client that reaches the API, as long as there are no tokens.
   package static let anonymous = Principal(name: "anonymous", verbs: Set(Verb.allCases))
   /// The program itself: its jobs, its start, its reconciliation.
   package static let server = Principal(name: "cobweb", verbs: Set(Verb.allCases))

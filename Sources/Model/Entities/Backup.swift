@@ -40,7 +40,7 @@ package enum VerifyLevel: String, Sendable, Codable, CaseIterable {
 
 /// How much the bytes agree with each other at the point in time.
 package enum Consistency: String, Sendable, Codable, CaseIterable {
-  /// Nobody had the image open for writing.
+  /// No program had the image open for writing.
   case offline
   /// As after a power cut.
   case crash

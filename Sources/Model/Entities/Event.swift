@@ -1,6 +1,6 @@
 import Foundation
 
-/// One change of state, told to whoever listens. Commits in the transaction of the change.
+/// One change of state, told to all listeners. Commits in the transaction of the change.
 package struct Event: Hashable, Sendable, Codable {
   package enum Kind: String, Sendable, Codable, CaseIterable {
     case imageCreated = "image.created"

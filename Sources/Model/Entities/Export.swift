@@ -86,7 +86,7 @@ package enum ExportAddress: Hashable, Sendable, Codable {
   }
 }
 
-/// How clients of an address prove who they are; both ends speak TLS then, and nobody gets in without.
+/// How clients of an address prove who they are; both ends speak TLS then, and no client gets in without.
 package enum ExportTLS: String, Sendable, Codable, CaseIterable {
   /// A certificate signed by the configured authority.
   case x509

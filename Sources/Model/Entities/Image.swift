@@ -7,7 +7,7 @@ package struct Image: Hashable, Sendable, Codable {
     case detached
     /// Open read-write here, with the locks of a writer, to be served to a guest.
     case attached
-    /// It couldn't be opened the last time somebody looked. If it has an ``Image/attachment``, it is to be attached.
+    /// It couldn't be opened at the last probe. If it has an ``Image/attachment``, it is to be attached.
     case unavailable
   }
 
@@ -68,7 +68,7 @@ package struct Image: Hashable, Sendable, Codable {
 /// How an image is held open for its guest.
 package struct Attachment: Hashable, Sendable, Codable {
   package enum Cause: String, Sendable, Codable, CaseIterable {
-    /// Somebody asked for it: it stays attached until somebody asks for the opposite.
+    /// A person asked for it: it stays attached until one asks for the opposite.
     case request
     /// A read-write export needed it: it is detached with the last such export.
     case export

@@ -56,7 +56,8 @@ package protocol BlockEngine: Sendable {
   func access(to repository: RepositoryLocation) async throws -> RepositoryAccess
   /// Reads every manifest: what a catalog needs to know all of it again.
   func scan(_ repository: RepositoryLocation) async throws -> RepositoryScan
-  /// Removes work files of this server whose job isn't in `liveJobs`, and reports what is finished but nobody's.
+  /// Removes work files of this server whose job isn't in `liveJobs`, and reports what is finished but belongs to
+  /// no backup.
   func recover(_ repository: RepositoryLocation, liveJobs: Set<JobID>) async throws -> RecoveryReport
   /// Removes work files that restores of this server left beside their targets, unless their job is in `liveJobs`.
   /// Returns their paths.

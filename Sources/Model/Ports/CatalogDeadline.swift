@@ -16,7 +16,7 @@ package final class CatalogDeadline: Sendable {
 
   private init(_ instant: ContinuousClock.Instant) { self.instant = instant }
 
-  /// Nil where nobody waits for an answer.
+  /// Nil where no client waits for an answer.
   package static var current: ContinuousClock.Instant? {
     guard let scope, !scope.isOver.load(ordering: .acquiring) else { return nil }
     return scope.instant

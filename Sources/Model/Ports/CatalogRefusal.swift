@@ -17,7 +17,7 @@ package enum CatalogRefusal {
       .nameTaken, "the name '\(name)' belongs to \(kind) \(holder)", remedy: "choose another name, or rename that one")
   }
 
-  /// Somebody else changed the row since it was read.
+  /// Another change touched the row since it was read.
   package static func stale<Entity>(
     _ kind: String, _ id: Identifier<Entity>, stored: Int, given: Int
   ) -> DomainError {

@@ -18,7 +18,7 @@ package struct CheckReport: Hashable, Sendable, Codable {
   package var truncated: Bool
   /// What makes the image unsafe to use.
   package var errorCount: Int
-  /// Clusters that are lost to the image, and harm nobody.
+  /// Clusters that are lost to the image, and do no harm.
   package var leakCount: Int
   /// Leaked clusters that were given back.
   package var repairedLeakCount: Int
@@ -46,15 +46,15 @@ package struct AttachOrder: Hashable, Sendable, Codable {
   package var location: ImageLocation
   /// Nil: direct where the storage can do it.
   package var cache: CacheMode?
-  /// Seconds for which locks that somebody else holds are waited for: those of a killed predecessor last as long as
+  /// Seconds for which locks that another program holds are waited for: those of a killed predecessor last as long as
   /// its requests are in the kernel.
-  package var lockPatience: Int
+  package var lockTimeout: Int
 
-  package init(image: ImageID, location: ImageLocation, cache: CacheMode?, lockPatience: Int) {
+  package init(image: ImageID, location: ImageLocation, cache: CacheMode?, lockTimeout: Int) {
     self.image = image
     self.location = location
     self.cache = cache
-    self.lockPatience = lockPatience
+    self.lockTimeout = lockTimeout
   }
 }
 

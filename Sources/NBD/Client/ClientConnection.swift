@@ -9,7 +9,7 @@ final class ClientConnection: @unchecked Sendable {
 
   /// Headers that are sent with one call.
   private static let headerByteCount = 4096
-  /// How often within its patience the silence of the server is looked at.
+  /// How often within its timeout the silence of the server is looked at.
   private static let tickCount = 8
 
   let agreement: Agreement
@@ -18,7 +18,7 @@ final class ClientConnection: @unchecked Sendable {
   private let progress: LinkProgress
   private let loop: EventLoop
   /// How long the server may leave all requests without any answer.
-  private let patience: Duration
+  private let timeout: Duration
   private var pending: [UInt64: ClientCall] = [:]
   private var nextCookie: UInt64 = 1
   /// Nothing is received any more.
@@ -28,13 +28,13 @@ final class ClientConnection: @unchecked Sendable {
 
   init(
     _ stream: any ByteStream, _ agreement: Agreement, _ queue: CallQueue, _ progress: LinkProgress,
-    patience: Duration, on loop: EventLoop
+    timeout: Duration, on loop: EventLoop
   ) {
     self.stream = stream
     self.agreement = agreement
     self.queue = queue
     self.progress = progress
-    self.patience = patience
+    self.timeout = timeout
     self.loop = loop
   }
 
@@ -84,11 +84,11 @@ final class ClientConnection: @unchecked Sendable {
     var seen = progress.receiptCount
     var silentTicks = 0
     while silentTicks <= Self.tickCount {
-      do throws(SystemError) { try await loop.sleep(for: patience / Self.tickCount) } catch { return }
+      do throws(SystemError) { try await loop.sleep(for: timeout / Self.tickCount) } catch { return }
       silentTicks = pending.isEmpty || progress.receiptCount != seen ? 0 : silentTicks + 1
       seen = progress.receiptCount
     }
-    end(ServerSilence(duration: patience, isForAll: true))
+    end(ServerSilence(duration: timeout, isForAll: true))
   }
 
   // MARK: Sending

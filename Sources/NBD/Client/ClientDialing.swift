@@ -14,7 +14,7 @@ struct ClientDialing: Sendable {
   let wishes: ClientHandshake.Wishes
   let credentials: TLSClientCredentials?
   /// From the first packet to the end of the handshake; looking up the host's name may come on top.
-  let patience: Duration
+  let timeout: Duration
 
   /// A connection, and what was agreed on.
   /// - Throws: `SystemError` (ETIMEDOUT where the server was silent), `NBDProtocolError` or `TLSError`.
@@ -22,7 +22,7 @@ struct ClientDialing: Sendable {
     let attempt = Task(executorPreference: loop) { try await dial(on: loop) }
     let isLate = Lock(false)
     let timer = Task(executorPreference: loop) {
-      do throws(SystemError) { try await loop.sleep(for: patience) } catch { return }
+      do throws(SystemError) { try await loop.sleep(for: timeout) } catch { return }
       isLate.withLock { $0 = true }
       attempt.cancel()
     }
@@ -35,7 +35,7 @@ struct ClientDialing: Sendable {
       }
     } catch {
       if isLate.withLock({ $0 }) {
-        throw SystemError(ETIMEDOUT, "the server didn't answer within \(patience)")
+        throw SystemError(ETIMEDOUT, "the server didn't answer within \(timeout)")
       }
       throw error
     }

@@ -5,14 +5,14 @@ import Glibc
 /// A lasting way to a server: one connection at a time, renewed when it breaks, and then requests that weren't
 /// answered are sent again. Confined to the device's loop.
 ///
-/// No request waits for ever. A connection that breaks is made again for `reconnectPatience`. A server that is there
-/// and silent loses its connection after `answerPatience`, and what was sent to it fails: it may still carry a WRITE
+/// No request waits for ever. A connection that breaks is made again for `reconnectTimeout`. A server that is there
+/// and silent loses its connection after `answerTimeout`, and what was sent to it fails: it may still carry a WRITE
 /// out, so sending that again could later undo a newer one. Requests whose task was cancelled wait no longer than
-/// ``longestCancelledPatience`` for a server that is silent or away.
+/// ``longestCancelledTimeout`` for a server that is silent or away.
 final class ClientLink: @unchecked Sendable {
   // Safe to hand over: confined to the device's loop.
 
-  struct Patience: Sendable {
+  struct Timeouts: Sendable {
     var reconnect: Duration
     var answer: Duration
   }
@@ -22,11 +22,11 @@ final class ClientLink: @unchecked Sendable {
   private static let firstPause = Duration.milliseconds(50)
   private static let longestPause = Duration.seconds(2)
   private static let goodbyeTimeout = Duration.seconds(1)
-  private static let longestCancelledPatience = Duration.seconds(5)
+  private static let longestCancelledTimeout = Duration.seconds(5)
 
   private let loop: EventLoop
   private let dialing: ClientDialing
-  private let patience: Patience
+  private let timeout: Timeouts
   /// What every connection must agree on, as the first did.
   private let terms: Agreement
   private let queue = CallQueue()
@@ -45,18 +45,18 @@ final class ClientLink: @unchecked Sendable {
 
   /// - Parameter terms: what later connections are measured by; `agreement` is what this one agreed on.
   init(
-    _ stream: any ByteStream, _ agreement: Agreement, terms: Agreement, _ dialing: ClientDialing, _ patience: Patience,
+    _ stream: any ByteStream, _ agreement: Agreement, terms: Agreement, _ dialing: ClientDialing, _ timeout: Timeouts,
     on loop: EventLoop
   ) {
     self.terms = terms
     self.dialing = dialing
-    self.patience = patience
+    self.timeout = timeout
     self.loop = loop
     connect(stream, agreement)
   }
 
   private func connect(_ stream: any ByteStream, _ agreement: Agreement) {
-    connection = ClientConnection(stream, agreement, queue, progress, patience: patience.answer, on: loop)
+    connection = ClientConnection(stream, agreement, queue, progress, timeout: timeout.answer, on: loop)
   }
 
   func start() {
@@ -99,15 +99,15 @@ final class ClientLink: @unchecked Sendable {
 
   /// Sees to it that a request whose task was cancelled doesn't wait for a server that is silent or away.
   private func hurry(_ call: ClientCall) async {
-    let patience = min(Self.longestCancelledPatience, patience.answer / 4)
+    let timeout = min(Self.longestCancelledTimeout, timeout.answer / 4)
     while !call.isFinished {
       let seen = progress.receiptCount
-      do throws(SystemError) { try await loop.sleep(for: patience) } catch { return }
+      do throws(SystemError) { try await loop.sleep(for: timeout) } catch { return }
       guard !call.isFinished, progress.receiptCount == seen else { continue }
       if queue.remove(call) {
         call.fail(.cancelled, "the NBD server at \(dialing.uri) didn't answer")
       } else {
-        connection?.end(ServerSilence(duration: patience, isForAll: false))
+        connection?.end(ServerSilence(duration: timeout, isForAll: false))
       }
     }
   }
@@ -172,12 +172,12 @@ final class ClientLink: @unchecked Sendable {
     for call in queue.removeAll() { call.fail(kind, cause) }
   }
 
-  /// Makes a new connection on the old terms; without one when patience is at its end, and all requests have failed.
+  /// Makes a new connection on the old terms; without one when timeout is at its end, and all requests have failed.
   private func reconnect(_ fault: any Error) async {
     var fault = fault
     var outage = outage ?? (Nanoseconds.now, Self.firstPause)
     while !isClosing {
-      guard Duration.nanoseconds(Int64(clamping: Nanoseconds.now.since(outage.start))) < patience.reconnect else {
+      guard Duration.nanoseconds(Int64(clamping: Nanoseconds.now.since(outage.start))) < timeout.reconnect else {
         return finish(.io(errno: ENOTCONN), "the NBD server at \(dialing.uri) is gone: \(fault)")
       }
       do throws(SystemError) { try await loop.sleep(for: outage.pause) } catch { break }

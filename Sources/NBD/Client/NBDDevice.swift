@@ -7,11 +7,11 @@ import Glibc
 /// An export of any NBD server as a block device.
 ///
 /// Requests are pipelined over one or several connections and split to what the server takes. When a connection
-/// breaks, it is made again for as long as ``Options/reconnectPatience`` says, and what wasn't answered is sent again.
+/// breaks, it is made again for as long as ``Options/reconnectTimeout`` says, and what wasn't answered is sent again.
 /// That relies on the server to keep what it has answered across a restart of its own, as its kernel's cache does:
 /// a server whose machine loses power between a write and the next flush loses that write, and the flush can't tell.
 ///
-/// A server that is there and says nothing is given up after ``Options/answerPatience``; a request whose task was
+/// A server that is there and says nothing is given up after ``Options/answerTimeout``; a request whose task was
 /// cancelled waits for such a one a few seconds only.
 package final class NBDDevice: BlockDevice, @unchecked Sendable {
   // Safe to hand over: confined to its loop, like every device.
@@ -20,12 +20,12 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
     /// Connections, where the server allows several; at most ``NBDDevice/maximumConnectionCount``.
     package var connectionCount = 1
     /// How long one attempt to connect may take, TLS and the handshake included.
-    package var connectPatience = Duration.seconds(10)
+    package var connectTimeout = Duration.seconds(10)
     /// For how long a lost connection is tried to be made again; zero: not at all.
-    package var reconnectPatience = Duration.seconds(60)
+    package var reconnectTimeout = Duration.seconds(60)
     /// How long a server that is there may leave all requests without any answer; then they fail. Long enough for a
     /// flush of a full cache to a slow disk.
-    package var answerPatience = Duration.seconds(300)
+    package var answerTimeout = Duration.seconds(300)
     /// Refuses changes even if the server would take them.
     package var isReadOnly = false
     /// Metadata contexts to ask for, see ``NBDDevice/contextExtents(of:in:limit:)``.
@@ -80,16 +80,16 @@ package final class NBDDevice: BlockDevice, @unchecked Sendable {
     wishes.extendedHeaders = options.usesExtendedHeaders
     wishes.structuredReplies = options.usesStructuredReplies
     let dialing = ClientDialing(
-      uri: uri, wishes: wishes, credentials: options.credentials, patience: options.connectPatience)
+      uri: uri, wishes: wishes, credentials: options.credentials, timeout: options.connectTimeout)
     var links: [ClientLink] = []
     do {
       let (stream, agreement) = try await dialing.connect(on: loop)
-      let patience = ClientLink.Patience(reconnect: options.reconnectPatience, answer: options.answerPatience)
-      links.append(ClientLink(stream, agreement, terms: agreement, dialing, patience, on: loop))
+      let timeout = ClientLink.Timeouts(reconnect: options.reconnectTimeout, answer: options.answerTimeout)
+      links.append(ClientLink(stream, agreement, terms: agreement, dialing, timeout, on: loop))
       let count = min(options.connectionCount, maximumConnectionCount)
       while agreement.flags.contains(.canMultiConn), links.count < count {
         let (stream, other) = try await dialing.connect(on: loop)
-        links.append(ClientLink(stream, other, terms: agreement, dialing, patience, on: loop))
+        links.append(ClientLink(stream, other, terms: agreement, dialing, timeout, on: loop))
         if let change = other.change(from: agreement) {
           throw NBDProtocolError.violation("connections that disagree: \(change)")
         }

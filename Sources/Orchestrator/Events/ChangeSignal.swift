@@ -28,7 +28,7 @@ final class ChangeSignal: Sendable {
     for waiter in waiters { waiter.resume() }
   }
 
-  /// Wakes everybody for the last time: nobody waits from here on.
+  /// Wakes all waiting tasks for the last time: none waits from here on.
   func close() {
     let waiters = state.withLock { state in
       state.isClosed = true
@@ -50,7 +50,7 @@ final class ChangeSignal: Sendable {
       state.nextTicket += 1
       return state.nextTicket
     }
-    // A timer that fires before the waiter stands below finds nobody, but then the deadline has passed there too.
+    // A timer that fires before the waiter stands below finds no waiter, but then the deadline has passed there too.
     let timer = deadline.map { deadline in
       Task {
         try await deadline.time.sleep(until: deadline.instant)

@@ -10,7 +10,7 @@ import Model
 ///     only for paused jobs doesn't count: it holds nothing up. The same goes for what a ``ClaimHold`` excludes.
 /// Q3. Its row says what it waits for, in words, as long as it waits.
 /// Q4. At most `queuedJobs` wait; a place is taken before a job is committed.
-/// Q5. The rows decide: who starts a job finds in its transaction whether it was cancelled meanwhile.
+/// Q5. The rows decide: the start of a job finds in its transaction whether it was cancelled meanwhile.
 /// Q6. It starts after the first look since the start at each image and repository that it claims.
 /// Q7. A paused job keeps its claims and gives up its place. Resumed, it is `queued` until it has a place again, ahead of
 ///     those that haven't begun: what waits for its claims waits for its end. At most `pausedJobs` are paused.
@@ -36,9 +36,9 @@ actor JobQueue {
   }
 
   private let runner: JobRunner
-  private let ledger: Ledger
+  private let transactions: CatalogTransactions
   private let limits: ServiceLimits
-  /// Jobs in flight, for those who can't wait for the actor.
+  /// Jobs in flight, for callers that can't wait for the actor.
   nonisolated let liveJobs = LiveJobs()
 
   private var placesTaken = 0
@@ -59,9 +59,9 @@ actor JobQueue {
   private var wordsTold: [JobID: String] = [:]
   private var isTelling = false
 
-  init(runner: JobRunner, ledger: Ledger, limits: ServiceLimits) {
+  init(runner: JobRunner, transactions: CatalogTransactions, limits: ServiceLimits) {
     self.runner = runner
-    self.ledger = ledger
+    self.transactions = transactions
     self.limits = limits
   }
 
@@ -87,7 +87,7 @@ actor JobQueue {
   func enter(_ job: Job, legs: [UInt64], claims: [JobClaim]) async {
     placesTaken -= 1
     guard !isStopping else { return await runner.interrupt(job.id) }
-    let live = LiveJob(job, legs: legs, time: ledger.time, limits: limits)
+    let live = LiveJob(job, legs: legs, time: transactions.time, limits: limits)
     liveJobs.add(live)
     waiting.append(Waiting(job: job, live: live, claims: claims))
     startWhatCan()
@@ -139,9 +139,9 @@ actor JobQueue {
     for entry in dropped { await runner.interrupt(entry.job.id) }
     for entry in dropped { liveJobs.remove(entry.job.id) }
     for job in begun.values { job.entry.live.stop(.stopping) }
-    let deadline = ledger.time.instant + grace
-    while !begun.isEmpty, ledger.time.instant < deadline {
-      await idle.wait(beyond: idle.version, until: deadline, by: ledger.time)
+    let deadline = transactions.time.instant + grace
+    while !begun.isEmpty, transactions.time.instant < deadline {
+      await idle.wait(beyond: idle.version, until: deadline, by: transactions.time)
     }
     settler?.cancel()
     resumer?.cancel()
@@ -262,12 +262,12 @@ actor JobQueue {
   private func goOn(_ entry: Waiting) async {
     let id = entry.job.id
     do {
-      // Nil: it was paused or cancelled meanwhile, and whoever did so tells it here.
+      // Nil: it was paused or cancelled meanwhile, and that request tells it here.
       guard let job = try await runner.goOn(id) else { return }
       if let known = begun[id]?.revision, known < job.revision { begun[id]?.revision = job.revision }
       entry.live.setPaused(false, revision: job.revision)
     } catch {
-      try? await ledger.time.sleep(for: limits.lateInterval)
+      try? await transactions.time.sleep(for: limits.lateInterval)
       guard begun[id]?.hasPlace == true else { return }
       givePlace(false, to: id)
       startWhatCan()
@@ -277,7 +277,7 @@ actor JobQueue {
   /// Resumes jobs whose pause is over, until none pauses for a time.
   private func resumeInTime() async {
     while !isStopping {
-      do { try await ledger.time.sleep(for: limits.pauseInterval) } catch { break }
+      do { try await transactions.time.sleep(for: limits.pauseInterval) } catch { break }
       guard let pauses = try? await runner.resumeOverdue() else { continue }
       for job in pauses.resumed { note(job) }
       if pauses.left == 0 { break }
@@ -299,7 +299,7 @@ actor JobQueue {
   /// Tries again now and then, until all ends are committed or the attempts are used up.
   private func settleLater() async {
     for _ in 0..<limits.lateAttempts {
-      do { try await ledger.time.sleep(for: limits.lateInterval) } catch { break }
+      do { try await transactions.time.sleep(for: limits.lateInterval) } catch { break }
       await settleRest()
       if unsettled.isEmpty { break }
     }
@@ -325,7 +325,7 @@ actor JobQueue {
       guard !news.isEmpty else { break }
       wordsTold.merge(news) { _, new in new }
       // A failure is made up for when the words change; the job itself isn't touched by it.
-      try? await ledger.write { transaction in
+      try? await transactions.write { transaction in
         for (id, words) in news {
           guard var job = try transaction.catalog.job(id), job.state == .queued, job.waitingFor != words else {
             continue

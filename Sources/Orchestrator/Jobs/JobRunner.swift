@@ -4,7 +4,7 @@ import Model
 
 /// Carries a job from its start to its end.
 ///
-/// Who writes which step of `JobState.allows`, each with its event in one transaction:
+/// What writes which step of `JobState.allows`, each with its event in one transaction:
 ///
 ///     queued → running                                    begin
 ///     queued → cancelled                                  BackupService.cancelJob
@@ -19,7 +19,7 @@ import Model
 /// R1. The rows that a job makes end with it: none stays `running` behind a job whose end was committed here.
 /// R2. A commit that fails is tried again a bounded number of times; the end of the work isn't forgotten in between.
 struct JobRunner: Sendable {
-  let ledger: Ledger
+  let transactions: CatalogTransactions
   let engine: any BlockEngine
   let serving: Serving
   let limits: ServiceLimits
@@ -29,7 +29,7 @@ struct JobRunner: Sendable {
   func run(_ id: JobID, _ live: LiveJob) async -> JobEnd? {
     let end: JobEnd
     do {
-      guard let job = try await ledger.persistently({ try await begin(id) }) else { return nil }
+      guard let job = try await transactions.persistently({ try await begin(id) }) else { return nil }
       end = await whileTelling(live) { await work(job, live) }
     } catch {
       logger.error("a job can't be started", metadata: ["job": "\(id)", "error": "\(error)"])
@@ -44,7 +44,7 @@ struct JobRunner: Sendable {
 
   /// Nil if it was cancelled while it waited.
   private func begin(_ id: JobID) async throws -> Job? {
-    try await ledger.write { transaction in
+    try await transactions.write { transaction in
       guard var job = try transaction.catalog.job(id) else { return nil }
       // Begun already: the answer to the attempt before this one was lost.
       if job.state == .running { return job }
@@ -59,8 +59,8 @@ struct JobRunner: Sendable {
 
   /// A resumed job has a place again. Nil if it was paused or cancelled meanwhile.
   func goOn(_ id: JobID) async throws -> Job? {
-    try await ledger.persistently {
-      try await ledger.write { transaction in
+    try await transactions.persistently {
+      try await transactions.write { transaction in
         guard var job = try transaction.catalog.job(id) else { return nil }
         // The answer to the attempt before this one was lost.
         if job.state == .running { return job }
@@ -74,7 +74,7 @@ struct JobRunner: Sendable {
 
   /// Resumes the paused jobs whose time is over. Returns them, and how many pause for a time still.
   func resumeOverdue() async throws -> (resumed: [Job], left: Int) {
-    try await ledger.write { transaction in
+    try await transactions.write { transaction in
       let paused = try allPages { try transaction.catalog.jobs(JobFilter(states: [.paused]), $0) }
       let timed = paused.compactMap { job in job.pausedUntil.map { (job, $0) } }
       var resumed: [Job] = []
@@ -89,7 +89,7 @@ struct JobRunner: Sendable {
 
   private func work(_ job: Job, _ live: LiveJob) async -> JobEnd {
     let context = JobContext(
-      ledger: ledger, engine: engine, serving: serving, limits: limits, job: job, live: live)
+      transactions: transactions, engine: engine, serving: serving, limits: limits, job: job, live: live)
     return await job.request.work.run(context)
   }
 
@@ -101,18 +101,18 @@ struct JobRunner: Sendable {
     let end = await work()
     teller.cancel()
     await teller.value
-    ledger.feed.endTicks(of: live.job)
+    transactions.feed.endTicks(of: live.job)
     return end
   }
 
   private func tell(_ live: LiveJob) async {
-    var storedAt = ledger.time.instant
+    var storedAt = transactions.time.instant
     var isUnstored = false
     while true {
-      do { try await ledger.time.sleep(for: limits.tickInterval) } catch { return }
-      let now = ledger.time.instant
+      do { try await transactions.time.sleep(for: limits.tickInterval) } catch { return }
+      let now = transactions.time.instant
       if let progress = live.sample(at: now) {
-        ledger.feed.tick(live.job, progress)
+        transactions.feed.tick(live.job, progress)
         isUnstored = true
       }
       guard now - storedAt >= limits.storeInterval else { continue }
@@ -127,7 +127,7 @@ struct JobRunner: Sendable {
     guard isChanged || !lines.isEmpty else { return true }
     let progress = live.progress
     do {
-      try await ledger.write { transaction in
+      try await transactions.write { transaction in
         if isChanged { try transaction.setProgress(progress, of: live.job) }
         Self.append(lines, to: live.job, in: transaction)
       }
@@ -149,7 +149,7 @@ struct JobRunner: Sendable {
     let progress = live.progress
     let lines = live.takeLines()
     do {
-      try await ledger.persistently { try await commit(end, of: id, progress: progress, lines: lines) }
+      try await transactions.persistently { try await commit(end, of: id, progress: progress, lines: lines) }
       return nil
     } catch {
       logger.critical(
@@ -170,7 +170,7 @@ struct JobRunner: Sendable {
   }
 
   private func commit(_ end: JobEnd, of id: JobID, progress: JobProgress?, lines: [JobLogEntry]) async throws {
-    try await ledger.write { transaction in
+    try await transactions.write { transaction in
       if let work = try transaction.catalog.job(id)?.request.work,
         let finding = RepositoryFinding(end.verdict, of: work),
         let repository = try work.repository(in: transaction.catalog)
@@ -210,8 +210,8 @@ struct JobRunner: Sendable {
   /// Ends a job from outside, because the server stops.
   func interrupt(_ id: JobID, leavingBackups: Bool = false) async {
     do {
-      try await ledger.persistently {
-        try await ledger.write { transaction in
+      try await transactions.persistently {
+        try await transactions.write { transaction in
           guard var job = try transaction.catalog.job(id), job.state.allows(.interrupted) else { return }
           if !leavingBackups {
             try transaction.giveUp(id, why: "the server stopped before it began")

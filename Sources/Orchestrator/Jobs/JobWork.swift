@@ -55,7 +55,7 @@ extension JobRequest {
 
 /// What a job's work is done with.
 struct JobContext: Sendable {
-  let ledger: Ledger
+  let transactions: CatalogTransactions
   let engine: any BlockEngine
   let serving: Serving
   let limits: ServiceLimits

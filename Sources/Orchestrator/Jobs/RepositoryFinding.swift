@@ -67,6 +67,6 @@ extension BackupService {
       finding = told
     }
     guard finding.changed(repository) != nil else { return }
-    try await ledger.write { transaction in try transaction.note(finding, of: repository.id) }
+    try await transactions.write { transaction in try transaction.note(finding, of: repository.id) }
   }
 }

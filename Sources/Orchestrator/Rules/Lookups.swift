@@ -1,7 +1,7 @@
 import Model
 
 /// A backup's row with what is needed to reach its files.
-struct StoredBackup: Sendable {
+struct LocatedBackup: Sendable {
   var backup: Backup
   var imageName: ResourceName
   var location: StoredBackupLocation
@@ -9,14 +9,14 @@ struct StoredBackup: Sendable {
 
 /// Finding an entity, or telling that it isn't there.
 extension CatalogReading {
-  func storedBackup(_ id: BackupID) throws -> StoredBackup {
+  func storedBackup(_ id: BackupID) throws -> LocatedBackup {
     let backup = try find(id)
     let repository = try find(backup.repository)
     guard let chain = try chain(backup.chain) else {
       throw DomainError(
         .notFound, "backup \(id) has no chain \(backup.chain) in the catalog", remedy: "rescan the repository")
     }
-    return StoredBackup(
+    return LocatedBackup(
       backup: backup, imageName: chain.imageName,
       location: StoredBackupLocation(
         repository: repository.location, image: backup.image, chain: backup.chain, sequence: backup.sequence,

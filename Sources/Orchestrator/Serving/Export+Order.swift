@@ -23,7 +23,7 @@ extension Export {
     order(isAttached ? .attachedImage(image.id) : .image(image.location), "image '\(image.name)'")
   }
 
-  func order(of stored: StoredBackup) -> ExportOrder {
+  func order(of stored: LocatedBackup) -> ExportOrder {
     let time = Timestamp.text(of: stored.backup.pointInTime)
     return order(.backup(stored.location), "image '\(stored.imageName)' at \(time), backup \(stored.backup.id)")
   }

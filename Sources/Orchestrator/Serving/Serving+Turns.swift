@@ -40,10 +40,10 @@ extension Serving {
   /// Lets no operation in any more; returns when all are out, at the latest at `deadline`.
   func closeTurns(until deadline: ContinuousClock.Instant) async {
     turns.close()
-    while ledger.time.instant < deadline {
+    while transactions.time.instant < deadline {
       let seen = turnsReleased.version
       guard turns.isHeld else { return }
-      await turnsReleased.wait(beyond: seen, until: deadline, by: ledger.time)
+      await turnsReleased.wait(beyond: seen, until: deadline, by: transactions.time)
     }
   }
 }

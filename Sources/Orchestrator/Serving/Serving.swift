@@ -7,20 +7,21 @@ import Model
 ///
 /// V1. What the engine serves is in the catalog; what the catalog calls attached or active is with the engine.
 /// V2. A step of the engine that the catalog doesn't take is taken back. What could be neither taken nor taken back, or
-///     can't be told, is a loose end: it is brought in line with the rows as soon as they can be read and written.
+///     can't be told, is a pending reconciliation: it is brought in line with the rows as soon as they can be read and
+///     written.
 /// V3. What is to be served and can't be is `unavailable`, an export with the reason.
 final class Serving: Sendable {
-  let ledger: Ledger
+  let transactions: CatalogTransactions
   let engine: any BlockEngine
   let limits: ServiceLimits
   let logger: Logger
   /// Of operations on each image and backup.
   let turns: AsyncMutex<ExportSource>
   let turnsReleased = ChangeSignal()
-  let looseEnds = Lock(LooseEnds())
+  let pendingReconciliation = Lock(PendingReconciliation())
 
-  init(ledger: Ledger, engine: any BlockEngine, limits: ServiceLimits, logger: Logger) {
-    self.ledger = ledger
+  init(transactions: CatalogTransactions, engine: any BlockEngine, limits: ServiceLimits, logger: Logger) {
+    self.transactions = transactions
     self.engine = engine
     self.limits = limits
     self.logger = logger
@@ -33,7 +34,7 @@ final class Serving: Sendable {
   func attach(
     _ image: Image, cache: CacheMode?, cause: Attachment.Cause, control: any JobControl, job: JobID? = nil
   ) async throws -> Image {
-    let order = AttachOrder(image: image.id, location: image.location, cache: cache, lockPatience: 0)
+    let order = AttachOrder(image: image.id, location: image.location, cache: cache, lockTimeout: 0)
     let receipt = try await engine.attach(order, control: control)
     do {
       return try await change(image.id, job: job) { $0.attach(receipt, cause: cause) }
@@ -49,7 +50,7 @@ final class Serving: Sendable {
   /// Commits that the image isn't attached, then flushes and closes it. Throws what the flush says; closed it is all
   /// the same.
   func detach(_ id: ImageID, job: JobID? = nil) async throws -> Image {
-    let before = try ledger.read { catalog in
+    let before = try transactions.read { catalog in
       let image = try catalog.find(id)
       try catalog.requireDetachable(image)
       return image
@@ -105,8 +106,8 @@ final class Serving: Sendable {
   func change(
     _ id: ImageID, job: JobID? = nil, _ body: @Sendable @escaping (inout Image) -> Void
   ) async throws -> Image {
-    try await ledger.persistently {
-      try await ledger.write { transaction in
+    try await transactions.persistently {
+      try await transactions.write { transaction in
         var image = try transaction.catalog.find(id)
         let before = image
         body(&image)
@@ -117,14 +118,15 @@ final class Serving: Sendable {
     }
   }
 
-  private func row(of id: ImageID) throws -> Image { try ledger.read { try $0.find(id) } }
+  private func row(of id: ImageID) throws -> Image { try transactions.read { try $0.find(id) } }
 
   // MARK: Exports
 
   /// Opens those of the image's exports that are unavailable. Returns what those that still are say.
   @discardableResult
   func openExports(of image: ImageID, job: JobID? = nil) async -> [String] {
-    let rows = try? ledger.read { catalog in try allPages { try catalog.exports(ExportFilter(image: image), $0) } }
+    let rows = try? transactions.read { catalog in try allPages { try catalog.exports(ExportFilter(image: image), $0) }
+    }
     var failures: [String] = []
     for export in rows ?? [] where export.state == .unavailable {
       if let failure = await open(export.id, job: job) { failures.append("export '\(export.name)': \(failure)") }
@@ -137,7 +139,7 @@ final class Serving: Sendable {
   @discardableResult
   func open(_ id: ExportID, obstacles: [ImageID: String] = [:], job: JobID? = nil) async -> String? {
     do {
-      guard let export = try ledger.read({ try $0.export(id) }) else { return nil }
+      guard let export = try transactions.read({ try $0.export(id) }) else { return nil }
       let failure = await serve(export, obstacles)
       if let failure {
         logger.warning("an export can't be opened", metadata: ["export": "\(export.name)", "error": "\(failure)"])
@@ -164,7 +166,7 @@ final class Serving: Sendable {
     guard engine.activity(of: export.id) == nil else { return nil }
     if case .image(let image) = export.source, let obstacle = obstacles[image] { return obstacle }
     do {
-      try await engine.export(try ledger.read { try export.order(in: $0) })
+      try await engine.export(try transactions.read { try export.order(in: $0) })
       return nil
     } catch let error as DomainError {
       return error.detail
@@ -174,8 +176,8 @@ final class Serving: Sendable {
   }
 
   private func note(_ failure: String?, of id: ExportID, job: JobID?) async throws {
-    try await ledger.persistently {
-      try await ledger.write { transaction in
+    try await transactions.persistently {
+      try await transactions.write { transaction in
         guard var export = try transaction.catalog.export(id) else { return }
         let before = export
         export.state = failure == nil ? .active : .unavailable

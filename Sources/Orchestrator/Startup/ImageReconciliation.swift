@@ -26,7 +26,7 @@ struct ImageReconciliation {
     repositories = declarations.repositories
   }
 
-  private var ledger: Ledger { service.ledger }
+  private var transactions: CatalogTransactions { service.transactions }
 
   /// What is left to be done once the repositories are open.
   struct Rest: Sendable {
@@ -42,7 +42,7 @@ struct ImageReconciliation {
   /// renamed it looks which files they are.
   func keepKnown() async throws -> Rest {
     var rest = Rest()
-    var rows = KnownImages(try allPages { page in try ledger.read { try $0.images(page) } })
+    var rows = KnownImages(try allPages { page in try transactions.read { try $0.images(page) } })
     var kept: Set<ImageID> = []
     func keep(_ image: Image, as draft: ImageDraft) async throws {
       kept.insert(image.id)
@@ -96,7 +96,7 @@ struct ImageReconciliation {
     guard !newcomers.isEmpty, !left.isEmpty else { return [] }
     var identities = SourceIdentities()
     await identities.look(
-      at: newcomers.map(\.source) + left.map(\.source), by: service.looks, patience: service.limits.movePatience)
+      at: newcomers.map(\.source) + left.map(\.source), by: service.looks, timeout: service.limits.moveTimeout)
     var left = left
     return newcomers.compactMap { draft in
       guard let image = identities.image(among: left, withTheFileOf: draft.source) else { return nil }
@@ -108,9 +108,9 @@ struct ImageReconciliation {
   /// Throws for two declared images that are one file, and for a declared one that is the file of one made over REST.
   private func refuseSameFiles(_ identities: inout SourceIdentities) async throws {
     guard !drafts.isEmpty else { return }
-    let others = try allPages { page in try ledger.read { try $0.images(page) } }.filter { $0.managedBy == .api }
+    let others = try allPages { page in try transactions.read { try $0.images(page) } }.filter { $0.managedBy == .api }
     let sources = drafts.map(\.source) + others.map(\.source)
-    await identities.look(at: sources, by: service.looks, patience: service.limits.comparisonPatience)
+    await identities.look(at: sources, by: service.looks, timeout: service.limits.comparisonTimeout)
     var declared: [FileIdentity: ImageDraft] = [:]
     for draft in drafts {
       guard let file = identities[draft.source] else { continue }
@@ -142,7 +142,7 @@ struct ImageReconciliation {
   /// Returns the image if it changed.
   private func update(_ image: Image, to draft: ImageDraft) async throws -> Image? {
     let location = try await service.statedLocation(of: draft)
-    return try await ledger.write { transaction in
+    return try await transactions.write { transaction in
       guard var image = try transaction.catalog.image(image.id) else { return nil }
       let before = image
       (image.name, image.labels) = (draft.name, draft.labels)
@@ -157,7 +157,7 @@ struct ImageReconciliation {
   private func retire(_ retired: [Image]) async throws {
     let logger = service.logger
     for batch in retired.batches(of: service.limits.mergeBatch) {
-      try await ledger.write { transaction in
+      try await transactions.write { transaction in
         for image in batch where try transaction.catalog.image(image.id) != nil {
           try transaction.delete(image)
         }
@@ -176,7 +176,7 @@ struct ImageReconciliation {
     let named = Set(drafts.map(\.name))
     await identities.look(
       at: records.filter { named.contains($0.name) }.map(\.source), by: service.looks,
-      patience: service.limits.comparisonPatience)
+      timeout: service.limits.comparisonTimeout)
     var images: [Image] = []
     for draft in drafts {
       images.append(try await register(draft, knownAs: records.filter { $0.means(draft, identities) }, &identities))
@@ -188,14 +188,14 @@ struct ImageReconciliation {
     _ draft: ImageDraft, knownAs records: [ImageRecord], _ identities: inout SourceIdentities
   ) async throws -> Image {
     let location = try await service.statedLocation(of: draft)
-    let now = service.ledger.time.now()
-    let free = try ledger.read { catalog in try records.map(\.id).first { try catalog.image($0) == nil } }
+    let now = service.transactions.time.now()
+    let free = try transactions.read { catalog in try records.map(\.id).first { try catalog.image($0) == nil } }
     let image = Image(
       id: free ?? ImageID(ULID(at: now)), name: draft.name, source: draft.source, format: location.format,
       virtualSize: 0, state: .unavailable, labels: draft.labels, managedBy: .config, createdAt: now)
     await service.queue.awaitLooks(at: [.image(image.id)])
     try await service.comparing(draft.source, &identities) { identities, _ in
-      try await ledger.write { transaction in
+      try await transactions.write { transaction in
         try transaction.catalog.requireFree(draft.name, draft.source)
         try transaction.catalog.requireNone(beside: identities)
         try transaction.insert(image)
@@ -208,7 +208,7 @@ struct ImageReconciliation {
   private func recordedImages() async -> [ImageRecord] {
     var records: [ImageRecord] = []
     for draft in repositories {
-      guard let repository = try? ledger.read({ try $0.repository(named: draft.name) }) else { continue }
+      guard let repository = try? transactions.read({ try $0.repository(named: draft.name) }) else { continue }
       do {
         records += try await service.engine.scan(repository.location).images
       } catch {

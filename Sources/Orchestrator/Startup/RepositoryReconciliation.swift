@@ -51,7 +51,7 @@ struct RepositoryReconciliation {
   }
 
   private func row(of draft: RepositoryDraft) throws -> Repository? {
-    let row = try service.ledger.read { try $0.repository(named: draft.name) }
+    let row = try service.transactions.read { try $0.repository(named: draft.name) }
     if let row, row.managedBy != .config { throw Self.clash(draft, with: row) }
     return row
   }
@@ -61,7 +61,7 @@ struct RepositoryReconciliation {
     let id = try await open(draft)
     // Its jobs wait until it has been cleaned up.
     await service.queue.awaitLooks(at: [.repository(id)])
-    return try await service.ledger.write { transaction in
+    return try await service.transactions.write { transaction in
       if let known, known.id != id {
         // Another repository took its name over.
         try transaction.delete(known)
@@ -80,7 +80,7 @@ struct RepositoryReconciliation {
   }
 
   private func open(_ draft: RepositoryDraft) async throws -> RepositoryID {
-    let id = RepositoryID(ULID(at: service.ledger.time.now()))
+    let id = RepositoryID(ULID(at: service.transactions.time.now()))
     do {
       return try await service.engine.openRepository(at: draft.path, id: id)
     } catch let error as DomainError {
@@ -91,7 +91,7 @@ struct RepositoryReconciliation {
 
   private func retire(allBut kept: Set<RepositoryID>) async throws {
     let logger = service.logger
-    try await service.ledger.write { transaction in
+    try await service.transactions.write { transaction in
       for repository in try allPages({ try transaction.catalog.repositories($0) })
       where repository.managedBy == .config && !kept.contains(repository.id) {
         try transaction.delete(repository)

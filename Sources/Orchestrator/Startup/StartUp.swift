@@ -33,7 +33,7 @@ struct StartUp {
     self.declarations = declarations
   }
 
-  private var ledger: Ledger { service.ledger }
+  private var transactions: CatalogTransactions { service.transactions }
   private var limits: ServiceLimits { service.limits }
   private var background: BackgroundTasks { service.background }
 
@@ -51,7 +51,7 @@ struct StartUp {
 
     try await serveAgain(images.filter { !$0.isAtRest })
     // Which repository a newcomer is may be known only once it is open.
-    let isSettled = { (recovery: RepositoryRecovery) in
+    let isSettled = { (recovery: StartupRecovery) in
       recovery.repository.managedBy != .config || known.kept.contains(recovery.repository.id)
     }
     recover(recoveries.filter(isSettled))
@@ -60,32 +60,32 @@ struct StartUp {
     background.begin { await removeRestoreLeftovers() }
     if !known.newcomers.isEmpty || !declarations.images.isEmpty || !rest.isEmpty {
       let unsettled = recoveries.filter { !isSettled($0) }
-      try await background.begin(waitingUntil: ledger.time.instant + limits.declarationPatience) {
+      try await background.begin(waitingUntil: transactions.time.instant + limits.declarationTimeout) {
         let ids = try await repositories.settle(known)
-        let new = try ids.compactMap { id in try ledger.read { try $0.repository(id) } }
+        let new = try ids.compactMap { id in try transactions.read { try $0.repository(id) } }
           .filter { new in !unsettled.contains { $0.repository.id == new.id } }
-        recover(try unsettled + new.map { try RepositoryRecovery(service, of: $0) })
+        recover(try unsettled + new.map { try StartupRecovery(service, of: $0) })
         look(at: try await imageReconciliation.settle(rest))
       } late: { error in
         service.logger.error("what the config declares can't be had", metadata: ["error": "\(error)"])
       }
     }
-    await background.wait(until: ledger.time.instant + limits.lookPatience)
+    await background.wait(until: transactions.time.instant + limits.lookTimeout)
   }
 
-  private func recoveries() throws -> [RepositoryRecovery] {
-    try ledger.read { catalog in try allPages { try catalog.repositories($0) } }
-      .map { try RepositoryRecovery(service, of: $0) }
+  private func recoveries() throws -> [StartupRecovery] {
+    try transactions.read { catalog in try allPages { try catalog.repositories($0) } }
+      .map { try StartupRecovery(service, of: $0) }
   }
 
-  private func recover(_ recoveries: [RepositoryRecovery]) {
+  private func recover(_ recoveries: [StartupRecovery]) {
     background.begin(onEach: recoveries, atMost: limits.concurrentLooks, turn: limits.lookTurn) { await $0.run() }
   }
 
   private func interruptJobs() async throws {
-    let jobs = try ledger.read { try $0.liveJobs() }
+    let jobs = try transactions.read { try $0.liveJobs() }
     for batch in jobs.batches(of: service.limits.mergeBatch) {
-      try await ledger.write { transaction in
+      try await transactions.write { transaction in
         for var job in batch {
           try Self.noteBegunDeletion(by: job, in: transaction)
           try job.interrupt(in: transaction)
@@ -108,7 +108,7 @@ struct StartUp {
     try transaction.update(backup, job: job.id)
   }
 
-  /// They take room and harm nobody, so that failing to remove them doesn't fail the start.
+  /// They take room and do no harm, so that failing to remove them doesn't fail the start.
   private func removeRestoreLeftovers() async {
     do {
       for file in try await service.engine.removeRestoreLeftovers(liveJobs: []) {
@@ -120,7 +120,7 @@ struct StartUp {
   }
 
   private func images() throws -> [Image] {
-    try ledger.read { catalog in try allPages { try catalog.images($0) } }
+    try transactions.read { catalog in try allPages { try catalog.images($0) } }
   }
 
   private func look(at images: [Image]) {
@@ -133,12 +133,12 @@ struct StartUp {
 
   /// Each image, and each backup, is served by itself: none waits for another's storage.
   private func serveAgain(_ attached: [Image]) async throws {
-    let exports = try ledger.read { catalog in try allPages { try catalog.exports(ExportFilter(), $0) } }
+    let exports = try transactions.read { catalog in try allPages { try catalog.exports(ExportFilter(), $0) } }
     let bySource = Dictionary(grouping: exports, by: \.source)
     for image in attached {
       background.begin { await serveAgain(image.id, bySource[.image(image.id)] ?? []) }
     }
-    await background.wait(until: ledger.time.instant + limits.servingPatience)
+    await background.wait(until: transactions.time.instant + limits.servingTimeout)
     let served = Set(attached.map { ExportSource.image($0.id) })
     for (source, exports) in bySource where !served.contains(source) {
       background.begin {
@@ -154,7 +154,7 @@ struct StartUp {
     let serving = service.serving
     let failure = try? await serving.alone(with: .image(id)) {
       // It may have been detached meanwhile.
-      guard let image = try ledger.read({ try $0.image(id) }) else { return nil as DomainError? }
+      guard let image = try transactions.read({ try $0.image(id) }) else { return nil as DomainError? }
       let failure = await serving.attachAgain(image)
       let obstacles = failure.map { [id: "its image couldn't be attached: \($0.detail)"] } ?? [:]
       for export in exports { await serving.open(export.id, obstacles: obstacles) }
@@ -175,7 +175,7 @@ extension BackupService {
     } catch {
       if !Task.isCancelled {
         logger.warning("an image can't be opened", metadata: ["image": "\(image.name)", "error": "\(error)"])
-        await note(ImageSighting(error), of: image.id)
+        await note(ImageProbe(error), of: image.id)
       }
     }
     await queue.seen(.image(image.id))

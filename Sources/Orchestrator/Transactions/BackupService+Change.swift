@@ -11,13 +11,13 @@ import Model
 extension BackupService {
   /// Answers a repeat of a request from its record; else does `body`, while no other request has the key.
   func answering<Value>(
-    _ terms: Terms<Value>, _ body: () async throws -> Answer<Value>
+    _ conditions: ChangeConditions<Value>, _ body: () async throws -> Answer<Value>
   ) async throws -> Answer<Value> {
-    guard let idempotency = terms.idempotency, !terms.dryRun else { return try await body() }
+    guard let idempotency = conditions.idempotency, !conditions.dryRun else { return try await body() }
     try keys.begin(idempotency.key, bodyHash: idempotency.bodyHash)
     defer { keys.end(idempotency.key) }
-    if let record = try ledger.read({ try $0.idempotencyRecord(idempotency.key) }),
-      record.createdAt >= oldestKeptAnswer(at: ledger.time.now())
+    if let record = try transactions.read({ try $0.idempotencyRecord(idempotency.key) }),
+      record.createdAt >= oldestKeptAnswer(at: transactions.time.now())
     {
       guard record.bodyHash == idempotency.bodyHash else { throw KeysInFlight.reused(idempotency.key) }
       return .repeated(KeptAnswer(record.answer))
@@ -27,15 +27,15 @@ extension BackupService {
 
   /// Makes one change, or tells its plan. `plan` throws what `apply` would refuse.
   func change<Value>(
-    _ terms: Terms<Value>, plan: (CatalogView) throws -> Plan,
+    _ conditions: ChangeConditions<Value>, plan: (CatalogView) throws -> Plan,
     apply: @Sendable @escaping (CatalogTransaction) throws -> Value
   ) async throws -> Answer<Value> {
-    if terms.dryRun { return .planned(try ledger.view(by: terms.caller, plan)) }
+    if conditions.dryRun { return .planned(try transactions.view(by: conditions.caller, plan)) }
     let lifetime = limits.idempotencyLifetime
     return .done(
-      try await ledger.write(by: terms.caller) { transaction in
+      try await transactions.write(by: conditions.caller) { transaction in
         let value = try apply(transaction)
-        try transaction.record(value, under: terms.idempotency, lifetime: lifetime)
+        try transaction.record(value, under: conditions.idempotency, lifetime: lifetime)
         return value
       })
   }
@@ -54,7 +54,7 @@ extension CatalogTransaction {
   }
 }
 
-extension Terms {
+extension ChangeConditions {
   /// Throws `preconditionFailed` unless the resource still has the revision that the request was made for.
   func require(revision: Int, of what: String) throws(DomainError) {
     guard let expectedRevision, expectedRevision != revision else { return }

@@ -6,20 +6,21 @@ extension BackupService {
   /// image's name if registered overlays stand on it, and it isn't attached yet. Throws `confirmationRequired`, and
   /// `imageInUse` if it is attached already, or exported read-only.
   package func attachImage(
-    _ reference: Reference<Image>, cache: CacheMode? = nil, confirm: String? = nil, _ terms: Terms<Job> = Terms()
+    _ reference: Reference<Image>, cache: CacheMode? = nil, confirm: String? = nil,
+    _ conditions: ChangeConditions<Job> = ChangeConditions()
   ) async throws -> Answer<Job> {
-    try await answering(terms) {
+    try await answering(conditions) {
       // What the rows tell first, then what the storage tells, then the rows again with the job.
-      let asked = try ledger.read { catalog in
-        let image = try Self.image(reference, terms, in: catalog)
+      let asked = try transactions.read { catalog in
+        let image = try Self.image(reference, conditions, in: catalog)
         try catalog.requireAttachable(image, cache: cache)
         return image
       }
       let overlays = try await overlays(on: asked)
-      return try await submitNew(terms) { view in
-        let image = try Self.image(.id(asked.id), terms, in: view.catalog)
+      return try await submitNew(conditions) { view in
+        let image = try Self.image(.id(asked.id), conditions, in: view.catalog)
         try view.catalog.requireAttachable(image, cache: cache)
-        if !terms.dryRun { try overlays.requireConfirmation(confirm, toAttach: image) }
+        if !conditions.dryRun { try overlays.requireConfirmation(confirm, toAttach: image) }
         return JobDraft(
           request: .attach(image: image.id, cache: cache), links: JobLinks(image: image.id),
           plan: Self.plan(toAttach: image, cache: cache, overlays))
@@ -40,10 +41,10 @@ extension BackupService {
 
   /// A job that flushes and closes the image. Throws `imageNotAttached`, and `imageInUse` while it has exports.
   package func detachImage(
-    _ reference: Reference<Image>, _ terms: Terms<Job> = Terms()
+    _ reference: Reference<Image>, _ conditions: ChangeConditions<Job> = ChangeConditions()
   ) async throws -> Answer<Job> {
-    try await submit(terms) { view in
-      let image = try Self.image(reference, terms, in: view.catalog)
+    try await submit(conditions) { view in
+      let image = try Self.image(reference, conditions, in: view.catalog)
       try view.catalog.requireDetachable(image)
       return JobDraft(
         request: .detach(image: image.id), links: JobLinks(image: image.id),
@@ -56,10 +57,10 @@ extension BackupService {
   /// A job that checks the image's own metadata. Throws `imageInUse` for one that is attached, or exported if it is to
   /// be repaired.
   package func checkImage(
-    _ reference: Reference<Image>, repairsLeaks: Bool, _ terms: Terms<Job> = Terms()
+    _ reference: Reference<Image>, repairsLeaks: Bool, _ conditions: ChangeConditions<Job> = ChangeConditions()
   ) async throws -> Answer<Job> {
-    try await submit(terms) { view in
-      let image = try Self.image(reference, terms, in: view.catalog)
+    try await submit(conditions) { view in
+      let image = try Self.image(reference, conditions, in: view.catalog)
       try view.catalog.requireCheckable(image, repairsLeaks: repairsLeaks)
       return JobDraft(
         request: .check(image: image.id, repairsLeaks: repairsLeaks),
@@ -73,10 +74,10 @@ extension BackupService {
   }
 
   private static func image(
-    _ reference: Reference<Image>, _ terms: Terms<Job>, in catalog: any CatalogReading
+    _ reference: Reference<Image>, _ conditions: ChangeConditions<Job>, in catalog: any CatalogReading
   ) throws -> Image {
     let image = try catalog.find(reference)
-    try terms.require(revision: image.revision, of: "image '\(image.name)'")
+    try conditions.require(revision: image.revision, of: "image '\(image.name)'")
     return image
   }
 }

@@ -76,11 +76,11 @@ package struct BackupView: Hashable, Sendable {
 
 extension BackupService {
   package func backup(_ id: BackupID) throws -> BackupView {
-    try ledger.read { try BackupView.all(of: [$0.find(id)], in: $0)[0] }
+    try transactions.read { try BackupView.all(of: [$0.find(id)], in: $0)[0] }
   }
 
   package func backups(_ query: BackupQuery, _ page: PageRequest) throws -> Page<BackupView> {
-    try ledger.read { catalog in
+    try transactions.read { catalog in
       let filter = BackupFilter(
         image: try query.image.map { try id(of: $0, in: catalog) },
         repository: try query.repository.map { try id(of: $0, in: catalog) }, chain: query.chain, state: query.state)
@@ -90,10 +90,14 @@ extension BackupService {
 
   /// A job that backs up each of the images. Throws `notFound`, `invalidField`, `repositoryUnavailable`,
   /// `repositoryReadOnly`, and `imageInUse` for an attached one.
-  package func createBackup(_ draft: BackupDraft, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
+  package func createBackup(_ draft: BackupDraft, _ conditions: ChangeConditions<Job> = ChangeConditions()) async throws
+    -> Answer<Job>
+  {
     let limits = limits
-    if let repository = try? ledger.read({ try $0.find(draft.repository) }) { try await lookAgain(at: repository) }
-    return try await submit(terms) { view in
+    if let repository = try? transactions.read({ try $0.find(draft.repository) }) {
+      try await lookAgain(at: repository)
+    }
+    return try await submit(conditions) { view in
       let images = try Self.images(of: draft, limits, in: view.catalog)
       let repository = try view.catalog.find(draft.repository)
       try repository.requireWritable()
@@ -103,11 +107,11 @@ extension BackupService {
 
   /// A job that checks the backup. Throws `backupNotComplete` for one that is being made or failed.
   package func verifyBackup(
-    _ id: BackupID, level: VerifyLevel, _ terms: Terms<Job> = Terms()
+    _ id: BackupID, level: VerifyLevel, _ conditions: ChangeConditions<Job> = ChangeConditions()
   ) async throws -> Answer<Job> {
-    try await submit(terms) { view in
+    try await submit(conditions) { view in
       let backup = try view.catalog.find(id)
-      try terms.require(revision: backup.revision, of: "backup \(backup.id)")
+      try conditions.require(revision: backup.revision, of: "backup \(backup.id)")
       guard backup.state != .running, backup.state != .failed else { throw backup.notComplete }
       return JobDraft(
         request: .verify(backup: id, level: level), links: Self.links(to: backup),
@@ -120,12 +124,14 @@ extension BackupService {
 
   /// A job that deletes the backup's files, then forgets it. Throws `backupHasDependents`, `exportInUse`, and
   /// `backupNotComplete` while it is being made, `repositoryReadOnly`.
-  package func deleteBackup(_ id: BackupID, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
-    let home = try? ledger.read { try $0.find($0.find(id).repository) }
+  package func deleteBackup(_ id: BackupID, _ conditions: ChangeConditions<Job> = ChangeConditions()) async throws
+    -> Answer<Job>
+  {
+    let home = try? transactions.read { try $0.find($0.find(id).repository) }
     if let home, home.isReadOnly { try await lookAgain(at: home) }
-    return try await submit(terms) { view in
+    return try await submit(conditions) { view in
       let backup = try view.catalog.find(id)
-      try terms.require(revision: backup.revision, of: "backup \(backup.id)")
+      try conditions.require(revision: backup.revision, of: "backup \(backup.id)")
       guard backup.state != .running else {
         throw DomainError(
           .backupNotComplete, "backup \(id) is still being made", remedy: "wait for its job, or cancel it")

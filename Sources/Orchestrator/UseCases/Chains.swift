@@ -30,7 +30,7 @@ package struct ChainView: Hashable, Sendable {
 
 extension BackupService {
   package func chain(_ id: ChainID) throws -> ChainView {
-    try ledger.read { catalog in
+    try transactions.read { catalog in
       guard let chain = try catalog.chain(id) else { throw DomainError(.notFound, "there is no chain \(id)") }
       return try ChainView.all(of: [chain], in: catalog)[0]
     }
@@ -40,7 +40,7 @@ extension BackupService {
   package func chains(
     image: Reference<Image>? = nil, repository: Reference<Repository>? = nil, _ page: PageRequest
   ) throws -> Page<ChainView> {
-    try ledger.read { catalog in
+    try transactions.read { catalog in
       let imageID: ImageID? =
         switch image {
         case nil: nil

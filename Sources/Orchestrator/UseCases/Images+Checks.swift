@@ -40,8 +40,8 @@ extension BackupService {
     _ body: (SourceIdentities, [ResourceName]) async throws -> Result
   ) async throws -> Result {
     for _ in 0..<limits.registrationAttempts {
-      let images = try ledger.read { catalog in try allPages { try catalog.images($0) } }
-      await identities.look(at: [source] + images.map(\.source), by: looks, patience: limits.comparisonPatience)
+      let images = try transactions.read { catalog in try allPages { try catalog.images($0) } }
+      await identities.look(at: [source] + images.map(\.source), by: looks, timeout: limits.comparisonTimeout)
       if let other = identities.image(among: images, withTheFileOf: source) {
         throw DomainError(
           .sourceTaken,

@@ -47,23 +47,23 @@ package enum LabelChange: Hashable, Sendable {
 
 extension BackupService {
   package func image(_ reference: Reference<Image>) throws -> Image {
-    try ledger.read { try $0.find(reference) }
+    try transactions.read { try $0.find(reference) }
   }
 
-  package func images(_ page: PageRequest) throws -> Page<Image> { try ledger.read { try $0.images(page) } }
+  package func images(_ page: PageRequest) throws -> Page<Image> { try transactions.read { try $0.images(page) } }
 
   /// Opens the image, and keeps it under its name. Throws `formatRequired` without a format, `formatMismatch` if it
   /// isn't of it, `sourceTaken` and `nameTaken`, and what the engine says of the source.
   package func registerImage(
-    _ draft: ImageDraft, _ terms: Terms<Image> = Terms()
+    _ draft: ImageDraft, _ conditions: ChangeConditions<Image> = ChangeConditions()
   ) async throws -> Answer<Image> {
-    try await answering(terms) {
+    try await answering(conditions) {
       try limits.requireLabels(draft.labels)
       let location = try await statedLocation(of: draft)
       let inspection = try await openable(location)
       var identities = SourceIdentities()
       return try await comparing(draft.source, &identities) { identities, unknown in
-        let answer = try await registerImage(draft, location, inspection, terms, identities, unknown)
+        let answer = try await registerImage(draft, location, inspection, conditions, identities, unknown)
         if case .done(let image) = answer { noteNotCompared(image.name, with: unknown) }
         return answer
       }
@@ -72,14 +72,15 @@ extension BackupService {
 
   /// - Parameter unknown: images of which it can't be told whether they are the file of the draft's source.
   private func registerImage(
-    _ draft: ImageDraft, _ location: ImageLocation, _ inspection: ImageInspection, _ terms: Terms<Image>,
+    _ draft: ImageDraft, _ location: ImageLocation, _ inspection: ImageInspection,
+    _ conditions: ChangeConditions<Image>,
     _ identities: SourceIdentities, _ unknown: [ResourceName]
   ) async throws -> Answer<Image> {
     let check: @Sendable (any CatalogReading) throws -> Void = { catalog in
       try catalog.requireFree(draft.name, draft.source)
       try catalog.requireNone(beside: identities)
     }
-    return try await change(terms) { view in
+    return try await change(conditions) { view in
       try check(view.catalog)
       return Self.plan(draft, location, inspection, notComparedWith: unknown)
     } apply: { transaction in
@@ -94,11 +95,11 @@ extension BackupService {
 
   /// Changes name and labels. Throws `managedByConfig`, `nameTaken`, `preconditionFailed`.
   package func changeImage(
-    _ reference: Reference<Image>, _ change: ImageChange, _ terms: Terms<Image> = Terms()
+    _ reference: Reference<Image>, _ change: ImageChange, _ conditions: ChangeConditions<Image> = ChangeConditions()
   ) async throws -> Answer<Image> {
     let changed: @Sendable (any CatalogReading) throws -> Image = { [limits] catalog in
       var image = try catalog.find(reference)
-      try terms.require(revision: image.revision, of: "image '\(image.name)'")
+      try conditions.require(revision: image.revision, of: "image '\(image.name)'")
       try image.managedBy.requireChangeable("image '\(image.name)'")
       if let name = change.name, name != image.name {
         try catalog.requireFree(name)
@@ -108,8 +109,8 @@ extension BackupService {
       try limits.requireLabels(image.labels)
       return image
     }
-    return try await answering(terms) {
-      let answer = try await self.change(terms) { view in
+    return try await answering(conditions) {
+      let answer = try await self.change(conditions) { view in
         Plan(action: "change-image", steps: ["change the image"], resource: .image(try changed(view.catalog)))
       } apply: { transaction in
         let image = try changed(transaction.catalog)
@@ -125,11 +126,11 @@ extension BackupService {
 
   /// Forgets the image; its file and its backups stay. Throws `imageInUse` while a job or an export uses it.
   package func unregisterImage(
-    _ reference: Reference<Image>, _ terms: Terms<Image> = Terms()
+    _ reference: Reference<Image>, _ conditions: ChangeConditions<Image> = ChangeConditions()
   ) async throws -> Answer<Image> {
     let doomed: @Sendable (any CatalogReading) throws -> Image = { catalog in
       let image = try catalog.find(reference)
-      try terms.require(revision: image.revision, of: "image '\(image.name)'")
+      try conditions.require(revision: image.revision, of: "image '\(image.name)'")
       try image.managedBy.requireChangeable("image '\(image.name)'")
       try catalog.require(.alone, of: image)
       if let job = try catalog.liveJobs().first(where: { $0.request.work.images.contains(image.id) }) {
@@ -139,8 +140,8 @@ extension BackupService {
       }
       return image
     }
-    return try await answering(terms) {
-      try await change(terms) { view in
+    return try await answering(conditions) {
+      try await change(conditions) { view in
         let image = try doomed(view.catalog)
         return Plan(
           action: "unregister-image", steps: ["forget image '\(image.name)'; its file and backups stay"],
@@ -161,7 +162,7 @@ extension BackupService {
       await note(.found(virtualSize: inspection.virtualSize), of: image.id)
       return inspection
     } catch {
-      await note(ImageSighting(error), of: image.id)
+      await note(ImageProbe(error), of: image.id)
       throw error
     }
   }

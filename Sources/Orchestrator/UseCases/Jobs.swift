@@ -25,14 +25,14 @@ package enum PauseLength: Hashable, Sendable {
 
 extension BackupService {
   /// The job as the catalog has it, with its progress as of now.
-  package func job(_ id: JobID) throws -> Job { live(try ledger.read { try $0.find(id) }) }
+  package func job(_ id: JobID) throws -> Job { live(try transactions.read { try $0.find(id) }) }
 
   package func jobs(_ filter: JobFilter, _ page: PageRequest) throws -> Page<Job> {
-    try ledger.read { try $0.jobs(filter, page) }.map(live)
+    try transactions.read { try $0.jobs(filter, page) }.map(live)
   }
 
   package func jobLog(_ id: JobID, _ page: PageRequest) throws -> Page<JobLogEntry> {
-    try ledger.read { catalog in
+    try transactions.read { catalog in
       _ = try catalog.find(id)
       return try catalog.jobLog(id, page)
     }
@@ -41,24 +41,26 @@ extension BackupService {
   /// Waits at most `wait` (and `ServiceLimits.longestWait`) for the job to end; with a `knownRevision`, for it to have
   /// another revision, nil telling that it hasn't. No thread waits. Progress alone is no new revision.
   package func job(_ id: JobID, wait: Duration, knownRevision: Int? = nil) async throws -> Job? {
-    let deadline = ledger.time.instant + min(wait, limits.longestWait)
+    let deadline = transactions.time.instant + min(wait, limits.longestWait)
     while true {
-      let seen = ledger.commits.version
+      let seen = transactions.commits.version
       let job = try job(id)
       if let knownRevision {
         if job.revision != knownRevision { return job }
       } else if job.state.isEnded {
         return job
       }
-      let isOver = ledger.time.instant >= deadline || Task.isCancelled || ledger.commits.isClosed
+      let isOver = transactions.time.instant >= deadline || Task.isCancelled || transactions.commits.isClosed
       if isOver || job.state.isEnded { return knownRevision == nil ? job : nil }
-      await ledger.commits.wait(beyond: seen, until: deadline, by: ledger.time)
+      await transactions.commits.wait(beyond: seen, until: deadline, by: transactions.time)
     }
   }
 
   /// Ends a job that waits at once, and one that runs at its next checkpoint. Throws `jobFinished`.
-  package func cancelJob(_ id: JobID, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
-    let answer = try await step(id, terms, "cancel") { job, _ in
+  package func cancelJob(_ id: JobID, _ conditions: ChangeConditions<Job> = ChangeConditions()) async throws -> Answer<
+    Job
+  > {
+    let answer = try await step(id, conditions, "cancel") { job, _ in
       switch job.state {
       case .queued: job.state = job.startedAt == nil ? .cancelled : .cancelling
       case .running, .paused: job.state = .cancelling
@@ -79,10 +81,10 @@ extension BackupService {
   /// Makes a job that has begun stand still at its next checkpoint, and frees its place. Throws `jobNotPausable`, also
   /// when `ServiceLimits.pausedJobs` are paused, and `jobFinished`.
   package func pauseJob(
-    _ id: JobID, _ length: PauseLength = .standard, _ terms: Terms<Job> = Terms()
+    _ id: JobID, _ length: PauseLength = .standard, _ conditions: ChangeConditions<Job> = ChangeConditions()
   ) async throws -> Answer<Job> {
     let limits = limits
-    let answer = try await step(id, terms, "pause") { job, view in
+    let answer = try await step(id, conditions, "pause") { job, view in
       guard job.request.work.isPausable else {
         throw Self.notPausable(job, "a \(job.request.kind.rawValue) job can't be paused")
       }
@@ -106,8 +108,10 @@ extension BackupService {
   }
 
   /// Lets a paused job go on as soon as it has a place again. Throws `jobNotPausable`, `jobFinished`.
-  package func resumeJob(_ id: JobID, _ terms: Terms<Job> = Terms()) async throws -> Answer<Job> {
-    let answer = try await step(id, terms, "resume") { job, _ in
+  package func resumeJob(_ id: JobID, _ conditions: ChangeConditions<Job> = ChangeConditions()) async throws -> Answer<
+    Job
+  > {
+    let answer = try await step(id, conditions, "resume") { job, _ in
       switch job.state {
       case .paused: (job.state, job.pausedUntil) = (.queued, nil)
       case .queued where job.startedAt == nil: throw Self.notPausable(job, "it hasn't started")
@@ -123,12 +127,12 @@ extension BackupService {
 
   /// Changes the job as `change` says, in one transaction with its event. What stays the same is no change.
   private func step(
-    _ id: JobID, _ terms: Terms<Job>, _ verb: String,
+    _ id: JobID, _ conditions: ChangeConditions<Job>, _ verb: String,
     _ change: @Sendable @escaping (inout Job, CatalogView) throws -> Void
   ) async throws -> Answer<Job> {
     let checked: @Sendable (CatalogView) throws -> (Job, Job) = { view in
       let job = try view.catalog.find(id)
-      try terms.require(revision: job.revision, of: "job \(id)")
+      try conditions.require(revision: job.revision, of: "job \(id)")
       guard !job.state.isEnded else {
         throw DomainError(.jobFinished, "job \(id) has ended: it is \(job.state.rawValue)")
       }
@@ -136,8 +140,8 @@ extension BackupService {
       try change(&changed, view)
       return (job, changed)
     }
-    return try await answering(terms) {
-      try await self.change(terms) { view in
+    return try await answering(conditions) {
+      try await self.change(conditions) { view in
         let (job, next) = try checked(view)
         return Plan(
           action: "\(verb)-job", steps: ["take job \(id) from \(job.state.rawValue) to \(next.state.rawValue)"],

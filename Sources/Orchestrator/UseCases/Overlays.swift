@@ -46,15 +46,15 @@ struct Overlays: Sendable {
 
 extension BackupService {
   /// Looks at the other registered images for those that read what is written to `image`. Returns at the latest after
-  /// ``ServiceLimits/overlayPatience``.
+  /// ``ServiceLimits/overlayTimeout``.
   func overlays(on image: Image) async throws -> Overlays {
     // Looking at an NBD export opens a connection, and no image here can stand on one.
-    let others = try ledger.read { catalog in try allPages { try catalog.images($0) } }
+    let others = try transactions.read { catalog in try allPages { try catalog.images($0) } }
       .filter { $0.id != image.id && !$0.source.isNBD }
     // A raw image reads what is written to another one only through that one's data file, which only a qcow2 has.
     let readers = image.format == .qcow2 ? others : others.filter { $0.format == .qcow2 }
     guard !image.source.isNBD, !readers.isEmpty else { return .none }
-    let deadline = ledger.time.instant + limits.overlayPatience
+    let deadline = transactions.time.instant + limits.overlayTimeout
     guard let written = await looks.files(of: [image.location], until: deadline)[image.location]?.own else {
       return Overlays(unknown: readers.map(\.name))
     }

@@ -16,24 +16,24 @@ package struct RepositoryDraft: Hashable, Sendable {
 
 extension BackupService {
   package func repository(_ reference: Reference<Repository>) throws -> Repository {
-    try ledger.read { try $0.find(reference) }
+    try transactions.read { try $0.find(reference) }
   }
 
   package func repositories(_ page: PageRequest) throws -> Page<Repository> {
-    try ledger.read { try $0.repositories(page) }
+    try transactions.read { try $0.repositories(page) }
   }
 
   /// Makes the folder a repository, or takes over the one that it is, with its id; a rescan then finds its backups.
   /// Throws `nameTaken` if the name, the folder or the repository in it is registered already.
   package func createRepository(
-    _ draft: RepositoryDraft, _ terms: Terms<Repository> = Terms()
+    _ draft: RepositoryDraft, _ conditions: ChangeConditions<Repository> = ChangeConditions()
   ) async throws -> Answer<Repository> {
-    try await answering(terms) {
+    try await answering(conditions) {
       // Before the folder is touched, and again with the row.
-      try ledger.read { try $0.requireFree(draft) }
-      let new = RepositoryID(ULID(at: ledger.time.now()))
-      let id = terms.dryRun ? new : try await engine.openRepository(at: draft.path, id: new)
-      return try await change(terms) { _ in
+      try transactions.read { try $0.requireFree(draft) }
+      let new = RepositoryID(ULID(at: transactions.time.now()))
+      let id = conditions.dryRun ? new : try await engine.openRepository(at: draft.path, id: new)
+      return try await change(conditions) { _ in
         Plan(
           action: "create-repository",
           steps: ["make \(draft.path) a repository, or take over the one in it, as '\(draft.name)'"],
@@ -56,11 +56,12 @@ extension BackupService {
 
   /// Throws `managedByConfig`, `nameTaken`, `preconditionFailed`.
   package func renameRepository(
-    _ reference: Reference<Repository>, to name: ResourceName, _ terms: Terms<Repository> = Terms()
+    _ reference: Reference<Repository>, to name: ResourceName,
+    _ conditions: ChangeConditions<Repository> = ChangeConditions()
   ) async throws -> Answer<Repository> {
     let renamed: @Sendable (any CatalogReading) throws -> Repository = { catalog in
       var repository = try catalog.find(reference)
-      try terms.require(revision: repository.revision, of: "repository '\(repository.name)'")
+      try conditions.require(revision: repository.revision, of: "repository '\(repository.name)'")
       try repository.managedBy.requireChangeable("repository '\(repository.name)'")
       if let other = try catalog.repository(named: name), other.id != repository.id {
         throw DomainError(
@@ -69,8 +70,8 @@ extension BackupService {
       repository.name = name
       return repository
     }
-    return try await answering(terms) {
-      try await change(terms) { view in
+    return try await answering(conditions) {
+      try await change(conditions) { view in
         let repository = try renamed(view.catalog)
         return Plan(
           action: "change-repository", steps: ["rename repository \(repository.id) to '\(name)'"],
@@ -87,11 +88,11 @@ extension BackupService {
   /// Forgets the repository and its backups; its folder keeps them all. Throws `repositoryInUse` while a job uses it,
   /// `exportInUse` while one of its backups is exported.
   package func unregisterRepository(
-    _ reference: Reference<Repository>, _ terms: Terms<Repository> = Terms()
+    _ reference: Reference<Repository>, _ conditions: ChangeConditions<Repository> = ChangeConditions()
   ) async throws -> Answer<Repository> {
     let doomed: @Sendable (any CatalogReading) throws -> Repository = { catalog in
       let repository = try catalog.find(reference)
-      try terms.require(revision: repository.revision, of: "repository '\(repository.name)'")
+      try conditions.require(revision: repository.revision, of: "repository '\(repository.name)'")
       try repository.managedBy.requireChangeable("repository '\(repository.name)'")
       for job in try catalog.liveJobs() where try job.request.work.repository(in: catalog) == repository.id {
         throw DomainError(
@@ -108,8 +109,8 @@ extension BackupService {
       }
       return repository
     }
-    return try await answering(terms) {
-      try await change(terms) { view in
+    return try await answering(conditions) {
+      try await change(conditions) { view in
         let repository = try doomed(view.catalog)
         return Plan(
           action: "unregister-repository",
@@ -125,11 +126,11 @@ extension BackupService {
 
   /// A job that finds what the repository holds, and brings the catalog in line with it.
   package func rescanRepository(
-    _ reference: Reference<Repository>, _ terms: Terms<Job> = Terms()
+    _ reference: Reference<Repository>, _ conditions: ChangeConditions<Job> = ChangeConditions()
   ) async throws -> Answer<Job> {
-    try await submit(terms) { view in
+    try await submit(conditions) { view in
       let repository = try view.catalog.find(reference)
-      try terms.require(revision: repository.revision, of: "repository '\(repository.name)'")
+      try conditions.require(revision: repository.revision, of: "repository '\(repository.name)'")
       return JobDraft(
         request: .rescan(repository: repository.id), links: JobLinks(repository: repository.id),
         plan: Plan(

@@ -15,15 +15,15 @@ extension BackupService {
   /// A job that writes what the backup holds. Throws `backupNotComplete`, `backupCorrupt`, `targetExists`,
   /// `confirmationRequired`, `imageInUse`, `targetMismatch`.
   package func restoreBackup(
-    _ id: BackupID, to target: RestoreDraft, _ terms: Terms<Job> = Terms()
+    _ id: BackupID, to target: RestoreDraft, _ conditions: ChangeConditions<Job> = ChangeConditions()
   ) async throws -> Answer<Job> {
-    try await answering(terms) {
+    try await answering(conditions) {
       // What the rows tell first, then what the engine tells, then the rows again with the job.
-      _ = try ledger.read { try Self.resolve(id, target, terms, in: $0) }
+      _ = try transactions.read { try Self.resolve(id, target, conditions, in: $0) }
       let target = try await look(at: target, for: id)
-      let overlays = terms.dryRun ? try await overlays(on: target) : .none
-      return try await submitNew(terms) { view in
-        let (backup, resolved) = try Self.resolve(id, target, terms, in: view.catalog)
+      let overlays = conditions.dryRun ? try await overlays(on: target) : .none
+      return try await submitNew(conditions) { view in
+        let (backup, resolved) = try Self.resolve(id, target, conditions, in: view.catalog)
         var links = Self.links(to: backup)
         if case .image(let image) = resolved { links.target = image }
         return JobDraft(
@@ -34,16 +34,16 @@ extension BackupService {
   }
 
   private static func resolve(
-    _ id: BackupID, _ target: RestoreDraft, _ terms: Terms<Job>, in catalog: any CatalogReading
+    _ id: BackupID, _ target: RestoreDraft, _ conditions: ChangeConditions<Job>, in catalog: any CatalogReading
   ) throws -> (Backup, RestoreTarget) {
     let backup = try catalog.find(id)
-    try terms.require(revision: backup.revision, of: "backup \(backup.id)")
+    try conditions.require(revision: backup.revision, of: "backup \(backup.id)")
     try backup.requireReadable()
     switch target {
     case .newFile(let path, let format): return (backup, .newFile(path: path, format: format))
     case .image(let reference, let confirm):
       let image = try catalog.find(reference)
-      if !terms.dryRun {
+      if !conditions.dryRun {
         try image.requireConfirmation(confirm, because: "this overwrites image '\(image.name)'")
       }
       try catalog.requireRestorable(backup, over: image)
@@ -67,7 +67,7 @@ extension BackupService {
       _ = try await inspectImage(reference)
     case .nbd(let uri, _):
       let size = try await engine.inspect(ImageLocation(source: .nbd(uri: uri), format: .raw)).virtualSize
-      let backup = try ledger.read { try $0.find(id) }
+      let backup = try transactions.read { try $0.find(id) }
       guard size == backup.virtualSize else {
         throw DomainError(
           .targetMismatch, "\(uri) has \(size) bytes, backup \(id) has \(backup.virtualSize)",
@@ -79,7 +79,7 @@ extension BackupService {
 
   private func overlays(on target: RestoreDraft) async throws -> Overlays {
     guard case .image(let reference, _) = target else { return .none }
-    return try await overlays(on: try ledger.read { try $0.find(reference) })
+    return try await overlays(on: try transactions.read { try $0.find(reference) })
   }
 
   private static func plan(

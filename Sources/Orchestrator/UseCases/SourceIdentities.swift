@@ -5,7 +5,7 @@ import Model
 /// I1. Two sources that are one file or device are one image, whatever paths and links lead there: a registration, a
 ///     declaration and a rescan all find that out.
 /// I2. A source is looked at once. Those that are to be looked at are looked at side by side, and waited for together
-///     for as long as `patience` says.
+///     for as long as `timeout` says.
 /// I3. A source whose storage is silent for that long is compared by its spelling only, and the caller says so.
 /// I4. A transaction that rests on a comparison refuses registered sources that weren't part of it. The caller looks at
 ///     those too, with a new deadline, and tries again.
@@ -16,13 +16,13 @@ struct SourceIdentities: Sendable {
 
   /// Looks at those of the sources that haven't been looked at. What NBD exports are can't be told.
   mutating func look(
-    at sources: some Sequence<ImageSource>, by looks: ImageLooks, patience: Duration
+    at sources: some Sequence<ImageSource>, by looks: ImageLooks, timeout: Duration
   ) async {
     let new = Set(sources).subtracting(asked)
     asked.formUnion(new)
     let local = new.filter { !$0.isNBD }
     guard !local.isEmpty else { return }
-    let answers = await looks.identities(of: Array(local), until: looks.time.instant + patience)
+    let answers = await looks.identities(of: Array(local), until: looks.time.instant + timeout)
     for source in local {
       switch answers[source] {
       case .some(let file?): files[source] = file

@@ -15,24 +15,24 @@ struct JobDraft: Sendable {
 extension BackupService {
   /// Commits a job with everything that it makes, and queues it. `draft` refuses what can't be done.
   func submit(
-    _ terms: Terms<Job>, _ draft: @Sendable @escaping (CatalogView) throws -> JobDraft
+    _ conditions: ChangeConditions<Job>, _ draft: @Sendable @escaping (CatalogView) throws -> JobDraft
   ) async throws -> Answer<Job> {
-    try await answering(terms) { try await submitNew(terms, draft) }
+    try await answering(conditions) { try await submitNew(conditions, draft) }
   }
 
-  /// As ``submit(_:_:)``, for those who have looked for a repeat of the request already.
+  /// As ``submit(_:_:)``, for callers that have looked for a repeat of the request already.
   func submitNew(
-    _ terms: Terms<Job>, _ draft: @Sendable @escaping (CatalogView) throws -> JobDraft
+    _ conditions: ChangeConditions<Job>, _ draft: @Sendable @escaping (CatalogView) throws -> JobDraft
   ) async throws -> Answer<Job> {
-    if terms.dryRun { return .planned(try ledger.view(by: terms.caller) { try draft($0).plan }) }
+    if conditions.dryRun { return .planned(try transactions.view(by: conditions.caller) { try draft($0).plan }) }
     try await queue.takePlace()
-    let id = JobID(ULID(at: ledger.time.now()))
+    let id = JobID(ULID(at: transactions.time.now()))
     let lifetime = limits.idempotencyLifetime
     do {
-      let (job, legs, claims) = try await ledger.write(by: terms.caller) { transaction in
+      let (job, legs, claims) = try await transactions.write(by: conditions.caller) { transaction in
         let draft = try draft(transaction.view)
         let job = try Self.insert(draft, as: id, in: transaction)
-        try transaction.record(job, under: terms.idempotency, lifetime: lifetime)
+        try transaction.record(job, under: conditions.idempotency, lifetime: lifetime)
         return (job, draft.legs, try job.request.work.claims(in: transaction.catalog))
       }
       await queue.enter(job, legs: legs, claims: claims)
@@ -46,7 +46,7 @@ extension BackupService {
     }
   }
 
-  /// The job's event is the last one: a listener who learns of a job can get all that it makes.
+  /// The job's event is the last one: a listener that learns of a job can get all that it makes.
   private static func insert(
     _ draft: JobDraft, as id: JobID, in transaction: CatalogTransaction
   ) throws -> Job {
@@ -61,7 +61,7 @@ extension BackupService {
 
   /// A commit that was told as a failure may have happened: its job must not lie in the catalog without being queued.
   private func takeUp(_ id: JobID) async -> Job? {
-    let found = try? ledger.read { catalog in
+    let found = try? transactions.read { catalog in
       try catalog.job(id).map { ($0, try $0.request.work.claims(in: catalog)) }
     }
     guard let (job, claims) = found else { return nil }

@@ -30,7 +30,7 @@ final class MetadataWalk {
   var counts: ReferenceCounts
   /// The windows that are gone through, by number, as far as it is known what lies where.
   private var windows: [UInt64] = []
-  var report = CheckReport()
+  var report = Qcow2CheckReport()
   /// What doesn't depend on the window is told in the first pass alone.
   private var isFirstPass = true
   private var snapshotTableByteCount: UInt64 = 0
@@ -77,7 +77,7 @@ final class MetadataWalk {
   /// As it was at the beginning: a repair may make the file longer. At least the header's.
   private let fileClusterCount: UInt64
 
-  func run(repairing refcounts: Refcounts? = nil) async throws(BlockError) -> CheckReport {
+  func run(repairing refcounts: Refcounts? = nil) async throws(BlockError) -> Qcow2CheckReport {
     repaired = refcounts
     let snapshots: [Snapshot]
     do {
@@ -130,12 +130,12 @@ final class MetadataWalk {
 
   /// A name for a finding: the image's maker chose it.
   private func short(_ name: String) -> String {
-    guard name.utf8.count > CheckReport.maximumNameByteCount else { return name }
+    guard name.utf8.count > Qcow2CheckReport.maximumNameByteCount else { return name }
     hasCutNames = true
-    return String(decoding: name.utf8.prefix(CheckReport.maximumNameByteCount), as: UTF8.self) + "…"
+    return String(decoding: name.utf8.prefix(Qcow2CheckReport.maximumNameByteCount), as: UTF8.self) + "…"
   }
 
-  private func add(_ kind: CheckReport.Finding.Kind, _ place: @autoclosure () -> String) {
+  private func add(_ kind: Qcow2CheckReport.Finding.Kind, _ place: @autoclosure () -> String) {
     guard isFirstPass else { return }
     if kind == .corruption { damagedTableCount += 1 }
     report.add(kind, place())

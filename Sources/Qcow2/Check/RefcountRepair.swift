@@ -28,7 +28,7 @@ struct RefcountRepair {
   }
 
   /// - Returns: what is wrong now, and how many counts were put right: none if there is damage beyond `extent`.
-  func run(_ extent: Extent) async throws(BlockError) -> CheckReport {
+  func run(_ extent: Extent) async throws(BlockError) -> Qcow2CheckReport {
     try await map.settle()
     let first = walk(0)
     let found = try await first.run()

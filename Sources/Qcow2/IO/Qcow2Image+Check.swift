@@ -7,7 +7,7 @@ extension Qcow2Image {
   /// A writable image is brought to its file first. An error says that the walk couldn't be done; what is wrong with
   /// the image is in the report.
   /// - Parameter progress: told at each table what part of the walk is done, from 0 to 1; ends it with what it throws.
-  package func check(_ progress: @escaping CheckProgress = { _ in }) async throws(BlockError) -> CheckReport {
+  package func check(_ progress: @escaping CheckProgress = { _ in }) async throws(BlockError) -> Qcow2CheckReport {
     try checkUsable(.read)
     if !isReadOnly { try await map.settle() }
     let walk = MetadataWalk(file: file, header: header.value, refcountTable: refcounts.table, progress: progress)
@@ -23,7 +23,8 @@ extension Qcow2Image {
   /// - Parameter progress: as ``check(_:)`` has it.
   /// - Returns: what is wrong afterwards. Where the check finds corruption that leaks can't be told apart from,
   ///   nothing is changed, and the report says so by its findings.
-  package func repairLeaks(_ progress: @escaping CheckProgress = { _ in }) async throws(BlockError) -> CheckReport {
+  package func repairLeaks(_ progress: @escaping CheckProgress = { _ in }) async throws(BlockError) -> Qcow2CheckReport
+  {
     try await repair(.leaks, progress)
   }
 
@@ -35,13 +36,13 @@ extension Qcow2Image {
   ///
   /// - Returns: what is wrong afterwards. Where a table itself is damaged, or names metadata as guest data, nothing is
   ///   changed, and the report says so by its findings.
-  package func repairRefcounts() async throws(BlockError) -> CheckReport {
+  package func repairRefcounts() async throws(BlockError) -> Qcow2CheckReport {
     try await repair(.allCounts) { _ in }
   }
 
   private func repair(
     _ extent: RefcountRepair.Extent, _ progress: @escaping CheckProgress
-  ) async throws(BlockError) -> CheckReport {
+  ) async throws(BlockError) -> Qcow2CheckReport {
     try checkUsable(.write)
     try await prepareToChange(.write)
     let all = await ranges.acquire(ByteRange(offset: 0, length: .max), .exclusive)

@@ -12,16 +12,16 @@ extension Call {
   ///   - perform: the use case.
   func change<Value: Sendable>(
     at revision: (() throws -> Int)? = nil, render: @escaping @Sendable (Value) throws -> StoredAnswer,
-    _ perform: (Terms<Value>) async throws -> Answer<Value>
+    _ perform: (ChangeConditions<Value>) async throws -> Answer<Value>
   ) async throws -> HTTPResponse {
     let dryRun = try query.boolean(.dryRun)
     // What is malformed comes before what is merely out of date.
     let idempotency = try idempotencyKey().map { key in
       IdempotencyGuard<Value>(key: key, bodyHash: Digest(of: body.span.bytes).description) { try render($0).kept }
     }
-    let terms = Terms<Value>(
+    let conditions = ChangeConditions<Value>(
       dryRun: dryRun, expectedRevision: try expectedRevision(revision), idempotency: idempotency, caller: caller)
-    switch try await perform(terms) {
+    switch try await perform(conditions) {
     case .done(let value):
       return try render(value).response
     case .repeated(let answer):

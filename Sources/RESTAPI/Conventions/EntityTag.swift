@@ -4,7 +4,7 @@ import Model
 /// revision.
 ///
 /// The digest is of the bytes of the answer, so that the tag changes with everything that is shown (a dependent, the
-/// progress of a job). `If-Match` looks only at the revision: what somebody may change by the request.
+/// progress of a job). `If-Match` looks only at the revision: what a client may change by the request.
 enum EntityTag {
   static func of(_ bytes: [UInt8], revision: Int?) -> String {
     let digest = String(fingerprint(bytes), radix: 16)
@@ -17,7 +17,7 @@ enum EntityTag {
     return Int(tag[tag.index(after: tag.startIndex)..<dash])
   }
 
-  /// 64-bit FNV-1a. Tags protect nobody from anybody, they only have to differ.
+  /// 64-bit FNV-1a. Tags protect nothing, they only have to differ.
   private static func fingerprint(_ bytes: [UInt8]) -> UInt64 {
     var hash: UInt64 = 0xcbf2_9ce4_8422_2325
     for byte in bytes { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }

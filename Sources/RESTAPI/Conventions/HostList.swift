@@ -3,7 +3,7 @@ import HTTPServer
 import Locks
 import Model
 
-/// The names that this server answers to. A request that carries another one was led here by somebody else's name
+/// The names that this server answers to. A request that carries another one was led here by another site's name
 /// server (DNS rebinding); one from a page of another origin rides on the person's position, not on their will.
 package final class HostList: Sendable {
   /// Configured: with our port, or with none as behind a proxy.
@@ -40,7 +40,7 @@ package final class HostList: Sendable {
   }
 
   private func accepts(host: String?, _ request: HTTPRequest) -> Bool {
-    // Nobody is led to a unix socket by a name.
+    // No browser is led to a unix socket by a name.
     if request.peer == .unixSocket { return true }
     guard let host, let named = HostAndPort(host) else { return false }
     let (name, port) = (named.host.description, named.port)

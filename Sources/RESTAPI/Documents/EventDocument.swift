@@ -48,7 +48,7 @@ extension EventPayload.Failure: JSONWritable {
   }
 }
 
-/// How far a job is, for listeners. It has no id: whoever comes back gets the newest.
+/// How far a job is, for listeners. It has no id: a listener that comes back gets the newest.
 struct ProgressEventDocument: JSONWritable {
   let job: JobID
   let progress: JobProgress

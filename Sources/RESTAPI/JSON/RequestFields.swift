@@ -4,7 +4,7 @@ import Model
 /// The members of an object in a request's body, each asked for once.
 ///
 /// Faults are gathered, so that a person learns of all of them at once; ``finish()`` throws them, and with them every
-/// member that nobody asked for. Local to one request.
+/// member that no reader asked for. Local to one request.
 final class RequestFields {
   private final class Faults {
     var found: [(field: Field, detail: String)] = []
@@ -225,7 +225,7 @@ final class RequestFields {
     return uri
   }
 
-  /// Room for the longest export name that NBD knows, each byte of it escaped, would be 12 KiB: nobody writes that.
+  /// Room for the longest export name that NBD knows, each byte of it escaped, would be 12 KiB: no client writes that.
   static let longestURI = 4096
 
   /// PATH_MAX without the closing NUL.

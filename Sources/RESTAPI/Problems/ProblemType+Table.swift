@@ -278,7 +278,8 @@ extension ProblemType {
         Images that are backed up together are held at one moment, before the first byte of any is read. One of \
         them couldn't be held, so none of the others was backed up.
         """,
-        remedy: "mend what the detail names, or ask with `\"onFailure\": \"continue\"` to back up the others without it")
+        remedy: "mend what the detail names, or ask with `\"onFailure\": \"continue\"` to back up the others without it"
+      )
     case .backupNotComplete:
       ProblemType(
         code, 409, "The backup isn't complete",

@@ -62,9 +62,9 @@ struct BackupRoutes {
     let target = try call.fields().restoreDraft()
     return try await call.change(
       at: { try service.backup(id).backup.revision }, render: StoredAnswer.accepted,
-      { terms in
+      { conditions in
         do {
-          return try await service.restoreBackup(id, to: target, terms)
+          return try await service.restoreBackup(id, to: target, conditions)
         } catch let error as DomainError {
           throw error.about(.targetURI)
         }

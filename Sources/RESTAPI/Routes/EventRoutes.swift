@@ -27,7 +27,7 @@ struct EventRoutes {
     let after = try lastEventID(call.request)
     if call.match.isHead { return HTTPResponse(status: 200, headers: ["Content-Type": "text/event-stream"]) }
     let source = try service.events(after: after, job: job)
-    let stream = HTTPServer.EventStream()
+    let stream = ServerSentEvents()
     let task = Task(executorPreference: executor) {
       while let item = await source.next(), stream.send(item.message) {}
       stream.end()
@@ -46,7 +46,7 @@ struct EventRoutes {
   }
 }
 
-extension Orchestrator.EventStream.Item {
+extension EventStream.Item {
   fileprivate var message: ServerSentEvent {
     switch self {
     case .event(let event): EventDocument(event: event).message

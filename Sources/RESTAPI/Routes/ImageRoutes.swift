@@ -35,9 +35,9 @@ struct ImageRoutes {
       render: { image in
         StoredAnswer(201, ImageDocument(image), revision: image.revision, location: APIPath.image(image.id))
       },
-      { terms in
+      { conditions in
         do {
-          return try await service.registerImage(draft, terms)
+          return try await service.registerImage(draft, conditions)
         } catch let error as DomainError {
           throw error.about(.sourceURI)
         }

@@ -77,7 +77,7 @@ struct JobRoutes {
   }
 
   private func steer(
-    _ call: Call, _ action: (JobID, Terms<Job>) async throws -> Answer<Job>
+    _ call: Call, _ action: (JobID, ChangeConditions<Job>) async throws -> Answer<Job>
   ) async throws -> HTTPResponse {
     let id = try call.job()
     return try await call.change(

@@ -8,7 +8,7 @@ struct Call: Sendable {
   let query: QueryValues
   /// Empty where there was none.
   var body: [UInt8] = []
-  /// Everybody is the same one as long as there are no tokens.
+  /// All callers are the same one as long as there are no tokens.
   let caller = Principal.anonymous
 
   init(_ request: HTTPRequest, _ match: Router.Match) throws(DomainError) {

@@ -57,7 +57,7 @@ package struct RepositoryFolder: Sendable {
     for folder in RepositoryPath.folders where folder != RepositoryPath.trash {
       _ = try files.ensureFolder(folder)
     }
-    let document = RepositoryDocument(id: id, createdAt: Timestamp.rounded(now))
+    let document = RepositoryDescription(id: id, createdAt: Timestamp.rounded(now))
     do throws(SystemError) {
       try publish(document, in: files, at: path, writer: writer, isReplacing: false)
     } catch {
@@ -71,7 +71,7 @@ package struct RepositoryFolder: Sendable {
   }
 
   static func publish(
-    _ document: RepositoryDocument, in files: any FolderFiles, at path: String, writer: ULID, isReplacing: Bool
+    _ document: RepositoryDescription, in files: any FolderFiles, at path: String, writer: ULID, isReplacing: Bool
   ) throws(SystemError) {
     let bytes: [UInt8]
     do { bytes = try CheckedDocumentCodec.encode(document) } catch { throw SystemError(EIO, "\(path): \(error)") }
@@ -80,11 +80,11 @@ package struct RepositoryFolder: Sendable {
   }
 
   /// Nil if there is none, or only the empty file or the zeroes that a power cut leaves on some file systems.
-  private static func document(in files: any FolderFiles, at path: String) throws -> RepositoryDocument? {
+  private static func document(in files: any FolderFiles, at path: String) throws -> RepositoryDescription? {
     do {
       let bytes = try files.contents(of: RepositoryPath.document, limit: CheckedDocumentCodec.maximumByteCount)
       if bytes.allSatisfy({ $0 == 0 }) { return nil }
-      return try CheckedDocumentCodec.decode(RepositoryDocument.self, from: bytes)
+      return try CheckedDocumentCodec.decode(RepositoryDescription.self, from: bytes)
     } catch let error as SystemError where error.code == ENOENT {
       return nil
     } catch let error as DocumentDamage {
@@ -209,7 +209,7 @@ package struct RepositoryFolder: Sendable {
   /// Writes image.json if it doesn't say the same already. The image's folder exists. Blocks.
   func record(_ image: ImageRecord, job: JobID) throws {
     let path = RepositoryPath.imageDocument(image.id)
-    let bytes = try CheckedDocumentCodec.encode(ImageDocument(image))
+    let bytes = try CheckedDocumentCodec.encode(ImageDescription(image))
     do throws(SystemError) {
       if try files.contents(of: path, limit: CheckedDocumentCodec.maximumByteCount) == bytes { return }
     } catch {

@@ -63,7 +63,7 @@ struct RepositoryReader {
     do {
       let path = RepositoryPath.imageDocument(image)
       let bytes = try files.contents(of: path, limit: CheckedDocumentCodec.maximumByteCount)
-      let document = try CheckedDocumentCodec.decode(ImageDocument.self, from: bytes)
+      let document = try CheckedDocumentCodec.decode(ImageDescription.self, from: bytes)
       guard document.id == image else { throw DocumentDamage("it belongs to image \(document.id)") }
       scan.images.append(document.record)
       name = document.name

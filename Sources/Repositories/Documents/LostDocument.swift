@@ -46,7 +46,7 @@ struct LostDocument {
   /// Writes the file. Returns what was done, as a sentence.
   func restoreDocument(_ id: RepositoryID) throws -> String {
     // The time of its making is gone with the file; the id holds it to the millisecond.
-    let document = RepositoryDocument(id: id, createdAt: Timestamp.rounded(id.ulid.date))
+    let document = RepositoryDescription(id: id, createdAt: Timestamp.rounded(id.ulid.date))
     do throws(SystemError) {
       // What an empty file holds isn't lost by replacing it.
       try RepositoryFolder.publish(document, in: files, at: path, writer: writer, isReplacing: true)

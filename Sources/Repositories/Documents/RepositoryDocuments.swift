@@ -2,7 +2,7 @@ import Foundation
 import Model
 
 /// `repository.json`: what makes a folder a repository.
-package struct RepositoryDocument: CheckedDocument {
+package struct RepositoryDescription: CheckedDocument {
   package static let currentFormatVersion = 1
 
   package var formatVersion = Self.currentFormatVersion
@@ -52,7 +52,7 @@ package struct StoredImageSource: Codable, Hashable, Sendable {
 }
 
 /// `image.json`: what an image is called and where it was, so that it can be registered again.
-package struct ImageDocument: CheckedDocument {
+package struct ImageDescription: CheckedDocument {
   package static let currentFormatVersion = 1
 
   package var formatVersion = Self.currentFormatVersion

@@ -21,7 +21,7 @@ package struct LeaseRecord: CheckedDocument {
   /// Rises while its holder lives.
   package var beat: UInt64
   package var isHeld: Bool
-  /// How long without a beat makes it anybody's.
+  /// How long without a beat makes it free to take.
   package var leaseMilliseconds: Int
   package var checksum = ""
 
@@ -49,7 +49,7 @@ package struct LeaseRecord: CheckedDocument {
 
 /// How long a lease lives, and how often it is renewed.
 package struct LeaseTiming: Hashable, Sendable {
-  /// Without a beat for this long, a lease is anybody's.
+  /// Without a beat for this long, a lease is free to take.
   package var duration: Duration
   /// Between two beats.
   package var interval: Duration

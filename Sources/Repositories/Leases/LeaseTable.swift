@@ -122,11 +122,11 @@ final class LeaseTable: Sendable {
       _ key: Key, _ repository: RepositoryFolder, _ loop: EventLoop, _ control: any JobControl
     ) async throws -> Lease
   {
-    var observed: (bytes: [UInt8], since: ContinuousClock.Instant, patience: Duration)?
+    var observed: (bytes: [UInt8], since: ContinuousClock.Instant, timeout: Duration)?
     while true {
       let (files, since) = (repository.files, observed)
       let attempt = try await loop.blocking(about: repository.location.path) { [writer, timing, key] in
-        let expired = since.flatMap { .now - $0.since > $0.patience ? $0.bytes : nil }
+        let expired = since.flatMap { .now - $0.since > $0.timeout ? $0.bytes : nil }
         return try Lease.attempt(key.image, in: files, writer: writer, timing: timing, expired: expired)
       }
       switch attempt {

@@ -35,7 +35,7 @@ struct AttachWork: JobWork {
   }
 
   private func attach(_ context: JobContext) async throws -> Image {
-    let row = try context.ledger.read { catalog in
+    let row = try context.transactions.read { catalog in
       let row = try catalog.find(image)
       try catalog.requireAttachable(row, cache: cache)
       return row

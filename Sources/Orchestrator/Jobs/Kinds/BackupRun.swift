@@ -62,11 +62,11 @@ struct BackupRun: Sendable {
   private func member(_ image: ImageID, _ backup: BackupID) async -> Member {
     var member = Member(image: image, imageName: image.description, backup: backup)
     do {
-      var (image, row, repository) = try context.ledger.read { catalog in
+      var (image, row, repository) = try context.transactions.read { catalog in
         (try catalog.find(image), try catalog.find(backup), try catalog.find(request.repository))
       }
       member.imageName = image.name.text
-      try context.ledger.read { try $0.require(.rest, of: image) }
+      try context.transactions.read { try $0.require(.rest, of: image) }
       if let damage = try await damage(of: image) { row = try await noteMixture(damage, of: row) }
       context.log(.info, "backing up image '\(image.name)' as \(backup) into repository '\(repository.name)'")
       member.order = BackupOrder(
@@ -142,7 +142,7 @@ struct BackupRun: Sendable {
   /// What damaged the image, or one that it stands on, whichever path leads to that.
   private func damage(of image: Image) async throws -> Image.Damage? {
     if let damage = image.damage { return damage }
-    let damaged = try context.ledger.read { catalog in
+    let damaged = try context.transactions.read { catalog in
       try allPages { try catalog.images($0) }.filter { $0.damage != nil && $0.id != image.id }
     }
     guard image.format == .qcow2, !damaged.isEmpty else { return nil }
@@ -161,8 +161,8 @@ struct BackupRun: Sendable {
   private func identities(of sources: [ImageSource]) async -> [FileIdentity?] {
     let found = Lock<[FileIdentity?]>(Array(repeating: nil, count: sources.count))
     let engine = context.engine
-    try? await BackgroundTasks(context.ledger.time).begin(
-      waitingUntil: context.ledger.time.instant + context.limits.lookTurn
+    try? await BackgroundTasks(context.transactions.time).begin(
+      waitingUntil: context.transactions.time.instant + context.limits.lookTurn
     ) {
       let identities = try await engine.identities(of: sources)
       found.withLock { $0 = identities }
@@ -175,8 +175,8 @@ struct BackupRun: Sendable {
   private func noteMixture(_ damage: Image.Damage, of backup: Backup) async throws -> Backup {
     context.log(.warning, "the backup is of a mixture: \(damage.why)")
     let job = context.job.id
-    return try await context.ledger.persistently {
-      try await context.ledger.write { transaction in
+    return try await context.transactions.persistently {
+      try await context.transactions.write { transaction in
         var row = try transaction.catalog.find(backup.id)
         guard !row.isMixture else { return row }
         row.isMixture = true
@@ -190,7 +190,7 @@ struct BackupRun: Sendable {
   /// What fails here is made up for at the end.
   private func commitEarly(_ outcome: Outcome) async {
     let id = context.job.id
-    try? await context.ledger.write { transaction in try Self.apply(outcome, of: id, in: transaction) }
+    try? await context.transactions.write { transaction in try Self.apply(outcome, of: id, in: transaction) }
   }
 
   private func end(_ outcomes: [Outcome]) -> JobEnd {
@@ -249,7 +249,7 @@ struct BackupRun: Sendable {
     try transaction.update(backup, job: job)
   }
 
-  /// Who could be backed up is there, and as large as the backup.
+  /// A successful backup proves that the image is available; take over its size.
   private static func note(
     _ receipt: BackupReceipt, of id: ImageID, job: JobID, in transaction: CatalogTransaction
   ) throws {

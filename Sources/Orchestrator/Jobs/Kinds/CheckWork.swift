@@ -1,7 +1,7 @@
 import Foundation
 import Model
 
-/// A check job. Errors in the image fail it; leaks alone don't, for they harm nobody.
+/// A check job. Errors in the image fail it; leaks alone don't, for they do no harm.
 struct CheckWork: JobWork {
   let image: ImageID
   let repairsLeaks: Bool
@@ -15,7 +15,7 @@ struct CheckWork: JobWork {
 
   func run(_ context: JobContext) async -> JobEnd {
     do {
-      let row = try context.ledger.read { catalog in
+      let row = try context.transactions.read { catalog in
         let row = try catalog.find(image)
         try catalog.requireCheckable(row, repairsLeaks: repairsLeaks)
         return row

@@ -16,10 +16,10 @@ struct DeletionWork: JobWork {
 
   func run(_ context: JobContext) async -> JobEnd {
     do {
-      let stored = try context.ledger.read { try deletable(in: $0) }
+      let stored = try context.transactions.read { try deletable(in: $0) }
       try await context.live.checkpoint()
       context.log(.info, "deleting backup \(backup) of '\(stored.imageName)'")
-      let marked = try await context.ledger.persistently { try await mark(context) }
+      let marked = try await context.transactions.persistently { try await mark(context) }
       do {
         try await deleteFiles(of: stored, context)
       } catch {
@@ -33,7 +33,7 @@ struct DeletionWork: JobWork {
     }
   }
 
-  private func deletable(in catalog: any CatalogReading) throws -> StoredBackup {
+  private func deletable(in catalog: any CatalogReading) throws -> LocatedBackup {
     let stored = try catalog.storedBackup(backup)
     try catalog.requireNotExported(backup)
     try catalog.requireNoDependents(of: backup)
@@ -43,7 +43,7 @@ struct DeletionWork: JobWork {
   /// Begins the deletion. Returns the row's revision.
   private func mark(_ context: JobContext) async throws -> Int {
     let job = context.job.id
-    return try await context.ledger.write { transaction in
+    return try await context.transactions.write { transaction in
       var backup = try deletable(in: transaction.catalog).backup
       backup.beginDeletion()
       backup = try transaction.update(backup, job: job)
@@ -52,9 +52,9 @@ struct DeletionWork: JobWork {
   }
 
   /// The job's end by `error`, with what the repository says of the backup. `marked`: the row's revision since the
-  /// deletion began; a row that somebody changed meanwhile is left to them.
+  /// deletion began; a row that another change has touched meanwhile is left alone.
   private func cutShort(
-    _ error: any Error, _ stored: StoredBackup, _ marked: Int, _ context: JobContext
+    _ error: any Error, _ stored: LocatedBackup, _ marked: Int, _ context: JobContext
   ) async -> JobEnd {
     let (id, job) = (backup, context.job.id)
     guard let scan = try? await context.engine.scan(stored.location.repository) else {
@@ -69,14 +69,14 @@ struct DeletionWork: JobWork {
       if let whole = held[id] {
         backup.survive(as: whole)
       } else {
-        // Not forgotten yet: there may be files left, and somebody who wants to delete them.
+        // Not forgotten yet: there may be files left, and a person who wants to delete them.
         backup.failure = "its deletion was cut short: delete it again"
       }
       try transaction.update(backup, job: job)
     }
   }
 
-  private func deleteFiles(of stored: StoredBackup, _ context: JobContext) async throws {
+  private func deleteFiles(of stored: LocatedBackup, _ context: JobContext) async throws {
     do {
       try await context.engine.delete(stored.location, control: context.live)
     } catch let error as DomainError where stored.backup.state == .failed && Self.saysAbsent(error) {

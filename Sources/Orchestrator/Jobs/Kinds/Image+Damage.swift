@@ -78,12 +78,12 @@ extension BackupService {
   /// Takes the image for a good one again: a person says so, by its name. Throws `confirmationRequired`, and `imageInUse`
   /// while a restore overwrites it.
   package func clearDamage(
-    of reference: Reference<Image>, confirm: String?, _ terms: Terms<Image> = Terms()
+    of reference: Reference<Image>, confirm: String?, _ conditions: ChangeConditions<Image> = ChangeConditions()
   ) async throws -> Answer<Image> {
     let cleared: @Sendable (any CatalogReading) throws -> Image = { catalog in
       var image = try catalog.find(reference)
-      try terms.require(revision: image.revision, of: "image '\(image.name)'")
-      if !terms.dryRun {
+      try conditions.require(revision: image.revision, of: "image '\(image.name)'")
+      if !conditions.dryRun {
         try image.requireConfirmation(confirm, because: "this takes image '\(image.name)' for a good one again")
       }
       for job in try catalog.liveJobs() where job.state != .queued && job.request.work.overwrittenImage == image.id {
@@ -94,8 +94,8 @@ extension BackupService {
       image.damage = nil
       return image
     }
-    return try await answering(terms) {
-      try await change(terms) { view in
+    return try await answering(conditions) {
+      try await change(conditions) { view in
         let image = try cleared(view.catalog)
         return Plan(
           action: "clear-damage", steps: ["take image '\(image.name)' for a good one again"],

@@ -8,10 +8,10 @@ struct KnownRows: Sendable {
   /// Of all images.
   var sources: KnownSources
 
-  static func read(of repository: RepositoryID, from ledger: Ledger) throws -> KnownRows {
+  static func read(of repository: RepositoryID, from transactions: CatalogTransactions) throws -> KnownRows {
     let filter = BackupFilter(repository: repository)
-    let backups = try allPages { page in try ledger.read { try $0.backups(filter, page).map(\.id) } }
-    let images = try allPages { page in try ledger.read { try $0.images(page) } }
+    let backups = try allPages { page in try transactions.read { try $0.backups(filter, page).map(\.id) } }
+    let images = try allPages { page in try transactions.read { try $0.images(page) } }
     return KnownRows(backups: backups, sources: KnownSources(images))
   }
 }
@@ -28,9 +28,9 @@ struct KnownSources: Sendable {
   }
 
   /// Looks which files these sources and the known ones are.
-  mutating func compare(with sources: [ImageSource], by looks: ImageLooks, patience: Duration) async {
+  mutating func compare(with sources: [ImageSource], by looks: ImageLooks, timeout: Duration) async {
     guard !sources.isEmpty else { return }
-    await identities.look(at: sources + Array(images.keys), by: looks, patience: patience)
+    await identities.look(at: sources + Array(images.keys), by: looks, timeout: timeout)
     for (source, name) in images { noteFile(of: source, name) }
   }
 

@@ -15,22 +15,23 @@ struct RescanWork: JobWork {
 
   func run(_ context: JobContext) async -> JobEnd {
     do {
-      let repository = try context.ledger.read { try $0.find(self.repository) }
+      let repository = try context.transactions.read { try $0.find(self.repository) }
       context.log(.info, "reading the manifests of repository '\(repository.name)'")
       let scan = try await context.engine.scan(repository.location)
       try await context.live.checkpoint()
-      let newcomers = scan.images.filter { record in (try? context.ledger.read { try $0.image(record.id) }) == nil }
+      let newcomers = scan.images.filter { record in (try? context.transactions.read { try $0.image(record.id) }) == nil
+      }
       let inspections = await looks(at: newcomers, by: context.engine)
-      var known = try KnownRows.read(of: repository.id, from: context.ledger)
+      var known = try KnownRows.read(of: repository.id, from: context.transactions)
       await known.sources.compare(
         with: newcomers.map(\.source),
-        by: ImageLooks(engine: context.engine, limits: context.limits, time: context.ledger.time),
-        patience: context.limits.comparisonPatience)
+        by: ImageLooks(engine: context.engine, limits: context.limits, time: context.transactions.time),
+        timeout: context.limits.comparisonTimeout)
       var merge = ScanMerge(
         scan, repository: repository.id, job: context.job.id, inspections: inspections, known: known)
       while let step = merge.nextStep(upTo: context.limits.mergeBatch) {
         try await context.live.checkpoint()
-        let part = try await context.ledger.persistently { try await commit(step, context) }
+        let part = try await context.transactions.persistently { try await commit(step, context) }
         merge.tally.add(part)
       }
       for finding in merge.tally.findings { context.log(.warning, finding) }
@@ -45,7 +46,7 @@ struct RescanWork: JobWork {
   }
 
   private func commit(_ step: ScanMerge.Step, _ context: JobContext) async throws -> ScanMerge.Tally {
-    try await context.ledger.write { transaction in try step.apply(in: transaction) }
+    try await context.transactions.write { transaction in try step.apply(in: transaction) }
   }
 
   /// What the images that the catalog doesn't know look like now, as far as they can be opened.

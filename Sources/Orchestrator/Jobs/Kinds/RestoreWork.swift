@@ -30,7 +30,7 @@ struct RestoreWork: JobWork {
 
   func run(_ context: JobContext) async -> JobEnd {
     do {
-      let (stored, order, shown) = try context.ledger.read { try self.order(in: $0) }
+      let (stored, order, shown) = try context.transactions.read { try self.order(in: $0) }
       context.log(.info, "restoring backup \(backup) of '\(stored.imageName)'")
       let report = try await context.engine.restore(order, control: control(context))
       context.log(.info, "restored \(report.virtualSize) bytes, of which \(report.writtenBytes) were written")
@@ -57,8 +57,8 @@ struct RestoreWork: JobWork {
 
   private func mark(_ id: ImageID, _ context: JobContext) async throws {
     let (backup, job) = (backup, context.job.id)
-    try await context.ledger.persistently {
-      try await context.ledger.write { transaction in
+    try await context.transactions.persistently {
+      try await context.transactions.write { transaction in
         var image = try transaction.catalog.find(id)
         guard image.damage?.job != job else { return }
         image.beginOverwriting(with: backup, job: job, at: transaction.now)
@@ -69,7 +69,7 @@ struct RestoreWork: JobWork {
 
   private func order(
     in catalog: any CatalogReading
-  ) throws -> (StoredBackup, RestoreOrder, JobResult.Restored.Target) {
+  ) throws -> (LocatedBackup, RestoreOrder, JobResult.Restored.Target) {
     let stored = try catalog.storedBackup(backup)
     switch target {
     case .newFile(let path, let format):

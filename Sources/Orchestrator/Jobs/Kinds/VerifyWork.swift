@@ -16,7 +16,7 @@ struct VerifyWork: JobWork {
 
   func run(_ context: JobContext) async -> JobEnd {
     do {
-      let stored = try context.ledger.read { try $0.storedBackup(backup) }
+      let stored = try context.transactions.read { try $0.storedBackup(backup) }
       context.log(.info, "verifying backup \(backup) of '\(stored.imageName)' at level \(level.rawValue)")
       let report = try await context.engine.verify(
         VerifyOrder(backup: stored.location, level: level), control: context.live)

@@ -2,11 +2,11 @@ import Foundation
 import Model
 
 /// What it takes to make an export, as the rows tell. Making one throws what refuses it.
-struct ExportIntent: Sendable {
+struct ExportCreation: Sendable {
   enum Source: Sendable {
     /// `attaches`: it has to be attached for the export.
     case image(Image, attaches: Bool)
-    case backup(StoredBackup)
+    case backup(LocatedBackup)
   }
 
   let draft: ExportDraft
@@ -32,7 +32,7 @@ struct ExportIntent: Sendable {
           remedy: "attach it again, or detach it, and export it then")
       }
       let attaches = !isReadOnly && image.state != .attached
-      // Those of before are read-only: nobody may write beneath them.
+      // Those of before are read-only: nothing may write beneath them.
       if attaches { try catalog.requireNoExports(of: image) }
       source = .image(image, attaches: attaches)
     case .backup(let id):

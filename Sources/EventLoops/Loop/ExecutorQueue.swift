@@ -1,5 +1,5 @@
 /// Jobs that are ready to run, first in, first out: a ring that doubles when it is full.
-struct JobQueue: ~Copyable {
+struct ExecutorQueue: ~Copyable {
   private var slots: UnsafeMutablePointer<UnownedJob>
   private var mask: Int
   private var head = 0

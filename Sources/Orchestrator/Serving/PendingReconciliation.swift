@@ -2,7 +2,7 @@ import Logging
 import Model
 
 /// What is to be brought in line with the catalog later, and the tasks that do so. Bounded by images and exports.
-struct LooseEnds: Sendable {
+struct PendingReconciliation: Sendable {
   var images: Set<ImageID> = []
   var exports: Set<ExportID> = []
   var follower: Task<Void, Never>?
@@ -14,18 +14,18 @@ extension Serving {
   func follow(image id: ImageID) { follow { $0.images.insert(id) } }
   func follow(export id: ExportID) { follow { $0.exports.insert(id) } }
 
-  private func follow(_ add: (inout LooseEnds) -> Void) {
-    looseEnds.withLock { ends in
+  private func follow(_ add: (inout PendingReconciliation) -> Void) {
+    pendingReconciliation.withLock { ends in
       add(&ends)
       guard ends.follower == nil, !ends.isClosed else { return }
       ends.follower = Task { await tieUp() }
     }
   }
 
-  /// Ends the work in the background, and lets nobody begin an operation; returns when the one at hand has ended, at
+  /// Ends the work in the background, and lets no operation begin; returns when the one at hand has ended, at
   /// the latest at `deadline`.
   func stop(until deadline: ContinuousClock.Instant) async {
-    let tasks = looseEnds.withLock { ends in
+    let tasks = pendingReconciliation.withLock { ends in
       ends.isClosed = true
       return ends.lockWaiters + [ends.follower].compactMap { $0 }
     }
@@ -38,31 +38,31 @@ extension Serving {
   /// Tries now and then until everything is in line, or the attempts are used up: then the next start does it.
   private func tieUp() async {
     for _ in 0..<limits.lateAttempts {
-      do { try await ledger.time.sleep(for: limits.lateInterval) } catch { break }
+      do { try await transactions.time.sleep(for: limits.lateInterval) } catch { break }
       await bringInLine()
-      let isDone = looseEnds.withLock { ends in
+      let isDone = pendingReconciliation.withLock { ends in
         guard ends.images.isEmpty, ends.exports.isEmpty else { return false }
         ends.follower = nil
         return true
       }
       if isDone { return }
     }
-    looseEnds.withLock { $0.follower = nil }
+    pendingReconciliation.withLock { $0.follower = nil }
   }
 
   private func bringInLine() async {
-    let (images, exports) = looseEnds.withLock { ends in
+    let (images, exports) = pendingReconciliation.withLock { ends in
       defer { (ends.images, ends.exports) = ([], []) }
       return (ends.images, ends.exports)
     }
-    // Exports that nobody knows keep their image open; exports that are known need theirs to be.
+    // Exports that no row knows keep their image open; exports that are known need theirs to be.
     for id in exports where isUnknown(id) { await withdraw(id) }
     for id in images {
       let isDone: Void? = try? await alone(with: .image(id)) { await bringInLine(id) }
       if isDone == nil { follow(image: id) }
     }
     for id in exports where !isUnknown(id) {
-      guard let source = try? ledger.read({ try $0.export(id)?.source }) else {
+      guard let source = try? transactions.read({ try $0.export(id)?.source }) else {
         follow(export: id)
         continue
       }
@@ -72,11 +72,11 @@ extension Serving {
   }
 
   /// Whether the catalog surely hasn't got it.
-  private func isUnknown(_ id: ExportID) -> Bool { (try? ledger.read { try $0.export(id) == nil }) ?? false }
+  private func isUnknown(_ id: ExportID) -> Bool { (try? transactions.read { try $0.export(id) == nil }) ?? false }
 
   private func bringInLine(_ id: ImageID) async {
     do {
-      let image = try ledger.read { try $0.image(id) }
+      let image = try transactions.read { try $0.image(id) }
       guard let image, image.state == .attached else { return await close(id) }
       if await attachAgain(image) == nil { await openExports(of: id) }
     } catch {
@@ -87,19 +87,19 @@ extension Serving {
   // MARK: Locked images
 
   /// Attaches an image that another process held at start-up, as soon as the locks are free, within
-  /// `ServiceLimits.lockPatience`.
+  /// `ServiceLimits.lockTimeout`.
   func attachWhenUnlocked(_ image: ImageID) {
-    looseEnds.withLock { ends in
+    pendingReconciliation.withLock { ends in
       guard !ends.isClosed else { return }
       ends.lockWaiters.append(Task { await waitForLocks(of: image) })
     }
   }
 
   private func waitForLocks(of image: ImageID) async {
-    let deadline = ledger.time.instant + limits.lockPatience
-    while ledger.time.instant < deadline {
+    let deadline = transactions.time.instant + limits.lockTimeout
+    while transactions.time.instant < deadline {
       do {
-        try await ledger.time.sleep(for: limits.lockInterval)
+        try await transactions.time.sleep(for: limits.lockInterval)
         guard try await alone(with: .image(image), { await isStillLocked(image) }) else { return }
       } catch {
         return
@@ -110,9 +110,9 @@ extension Serving {
       metadata: ["image": "\(image)"])
   }
 
-  /// One more attempt, unless somebody attached or detached it meanwhile.
+  /// One more attempt, unless a request attached or detached it meanwhile.
   private func isStillLocked(_ id: ImageID) async -> Bool {
-    guard !Task.isCancelled, let image = try? ledger.read({ try $0.image(id) }), image.state == .unavailable,
+    guard !Task.isCancelled, let image = try? transactions.read({ try $0.image(id) }), image.state == .unavailable,
       image.attachment != nil
     else { return false }
     if let error = await attachAgain(image) { return error.code == .imageLocked }

@@ -3,7 +3,7 @@ import Logging
 import Model
 
 /// The one way to the catalog: what commits here reaches the listeners.
-final class Ledger: Sendable {
+final class CatalogTransactions: Sendable {
   let catalog: any BackupCatalog
   let time: any TimeSource
   let feed: EventFeed

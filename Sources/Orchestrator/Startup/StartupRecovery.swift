@@ -4,7 +4,7 @@ import Model
 
 /// Cleans up one repository, and finds out what became of the backups that were being made or deleted at the last
 /// stop. Made before the first request, for later there may be others; carried out whenever the storage answers.
-struct RepositoryRecovery: Sendable {
+struct StartupRecovery: Sendable {
   private let service: BackupService
   let repository: Repository
   private let open: OpenEnds
@@ -12,16 +12,16 @@ struct RepositoryRecovery: Sendable {
   init(_ service: BackupService, of repository: Repository) throws {
     self.service = service
     self.repository = repository
-    open = try OpenEnds(in: repository.id, service.ledger)
+    open = try OpenEnds(in: repository.id, service.transactions)
   }
 
-  private var ledger: Ledger { service.ledger }
+  private var transactions: CatalogTransactions { service.transactions }
 
   /// Failing to isn't told to the caller: the repository is unavailable then. Its jobs may start afterwards.
   func run() async {
     do {
       // It may have been changed meanwhile, or unregistered.
-      if let repository = try ledger.read({ try $0.repository(repository.id) }) { try await recover(repository) }
+      if let repository = try transactions.read({ try $0.repository(repository.id) }) { try await recover(repository) }
     } catch {
       service.logger.error(
         "the catalog doesn't take what became of a repository's backups",
@@ -45,15 +45,15 @@ struct RepositoryRecovery: Sendable {
     }
   }
 
-  /// Backups whose end nobody wrote down.
+  /// Backups whose end was never written down.
   private struct OpenEnds: Sendable {
     var beingMade: [BackupID]
     var beingDeleted: [BackupID]
 
     var isEmpty: Bool { beingMade.isEmpty && beingDeleted.isEmpty }
 
-    init(in repository: RepositoryID, _ ledger: Ledger) throws {
-      (beingMade, beingDeleted) = try ledger.read { catalog in
+    init(in repository: RepositoryID, _ transactions: CatalogTransactions) throws {
+      (beingMade, beingDeleted) = try transactions.read { catalog in
         let running = BackupFilter(repository: repository, state: .running)
         return (
           try allPages { try catalog.backups(running, $0) }.map(\.id), try catalog.begunDeletions(in: repository)
@@ -92,7 +92,7 @@ struct RepositoryRecovery: Sendable {
     _ ids: [BackupID], _ body: @Sendable @escaping (BackupID, CatalogTransaction) throws -> Void
   ) async throws {
     for batch in ids.batches(of: service.limits.mergeBatch) {
-      try await ledger.write { transaction in
+      try await transactions.write { transaction in
         for id in batch { try body(id, transaction) }
       }
     }
@@ -100,7 +100,7 @@ struct RepositoryRecovery: Sendable {
 
   private func note(_ finding: RepositoryFinding, of known: Repository) async throws {
     guard finding.changed(known) != nil else { return }
-    try await ledger.write { transaction in try transaction.note(finding, of: known.id) }
+    try await transactions.write { transaction in try transaction.note(finding, of: known.id) }
   }
 
   private func tell(_ report: RecoveryReport, of repository: Repository) {

@@ -4,7 +4,7 @@ import BlockCore
 package typealias CheckProgress = (Double) async throws(BlockError) -> Void
 
 /// What a walk through all tables of an image found.
-package struct CheckReport: Hashable, Sendable {
+package struct Qcow2CheckReport: Hashable, Sendable {
   package struct Finding: Hashable, Sendable {
     package enum Kind: String, Hashable, Sendable {
       /// Data is lost or will be: tables contradict each other.

@@ -2,10 +2,10 @@ import Locks
 import Synchronization
 
 /// What is alive in a server: requests, event streams.
-final class Census: Sendable {
+final class LiveRequests: Sendable {
   private struct State: Sendable {
     var exchanges: [UInt64: Exchange] = [:]
-    var streams: [UInt64: EventStream] = [:]
+    var streams: [UInt64: ServerSentEvents] = [:]
     var isStopping = false
     var isClosing = false
   }
@@ -63,7 +63,7 @@ final class Census: Sendable {
   var isStopping: Bool { state.withLock { $0.isStopping } }
 
   /// New requests are refused from here on. Returns the open event streams.
-  func stop() -> [EventStream] {
+  func stop() -> [ServerSentEvents] {
     state.withLock { state in
       state.isStopping = true
       return Array(state.streams.values)
@@ -86,7 +86,7 @@ final class Census: Sendable {
     case stopping
   }
 
-  func enter(_ stream: EventStream, of exchange: Exchange, limit: Int) -> StreamEntry {
+  func enter(_ stream: ServerSentEvents, of exchange: Exchange, limit: Int) -> StreamEntry {
     state.withLock { state in
       if state.isStopping { return .stopping }
       guard state.streams.count < limit else { return .limitReached }
@@ -98,7 +98,7 @@ final class Census: Sendable {
   }
 
   /// The streams whose turn it is to beat: those with `number % turns == turn`.
-  func streams(turn: UInt64, of turns: UInt64) -> [EventStream] {
+  func streams(turn: UInt64, of turns: UInt64) -> [ServerSentEvents] {
     state.withLock { state in
       state.streams.compactMap { $0.key % turns == turn ? $0.value : nil }
     }

@@ -1,7 +1,7 @@
 import Model
 
 /// The conditions under which a change is asked for.
-package struct Terms<Value: Sendable>: Sendable {
+package struct ChangeConditions<Value: Sendable>: Sendable {
   /// Only tell what would be done.
   package var dryRun: Bool
   /// The revision that the resource must still have; nil takes any.

@@ -35,7 +35,7 @@ package struct ServerSentEvent: Sendable {
 ///
 /// A client that leaves more than `capacityBytes` unread is dropped, so that memory is bounded.
 /// The server keeps a quiet stream alive with comments.
-package final class EventStream: ResponseSource {
+package final class ServerSentEvents: ResponseSource {
   /// What ties the stream to its connection once the response is queued.
   struct Attachment: Sendable {
     let wake: @Sendable () -> Void

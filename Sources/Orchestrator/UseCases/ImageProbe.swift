@@ -3,10 +3,10 @@ import Logging
 import Model
 
 /// What came of a look at an image.
-enum ImageSighting: Sendable {
+enum ImageProbe: Sendable {
   case found(virtualSize: UInt64)
   case unavailable
-  /// It is there, but somebody has it open: nothing to learn.
+  /// It is there, but another program has it open: nothing to learn.
   case busy
 
   init(_ error: any Error) {
@@ -21,10 +21,10 @@ enum ImageSighting: Sendable {
 extension BackupService {
   /// Keeps what was seen of the image; whether one is attached, only attaching tells. Failing to is no matter: the next
   /// look tells it again.
-  func note(_ sighting: ImageSighting, of id: ImageID) async {
+  func note(_ probe: ImageProbe, of id: ImageID) async {
     let seen: @Sendable (Image) -> Image? = { image in
       var seen = image
-      switch sighting {
+      switch probe {
       case .found(let virtualSize):
         seen.virtualSize = virtualSize
         if seen.state == .unavailable, seen.isAtRest { seen.state = .detached }
@@ -33,8 +33,8 @@ extension BackupService {
       }
       return seen == image ? nil : seen
     }
-    guard let known = try? ledger.read({ try $0.image(id) }), seen(known) != nil else { return }
-    try? await ledger.write { transaction in
+    guard let known = try? transactions.read({ try $0.image(id) }), seen(known) != nil else { return }
+    try? await transactions.write { transaction in
       guard let image = try transaction.catalog.image(id), let seen = seen(image) else { return }
       try transaction.update(seen)
     }
@@ -43,7 +43,7 @@ extension BackupService {
   /// Tells listeners that an attached image is written no more. The engine has logged it.
   func announce(_ failure: ImageFailure) async {
     do {
-      try await ledger.write { transaction in
+      try await transactions.write { transaction in
         guard let image = try transaction.catalog.image(failure.image) else { return }
         try transaction.announce(failure, of: image)
       }
@@ -55,7 +55,7 @@ extension BackupService {
   /// Writes image.json anew wherever the image has chains. What fails is caught up with by the image's next backup.
   func recordInRepositories(_ image: Image) async {
     do {
-      let repositories = try ledger.read { catalog in
+      let repositories = try transactions.read { catalog in
         let chains = try allPages { try catalog.chains(image: image.id, repository: nil, $0) }
         return try Set(chains.map(\.repository)).compactMap { try catalog.repository($0) }
       }
