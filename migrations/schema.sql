@@ -34,9 +34,11 @@ CREATE TABLE "backups" (
                                            CHECK (state_before_deletion <> 'running'),
   failure_before_deletion TEXT,
   revision                INTEGER NOT NULL CHECK (revision > 0)
-) STRICT;
+, group_images TEXT CHECK (json_type(group_images) = 'array'), tracking_fallback TEXT CHECK (tracking_fallback IN ('hash', 'full')), fallback_reason TEXT REFERENCES fallback_reasons (name)) STRICT;
 
 CREATE INDEX backups_by_chain ON backups (chain, id);
+
+CREATE INDEX backups_by_group ON backups (group_id, id);
 
 CREATE INDEX backups_by_image ON backups (image, id);
 
@@ -97,6 +99,8 @@ CREATE TABLE exports (
 CREATE INDEX exports_by_backup ON exports (backup, id) WHERE backup IS NOT NULL;
 
 CREATE INDEX exports_by_image ON exports (image, id) WHERE image IS NOT NULL;
+
+CREATE TABLE fallback_reasons (name TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
 
 CREATE TABLE "idempotency_keys" (
   who        TEXT    NOT NULL,

@@ -14,6 +14,11 @@ extension CatalogSession: CatalogReading {
     try self.page(Image.self, .images, page)
   }
 
+  package func images(_ ids: Set<ImageID>) throws -> [ImageID: Image] {
+    let found = try all(Image.self, where: "id", in: ids.map(\.description))
+    return Dictionary(uniqueKeysWithValues: found.map { ($0.id, $0) })
+  }
+
   package func repository(_ id: RepositoryID) throws -> Repository? {
     try one(Repository.self, where: Condition("id", id.description))
   }
@@ -59,6 +64,21 @@ extension CatalogSession: CatalogReading {
       Condition("chain", ifGiven: filter.chain?.description), Condition("state", ifGiven: filter.state?.rawValue),
     ]
     return try self.page(Backup.self, .backups, where: Filter(conditions, index: filter.index), page)
+  }
+
+  package func newestBackup(of image: ImageID, in repository: RepositoryID) throws -> Backup? {
+    let statement = try database.cachedStatement(
+      sql: """
+        \(Self.select(Backup.self)) WHERE image = ? AND state = 'complete' AND repository = ? AND kind <> 'copy'
+        ORDER BY id DESC LIMIT 1
+        """)
+    let found: [Backup] = try entities(of: statement, [image.description, repository.description])
+    return found.first
+  }
+
+  package func backups(ofGroup group: ULID, _ page: PageRequest) throws -> Page<Backup> {
+    let filter = Filter([Condition("group_id", group.description)], index: "backups_by_group")
+    return try self.page(Backup.self, .backups, where: filter, page)
   }
 
   package func backups(of chains: Set<ChainID>) throws -> [ChainID: [Backup]] {

@@ -109,7 +109,7 @@ extension CatalogSession {
     try Value.fetchOne(database.cachedStatement(sql: sql), arguments: StatementArguments(values))
   }
 
-  private func entities<Stored: StoredEntity>(
+  func entities<Stored: StoredEntity>(
     of statement: Statement, _ values: [any DatabaseValueConvertible]
   ) throws -> [Stored] {
     let cursor = try Row.fetchCursor(statement, arguments: StatementArguments(values))
@@ -118,7 +118,7 @@ extension CatalogSession {
     return entities
   }
 
-  private static func select<Stored: StoredEntity>(_ type: Stored.Type) -> String {
+  static func select<Stored: StoredEntity>(_ type: Stored.Type) -> String {
     "SELECT \(Stored.mapping.columns.joined(separator: ", ")) FROM \(Stored.mapping.table)"
   }
 

@@ -24,7 +24,7 @@ package struct ConfigurationKey: Hashable, Sendable {
   package static let all: [ConfigurationKey] = [
     listen, tls, hosts, socketMode, tokens, stateFolder, imageFolders, imageDevices, repositoryFolders,
     socketFolder, socketGroup, repositories, images, exportTLS, exportConnections, nbdPeers, peerTLS, ioBackend,
-    compressionLevel, jobsAtOnce, eventStreams, eventsKept, logLevel,
+    compressionLevel, chainLength, jobsAtOnce, eventStreams, eventsKept, logLevel,
   ]
 
   // MARK: The API
@@ -140,6 +140,9 @@ package struct ConfigurationKey: Hashable, Sendable {
     "What drives the I/O; auto takes io_uring where the kernel allows it.")
   static let compressionLevel = ConfigurationKey(
     "compressionLevel", "1 to 19", standard: "3", "The zstd level of compressed backups.")
+  static let chainLength = ConfigurationKey(
+    "chainLength", "1 to 9999", standard: "200",
+    "Backups in a row after which kind auto begins a new chain with a full.")
   static let jobsAtOnce = ConfigurationKey(
     "jobsAtOnce", "1 to 64", standard: "2", "Jobs that run at one time; the others wait.")
   static let eventStreams = ConfigurationKey(

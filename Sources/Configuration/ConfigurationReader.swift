@@ -22,7 +22,8 @@ struct ConfigurationReader {
     guard let listen = root.required("listen"), let mode = root.required("socketMode"),
       let tokens = root.required("tokens"), let state = root.required("stateFolder"),
       let sockets = root.required("socketFolder"), let backend = root.required("ioBackend"),
-      let level = root.required("compressionLevel"), let jobs = root.required("jobsAtOnce"),
+      let level = root.required("compressionLevel"), let length = root.required("chainLength"),
+      let jobs = root.required("jobsAtOnce"),
       let streams = root.required("eventStreams"), let kept = root.required("eventsKept"),
       let connections = root.required("exportConnections"), let logLevel = root.required("logLevel")
     else { return nil }
@@ -39,7 +40,8 @@ struct ConfigurationReader {
       exportConnections: connections.integer(in: 1...10_000), nbdPeers: nbdPeers(),
       peerTLS: peerTLS(),
       ioBackend: backend.choice(ServerConfiguration.IOBackendChoice.self, else: .auto),
-      compressionLevel: level.integer(in: 1...19), jobsAtOnce: jobs.integer(in: 1...64),
+      compressionLevel: level.integer(in: 1...19), chainLength: length.integer(in: 1...9999),
+      jobsAtOnce: jobs.integer(in: 1...64),
       eventStreams: streams.integer(in: 1...4096), eventsKept: kept.integer(in: 100...10_000_000),
       logLevel: logLevel.choice(ServerConfiguration.LogLevel.self, else: .info))
   }

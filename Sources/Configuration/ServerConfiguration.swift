@@ -80,6 +80,7 @@ package struct ServerConfiguration: Hashable, Sendable {
   package var peerTLS: PeerTLSFiles?
   package var ioBackend: IOBackendChoice
   package var compressionLevel: Int
+  package var chainLength: Int
   package var jobsAtOnce: Int
   package var eventStreams: Int
   package var eventsKept: Int

@@ -1,3 +1,5 @@
+import Model
+
 /// Every bound of the service, by name.
 package struct ServiceLimits: Sendable {
   /// Jobs that run at the same time.
@@ -10,6 +12,8 @@ package struct ServiceLimits: Sendable {
   package var pauseLength: Double = 24 * 60 * 60
   /// Between two looks at which pauses are over.
   package var pauseInterval = Duration.seconds(1)
+  /// Backups in a row from which on `auto` begins a new chain.
+  package var chainLength = BackupOrder.standardChainLength
   /// Images in one backup request.
   package var imagesPerBackup = 64
   /// Labels on one image.

@@ -52,6 +52,8 @@ package enum StoredFile: Hashable, Sendable, CaseIterable {
 ///     by that server's ``recover(isLive:)``, which leaves other servers' stages alone.
 /// R5. What another backup builds on is neither deleted nor removed. A deleted backup is told from one that never was
 ///     there, and deleting it again does nothing.
+/// R6. The newest chain is the one with the highest id that a full began; a backup is a link of it only if all that it
+///     builds on is there as it was.
 package protocol BackupRepository: Sendable {
   var location: RepositoryLocation { get }
   /// What opening it has put right, as a sentence; nil if nothing was.
@@ -86,6 +88,12 @@ package protocol BackupRepository: Sendable {
   /// - Throws: `backupCorrupt` where they aren't what the manifest says.
   nonisolated(nonsending)
     func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> StoredData
+
+  /// The newest chain of the image that a full began, as far as it can be built on; nil if there is none.
+  nonisolated(nonsending) func newestChain(of image: ImageID) async throws -> StoredChain?
+
+  /// What the data of a backup call the data that they build on.
+  func backingName(_ parent: StoredBackupLocation) -> String
 
   /// Takes the right to write what belongs to an image here; waits for one whose holder gives no sign to expire.
   /// - Throws: `repositoryLeased` if another server holds it and lives.

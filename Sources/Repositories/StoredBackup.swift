@@ -9,6 +9,12 @@ package struct StoredBackup: Sendable {
   package let location: StoredBackupLocation
   package let repository: any BackupRepository
 
+  package init(manifest: Manifest, location: StoredBackupLocation, repository: any BackupRepository) {
+    self.manifest = manifest
+    self.location = location
+    self.repository = repository
+  }
+
   package var dataName: String { repository.name(of: .data, location) }
   package var hashesName: String { repository.name(of: .hashes, location) }
 

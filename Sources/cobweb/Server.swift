@@ -44,6 +44,7 @@ final class Server: Sendable {
       group: group)
     var limits = ServiceLimits()
     limits.concurrentJobs = configuration.jobsAtOnce
+    limits.chainLength = configuration.chainLength
     limits.eventsKept = configuration.eventsKept
     let service = BackupService(
       catalog: catalog, engine: engine, time: SystemTime(), logger: Logger(label: "jobs"), limits: limits)

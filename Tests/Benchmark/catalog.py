@@ -96,7 +96,7 @@ def rows(repository, images):
             iif(i % {BACKUPS_PER_CHAIN}, {ulid("B", "i - 1")}, NULL), iif(i % 100, 'complete', 'failed'), 'zstd',
             'offline', 0, 1767225600000 + i, 1767225600000 + i, 1767225600000 + i, 1048576, 65536, 32768,
             iif(i % 100, '5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a', NULL), NULL, NULL,
-            {ulid("J", f"i % {JOBS}")}, iif(i % 100, NULL, 'the disk was full'), NULL, NULL, 2 FROM n""",
+            {ulid("J", f"i % {JOBS}")}, iif(i % 100, NULL, 'the disk was full'), NULL, NULL, 2, NULL, NULL, NULL FROM n""",
         f"""{numbers(JOBS)} INSERT INTO jobs SELECT {ulid("J", "i")}, 'verify',
             '{{"verify":{{"backup":"' || {ulid("B", "i")} || '","level":"checksum"}}}}',
             iif(i % 100, 'succeeded', 'failed'), 1048576, 1048576, 0, NULL, 1767225600000 + i, 1767225600000 + i,

@@ -22,6 +22,9 @@ struct QueryPlanTests {
           _ = try view.backups(filter, PageRequest(after: after, limit: 10))
         }
       }
+      for after in [nil, cursor] {
+        _ = try view.backups(ofGroup: backup.group, PageRequest(after: after, limit: 10))
+      }
       _ = try view.backup(backup.id)
       _ = try view.dependents(of: [backup.id, BackupID()])
       _ = try view.exported(among: [backup.id, BackupID()])
@@ -40,6 +43,7 @@ struct QueryPlanTests {
     { view, backup, _ in
       _ = try view.images(PageRequest())
       _ = try view.image(backup.image)
+      _ = try view.images([backup.image, ImageID()])
       _ = try view.image(named: "vm1")
       _ = try view.repositories(PageRequest())
       _ = try view.repository(backup.repository)
@@ -114,6 +118,11 @@ struct QueryPlanTests {
       _ = try view.backups(filter, PageRequest())
     }
     #expect(plan == ["SEARCH backups USING INDEX \(index)"])
+  }
+
+  @Test func aGroupIsReadByItsIndex() async throws {
+    let plan = try await self.plan { _ = try $0.backups(ofGroup: ULID(), PageRequest()) }
+    #expect(plan == ["SEARCH backups USING INDEX backups_by_group (group_id=? AND id>?)"])
   }
 
   @Test func aListOfJobsReadsByKindAndState() async throws {

@@ -48,7 +48,9 @@ struct UpgradeTests {
       #expect(images.map(\.revision) == [1, 2, 3])
       #expect(try view.repositories(PageRequest()).items.count == 1)
       #expect(try view.chains(image: nil, repository: nil, PageRequest()).items.count == 1)
-      #expect(try view.backups(BackupFilter(), PageRequest()).items.count == 2)
+      let backups = try view.backups(BackupFilter(), PageRequest()).items
+      #expect(backups.count == 2 && backups.allSatisfy { $0.groupImages.isEmpty })
+      #expect(try view.backups(ofGroup: backups[0].group, PageRequest()).items == backups)
       #expect(try view.exports(ExportFilter(), PageRequest()).items.isEmpty)
       let jobs = try view.jobs(JobFilter(), PageRequest()).items
       #expect(jobs.map(\.request.kind) == [.backup, .verify, .restore, .restore, .deleteBackup, .rescan])

@@ -1,4 +1,5 @@
 """The main job, on real images, judged by qemu-img."""
+import shutil
 import subprocess
 
 import pytest
@@ -124,6 +125,31 @@ def test_several_images_in_one_backup(server, workspace):
     assert {outcome["outcome"] for outcome in outcomes} == {"complete"}
     groups = {server.get(f"/backups/{outcome['backup']}")["group"] for outcome in outcomes}
     assert len(groups) == 1
+
+
+def test_a_group_tells_of_a_member_that_is_lost(server, workspace):
+    for name in ("vm1", "vm2"):
+        images.fill(images.make_image(workspace / f"images/{name}.qcow2"), "qcow2", seed=len(name))
+        server.register(workspace / f"images/{name}.qcow2", "qcow2", name)
+    job = server.succeeded("POST", "/backups", {"images": ["vm1", "vm2"], "repository": "local", "kind": "full"})
+    kept, lost = (server.get(f"/backups/{outcome['backup']}") for outcome in job["result"]["backups"])
+    members = [{"image": kept["image"], "imageName": "vm1"}, {"image": lost["image"], "imageName": "vm2"}]
+    group = server.get(f"/groups/{kept['group']}")
+    assert group == {"id": kept["group"], "pointInTime": kept["pointInTime"], "images": members,
+                     "backups": sorted([kept["id"], lost["id"]]), "complete": True}
+    assert kept["pointInTime"] == lost["pointInTime"]
+
+    # A catalog that has lost everything, over a repository that has lost one.
+    server.stop()
+    shutil.rmtree(workspace / "state")
+    (workspace / "state").mkdir()
+    stored = images.stored_file(workspace / "backup", lost)
+    stored.with_suffix(".json").unlink()
+    server.start()
+    server.make_repository()
+    server.problem(404, "not-found", "GET", f"/groups/{kept['group']}")
+    server.succeeded("POST", "/repositories/local/rescan", {})
+    assert server.get(f"/groups/{kept['group']}") == {**group, "backups": [kept["id"]], "complete": False}
 
 
 def test_damaged_backup_is_found_and_not_restored(server, workspace):

@@ -88,6 +88,7 @@ def answers(server, workspace):
         ("Inspection", server.get("/images/vm1/inspect")), ("ExtentPage", server.get("/images/vm1/extents")),
         ("Repository", server.get("/repositories/local")), ("RepositoryPage", server.get("/repositories")),
         ("Backup", backup), ("BackupPage", server.get("/backups")), ("ChainPage", server.get("/chains")),
+        ("Group", server.get(f"/groups/{backup['group']}")),
         *(("Job", job) for job in jobs), ("JobPage", server.get("/jobs")),
         ("JobLogPage", server.get(f"/jobs/{jobs[0]['id']}/log")), ("Export", export),
         ("ExportPage", server.get("/exports")), ("Plan", plan), ("ImageOrPlan", image), ("ImageOrPlan", plan),

@@ -131,7 +131,7 @@ struct CopyOrderTests {
       #expect(try await target.check { _ in }.findings.isEmpty)
       try await target.close()
       return Made(
-        root: root, hashes: try await hashFile.readAll(), data: data, dataByteCount: sink.dataByteCount)
+        root: root, hashes: try await hashFile.readAll(), data: data, dataByteCount: sink.changedByteCount)
     }
   }
 
@@ -196,6 +196,7 @@ struct CopyOrderTests {
           let (target, control) = (MemoryDevice(old), RecordingJobControl())
           nonisolated(unsafe) let sink: any CopySink = BackupSink(
             source: "the source", hashes: hashes, hashesName: "the hashes",
+            over: BackupSink.Base(hashes: reader, name: "the parent's hashes"),
             target: TargetWriter(target, name: "the target", zeroes: .write, control: control))
           let slow = SlowDevice(source, loop: loop, seed: seed)
           let copy = CopyLoop(

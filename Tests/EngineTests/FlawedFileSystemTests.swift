@@ -31,7 +31,7 @@ struct FlawedFileSystemTests {
       let control = RecordingJobControl()
       _ = try await test.engine.backUp(order, control: control)
       let place = StoredBackupLocation(
-        repository: repository, image: order.image.id, chain: order.chain, sequence: 0, backup: order.backup)
+        repository: repository, image: order.image.id, chain: order.newChain, sequence: 0, backup: order.backup)
       #expect(try await test.verify(place).findings == [])
       for format in [DiskFormat.raw, .qcow2] {
         let target = test.images + "/back.\(format)"

@@ -56,7 +56,7 @@ struct FolderChangeTests {
       try SampleImage.raw(at: path, byteCount: 1 << 20, seed: 2)
       _ = try await test.engine.backUp(order, control: RecordingJobControl())
       let place = StoredBackupLocation(
-        repository: order.repository, image: record.id, chain: order.chain, sequence: 0, backup: order.backup)
+        repository: order.repository, image: record.id, chain: order.newChain, sequence: 0, backup: order.backup)
       try await test.restore(place, to: test.images + "/back.raw", .raw)
       #expect(try SampleImage.bytes(test.images + "/back.raw") == SampleImage.bytes(path))
       #expect(!FileManager.default.fileExists(atPath: test.root + "/images.old/back.raw"))

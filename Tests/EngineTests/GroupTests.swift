@@ -9,7 +9,7 @@ struct GroupTests {
   private struct Bench {
     let test: TestEngine
     let locations: [ImageLocation]
-    let orders: [BackupOrder]
+    var orders: [BackupOrder]
 
     init(_ test: TestEngine, count: Int = 3) throws {
       self.test = test
@@ -116,6 +116,19 @@ struct GroupTests {
         try await bench.begin(RecordingJobControl(cancelAtCheckpoint: checkpoint))
       }
       try await bench.expectNothingHeld("cancelled at \(checkpoint)")
+    }
+  }
+
+  /// A member that is stored tells of the others, also where these aren't.
+  @Test func eachManifestNamesTheImagesOfTheGroup() async throws {
+    try await withEngine { test in
+      var bench = try Bench(test)
+      let images = bench.orders.map(\.image.id)
+      for index in bench.orders.indices { bench.orders[index].groupImages = images }
+      _ = try await bench.begin()
+      _ = try await test.engine.store(bench.orders[1].backup, control: RecordingJobControl())
+      await test.engine.abandon(bench.orders.map(\.backup))
+      #expect(try await test.engine.scan(test.repository).backups.map(\.groupImages) == [images])
     }
   }
 

@@ -26,7 +26,7 @@ struct RepositoryKindTests {
         let control = RecordingJobControl()
         _ = try await engine.backUp(order, control: control)
         let place = StoredBackupLocation(
-          repository: repository, image: order.image.id, chain: order.chain, sequence: 0, backup: order.backup)
+          repository: repository, image: order.image.id, chain: order.newChain, sequence: 0, backup: order.backup)
         #expect(try await engine.scan(repository).backups.map(\.id) == [order.backup])
         let report = try await engine.verify(VerifyOrder(backup: place, level: .checksum), control: control)
         #expect(report.findings == [] && report.verifiedBytes == 3 << 20)

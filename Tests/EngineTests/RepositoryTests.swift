@@ -31,10 +31,11 @@ struct RepositoryTests {
       #expect(scan.findings == [])
       #expect(scan.images == [made.order.image])
       #expect(scan.chains.count == 2)
-      let chain = try #require(scan.chains.first { $0.id == made.order.chain })
+      let chain = try #require(scan.chains.first { $0.id == made.order.newChain })
       #expect(chain.imageName == "vm" && chain.image == made.order.image.id && chain.repository == test.repository.id)
       let backup = try #require(scan.backups.first { $0.id == made.order.backup })
-      #expect(backup.group == made.order.group && backup.reason == made.order.reason && backup.kind == .full)
+      #expect(
+        backup.group == made.order.group && backup.reason == "a full backup was asked for" && backup.kind == .full)
       #expect(backup.state == .complete && backup.compression == .zstd && backup.consistency == .offline)
       #expect(backup.pointInTime == made.receipt.pointInTime && backup.finishedAt == made.receipt.finishedAt)
       #expect(backup.virtualSize == made.receipt.virtualSize && backup.dirtyBytes == made.receipt.dirtyBytes)
@@ -46,7 +47,7 @@ struct RepositoryTests {
   @Test func mixtureIsToldByItsManifest() async throws {
     try await withBackup { test, made in
       var order = test.order(made.order.image)
-      order.isMixture = true
+      order.mixture = "a restore that ended early"
       _ = try await test.backUp(order)
       let scan = try await test.engine.scan(test.repository)
       #expect(scan.findings == [] && scan.backups.count == 2)
@@ -199,7 +200,7 @@ struct RepositoryTests {
       try Tool.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", "\(folder)/\(child)")
       let report = try await test.engine.recover(test.repository, liveJobs: [])
       #expect(report.removed == [])
-      #expect(report.quarantined == [orphan, child].map { "quarantine/\(made.order.chain)-\($0)" })
+      #expect(report.quarantined == [orphan, child].map { "quarantine/\(made.order.newChain)-\($0)" })
       #expect(TestEngine.files(beneath: folder).contains(base))
       #expect(TestEngine.files(beneath: test.repositoryPath + "/quarantine").count == 2)
       #expect(try await test.verify(made.place).findings == [])

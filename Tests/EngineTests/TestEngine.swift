@@ -83,10 +83,11 @@ final class TestEngine: Sendable {
     ImageRecord(id: id, name: name, source: .file(path: path), format: format, labels: ["tier": "gold"])
   }
 
-  func order(_ image: ImageRecord, _ compression: Compression = .zstd) -> BackupOrder {
+  func order(_ image: ImageRecord, _ compression: Compression = .zstd, kind: RequestedBackupKind = .full) -> BackupOrder
+  {
     BackupOrder(
-      backup: BackupID(), chain: ChainID(), group: ULID(), kind: .full, reason: "a full backup was asked for",
-      image: image, repository: repository, compression: compression)
+      backup: BackupID(), newChain: ChainID(), group: ULID(), kind: kind, image: image, repository: repository,
+      compression: compression)
   }
 
   func backUp(
@@ -102,7 +103,7 @@ final class TestEngine: Sendable {
 
   func place(_ order: BackupOrder) -> StoredBackupLocation {
     StoredBackupLocation(
-      repository: repository, image: order.image.id, chain: order.chain, sequence: 0, backup: order.backup)
+      repository: repository, image: order.image.id, chain: order.newChain, sequence: 0, backup: order.backup)
   }
 
   func verify(_ place: StoredBackupLocation, _ level: VerifyLevel = .checksum) async throws -> VerifyReport {

@@ -25,7 +25,8 @@ extension BackupCatalogConformance {
       let date = Date(timeIntervalSince1970: 1_767_225_600.001)
       let full = Backup(
         image: shelf.image.id, repository: shelf.repository.id, chain: shelf.chain.id, sequence: 4, group: ULID(),
-        kind: .copy, requestedKind: .full, reason: "weil", parent: BackupID(), state: .corrupt, compression: .none,
+        groupImages: [ImageID(), shelf.image.id], kind: .copy, requestedKind: .full, reason: "weil", parent: BackupID(),
+        state: .corrupt, compression: .none,
         consistency: .filesystem, isMixture: true, pointInTime: date, createdAt: date, finishedAt: date,
         virtualSize: UInt64(Int64.max), dirtyBytes: 1, storedSize: 2, merkleRoot: "00ff", verifiedAt: date,
         verifyLevel: .checksum, job: JobID(), failure: "bit rot",
@@ -78,6 +79,34 @@ extension BackupCatalogConformance {
         let expected = all.filter { filter.holds($0) }
         let pages = try everyPage(limit: 2) { page in try catalog.read { try $0.backups(filter, page) } }
         try expectEqual(pages.flatMap(\.items), expected, "\(filter)")
+      }
+    },
+    Check("a group is its own backups, in pages, in whatever state and repository") { catalog in
+      let shelf = try await Shelf(in: catalog)
+      let other = Repository.sample("other")
+      let images = [shelf.image, Image.sample("vm2"), .sample("vm3")]
+      let chains = [shelf.chain, .sample(of: images[1], in: shelf.repository), .sample(of: images[2], in: other)]
+      let group = ULID()
+      let members = zip(chains, [Backup.State.complete, .failed, .running]).map { chain, state in
+        Backup.sample(in: chain, state: state, group: group, groupImages: images.map(\.id))
+      }.sorted { $0.id < $1.id }
+      let strangers = chains.map { Backup.sample(in: $0) }
+      try await catalog.write { transaction in
+        try transaction.insert(images[1])
+        try transaction.insert(other)
+        for chain in chains.dropFirst() { try transaction.insert(chain) }
+        for backup in strangers + members { try transaction.insert(backup) }
+      }
+      for limit in 1...4 {
+        let pages = try everyPage(limit: limit) { page in try catalog.read { try $0.backups(ofGroup: group, page) } }
+        try expectEqual(pages.flatMap(\.items), members)
+      }
+      try catalog.read { view in
+        try expectEqual(try view.backups(ofGroup: strangers[0].group, PageRequest()).items, [strangers[0]])
+        try expectEqual(try view.backups(ofGroup: ULID(), PageRequest()).items, [])
+        try expectEqual(
+          try view.images(Set(images.map(\.id))), [images[0].id: images[0], images[1].id: images[1]])
+        try expectEqual(try view.images([ImageID()] as Set), [:])
       }
     },
     Check("dependents are the backups whose parent it is") { catalog in

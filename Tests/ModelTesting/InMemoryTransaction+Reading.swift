@@ -15,6 +15,8 @@ extension InMemoryTransaction: CatalogReading {
 
   func images(_ page: PageRequest) throws -> Page<Image> { try self.page(state.images, .images, page) { _ in true } }
 
+  func images(_ ids: Set<ImageID>) throws -> [ImageID: Image] { state.images.filter { ids.contains($0.key) } }
+
   func repository(_ id: RepositoryID) throws -> Repository? { state.repositories[id] }
 
   func repository(named name: ResourceName) throws -> Repository? {
@@ -46,6 +48,16 @@ extension InMemoryTransaction: CatalogReading {
       matches(filter.image, backup.image) && matches(filter.repository, backup.repository)
         && matches(filter.chain, backup.chain) && matches(filter.state, backup.state)
     }
+  }
+
+  func newestBackup(of image: ImageID, in repository: RepositoryID) throws -> Backup? {
+    state.backups.values.filter {
+      $0.image == image && $0.repository == repository && $0.state == .complete && $0.kind != .copy
+    }.max { $0.id < $1.id }
+  }
+
+  func backups(ofGroup group: ULID, _ page: PageRequest) throws -> Page<Backup> {
+    try self.page(state.backups, .backups, page) { $0.group == group }
   }
 
   func backups(of chains: Set<ChainID>) throws -> [ChainID: [Backup]] {

@@ -43,11 +43,12 @@ extension Chain {
 extension Backup {
   package static func sample(
     in chain: Chain, id: BackupID = BackupID(), sequence: Int = 0, parent: BackupID? = nil,
-    state: State = .complete, job: JobID? = nil
+    state: State = .complete, job: JobID? = nil, group: ULID? = nil, groupImages: [ImageID] = []
   ) -> Backup {
     Backup(
-      id: id, image: chain.image, repository: chain.repository, chain: chain.id, sequence: sequence, group: id.ulid,
-      kind: .full, requestedKind: .full, reason: "a full backup was asked for", parent: parent, state: state,
+      id: id, image: chain.image, repository: chain.repository, chain: chain.id, sequence: sequence,
+      group: group ?? id.ulid, groupImages: groupImages, kind: .full, requestedKind: .full,
+      reason: "a full backup was asked for", parent: parent, state: state,
       compression: .zstd, pointInTime: ManualClock.epoch, createdAt: ManualClock.epoch,
       finishedAt: state == .running ? nil : ManualClock.epoch, virtualSize: 1 << 20, dirtyBytes: 1 << 16,
       storedSize: 1 << 15, merkleRoot: state == .complete ? String(repeating: "5a", count: 32) : nil, job: job)

@@ -285,7 +285,8 @@ package final class ScriptedEngine: BlockEngine {
       state.withLock { $0.begunBackups[order.backup] = order }
       return .begun(
         BackupPlan(
-          kind: order.kind, chain: order.chain, sequence: 0, parent: nil, reason: order.reason,
+          kind: order.kind == .copy ? .copy : .full, chain: order.newChain, sequence: 0, parent: nil,
+          reason: order.kind.words + (order.mixture.map { "; it is of a mixture: \($0)" } ?? ""),
           pointInTime: ManualClock.epoch))
     }
   }

@@ -16,13 +16,15 @@ struct ScriptedRepository: Sendable {
 
   mutating func store(_ order: BackupOrder, _ receipt: BackupReceipt) {
     images[order.image.id] = order.image
-    chains[order.chain] = Chain(
-      id: order.chain, image: order.image.id, imageName: order.image.name, repository: id,
+    chains[order.newChain] = Chain(
+      id: order.newChain, image: order.image.id, imageName: order.image.name, repository: id,
       createdAt: receipt.pointInTime)
     backups[order.backup] = Backup(
-      id: order.backup, image: order.image.id, repository: id, chain: order.chain, group: order.group,
-      kind: order.kind, requestedKind: order.kind, reason: order.reason, state: .complete,
-      compression: order.compression, consistency: receipt.consistency, isMixture: order.isMixture,
+      id: order.backup, image: order.image.id, repository: id, chain: order.newChain, group: order.group,
+      groupImages: order.groupImages, kind: order.kind == .copy ? .copy : .full,
+      requestedKind: order.kind, reason: order.kind.words + (order.mixture.map { "; it is of a mixture: \($0)" } ?? ""),
+      state: .complete,
+      compression: order.compression, consistency: receipt.consistency, isMixture: order.mixture != nil,
       pointInTime: receipt.pointInTime,
       createdAt: receipt.pointInTime, finishedAt: receipt.finishedAt, virtualSize: receipt.virtualSize,
       dirtyBytes: receipt.dirtyBytes, storedSize: receipt.storedSize, merkleRoot: receipt.merkleRoot)

@@ -8,7 +8,7 @@ struct ScriptedEngineTests {
 
   private func order(of image: Image) -> BackupOrder {
     BackupOrder(
-      backup: BackupID(), chain: ChainID(), group: ULID(), kind: .full, reason: "asked for", image: ImageRecord(image),
+      backup: BackupID(), newChain: ChainID(), group: ULID(), kind: .full, image: ImageRecord(image),
       repository: repository, compression: .zstd)
   }
 
@@ -71,7 +71,7 @@ struct ScriptedEngineTests {
     #expect(scan.chains.map(\.imageName) == ["renamed"])
     #expect(scan.backups.map(\.id) == [order.backup])
     let location = StoredBackupLocation(
-      repository: repository, image: image.id, chain: order.chain, sequence: 0, backup: order.backup)
+      repository: repository, image: image.id, chain: order.newChain, sequence: 0, backup: order.backup)
     try await engine.delete(location, control: control)
     #expect(try await engine.scan(repository).backups.isEmpty)
     await #expect(throws: DomainError.self) {

@@ -209,7 +209,7 @@ import Testing
     let entries = try bench.service.jobLog(job.id, PageRequest()).items
     #expect(entries.map(\.sequence) == Array(1...10))
     #expect(entries.last?.level == .warning)
-    #expect(entries[1].message.hasPrefix("line 1 x") && entries[1].message.utf8.count <= 23)
+    #expect(entries[2].message.hasPrefix("line 1 x") && entries[2].message.utf8.count <= 23)
     await expectRefusal(.notFound) { try bench.service.jobLog(JobID(), PageRequest()) }
   }
 

@@ -19,7 +19,7 @@ import Testing
     try await bench.repository()
     try await bench.image("vm1")
     var jobs: [Job] = []
-    for _ in 1...4 { jobs.append(try await bench.backUp("vm1")) }
+    for _ in 1...4 { jobs.append(try await bench.backUp("vm1", kind: .copy)) }
     try await gate.reached(by: 2)
     for job in jobs[2...] {
       let waiting = try await bench.job(job.id) { $0.waitingFor != nil }

@@ -23,7 +23,7 @@ import Testing
     let paused = [try await bench.backUp("a"), try await bench.backUp("b")]
     try await gate.reached(by: 2)
     for job in paused { _ = try await bench.service.pauseJob(job.id) }
-    let others = [try await bench.backUp("c"), try await bench.backUp("c")]
+    let others = [try await bench.backUp("c", kind: .copy), try await bench.backUp("c", kind: .copy)]
     try await gate.reached(by: 4)
     // Both places are taken: what is resumed waits, and says for what.
     #expect(try await bench.service.resumeJob(paused[0].id).done().state == .queued)

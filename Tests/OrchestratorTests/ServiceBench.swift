@@ -49,10 +49,12 @@ struct ServiceBench {
     try await service.createRepository(RepositoryDraft(name: name, path: "/backup/\(name)")).done()
   }
 
-  /// Asks for a full backup.
-  func backUp(_ images: ResourceName..., into repository: ResourceName = "local") async throws -> Job {
+  /// Asks for a backup.
+  func backUp(
+    _ images: ResourceName..., into repository: ResourceName = "local", kind: RequestedBackupKind = .full
+  ) async throws -> Job {
     try await service.createBackup(
-      BackupDraft(images: images.map { .name($0) }, repository: .name(repository))
+      BackupDraft(images: images.map { .name($0) }, repository: .name(repository), kind: kind)
     ).done()
   }
 

@@ -105,7 +105,7 @@ struct SimulatedDayTests {
   }
 
   private func submit() async throws -> JobID {
-    let draft = BackupDraft(images: [.name("vm1")], repository: .name("local"))
+    let draft = BackupDraft(images: [.name("vm1")], repository: .name("local"), kind: .copy)
     guard case .done(let job) = try await service.createBackup(draft) else {
       throw DomainError(.internalError, "a job was told as something else")
     }

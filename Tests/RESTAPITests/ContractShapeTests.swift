@@ -96,19 +96,19 @@ import Testing
     }
     let formats = values(DiskFormat.self)
     let cacheModes = values(CacheMode.self)
-    let backupKinds = values(BackupKind.self)
+    let (backupKinds, requestedKinds) = (values(BackupKind.self), values(RequestedBackupKind.self))
     let verifyLevels = values(VerifyLevel.self)
     let problemCodes = values(ProblemCode.self)
     let restoreTargets = values(RequestFields.RestoreTargetKind.self)
     let managers = values(ManagedBy.self)
     let expected: [String: [String]] = [
-      "Format": formats, "CacheMode": cacheModes, "BackupKind": backupKinds, "VerifyLevel": verifyLevels,
+      "Format": formats, "CacheMode": cacheModes, "BackupKind": requestedKinds, "VerifyLevel": verifyLevels,
       "ProblemCode": problemCodes, "Compression": values(Compression.self), "ExportTLS": values(ExportTLS.self),
       "RepositoryKind": values(Repository.Kind.self), "BackupState": values(Backup.State.self),
       "JobKind": values(JobKind.self), "JobState": values(JobState.self),
       "BackupRequest/tracker": values(RequestFields.Tracker.self),
       "BackupRequest/onFailure": FailurePolicy.allCases.map(\.rawValue),
-      "Server/backupKinds": backupKinds, "Server/imageFormats": formats, "Server/ioBackend": ["io_uring", "epoll"],
+      "Server/backupKinds": requestedKinds, "Server/imageFormats": formats, "Server/ioBackend": ["io_uring", "epoll"],
       "Status/status": ["alive", "ready"],
       "ImageSourceShown/kind": values(SourceKind.self),
       "Image/format": formats, "Image/state": values(Image.State.self), "Image/managedBy": managers,
@@ -116,9 +116,11 @@ import Testing
       "Inspection/format": formats, "Inspection/backingChain/format": formats,
       "Repository/kind": values(Repository.Kind.self), "Repository/state": values(Repository.State.self),
       "Repository/managedBy": managers,
-      "Backup/kind": backupKinds, "Backup/requestedKind": backupKinds, "Backup/state": values(Backup.State.self),
+      "Backup/kind": backupKinds, "Backup/requestedKind": requestedKinds, "Backup/state": values(Backup.State.self),
       "Backup/compression": values(Compression.self), "Backup/consistency": values(Consistency.self),
-      "Backup/verifyLevel": verifyLevels, "Backup/trackingFallback": [], "Backup/guestImpact": [],
+      "Backup/verifyLevel": verifyLevels, "Backup/trackingFallback": values(TrackingFallback.self),
+      "Backup/fallbackReason": values(FallbackReason.self),
+      "Backup/guestImpact": [],
       "ExportSourceShown/kind": values(RequestFields.ExportSourceKind.self),
       "Export/state": values(Export.State.self), "Export/tls": values(ExportTLS.self),
       "Job/kind": values(JobKind.self), "Job/state": values(JobState.self), "Progress/unit": ["bytes"],

@@ -30,6 +30,11 @@ import Testing
       #expect(backup["imageName"] == "vm1" && backup["repositoryName"] == "local" && backup["state"] == "complete")
       #expect(backup.json["trackingFallback"] == .null && backup.json["deletable"] == true)
       #expect(try await world.get("\(api)/chains?image=vm1").json.at("items", "0", "backups") == [.string(planned)])
+      let group = try await world.get("\(api)/groups/\(backup["group"])").expect(200)
+      #expect(group["id"] == backup["group"] && group["pointInTime"] == backup["pointInTime"])
+      #expect(group.json["images"] == [["image": .string(backup["image"]), "imageName": "vm1"]])
+      #expect(group.json["backups"] == [.string(planned)] && group.json["complete"] == true)
+      for nothing in ["nothing", planned] { try await world.get("\(api)/groups/\(nothing)").expect(404, .notFound) }
 
       for body in [nil, "{}", #"{"level":"metadata"}"#] {
         let verified = try await world.end(of: world.post("\(backups)/\(planned)/verify", body).expect(202)["id"])
@@ -58,8 +63,6 @@ import Testing
   }
 
   @Test(arguments: [
-    (#"{"images":["vm1"],"repository":"local","kind":"incremental"}"#, "/kind"),
-    (#"{"images":["vm1"],"repository":"local","kind":"auto"}"#, "/kind"),
     (#"{"images":["vm1"],"repository":"local","kind":"snapshot"}"#, "/kind"),
     (#"{"images":["vm1"],"repository":"local","tracker":"weekly"}"#, "/tracker"),
     (#"{"images":["vm1"],"repository":"local","compression":"lzma"}"#, "/compression"),
@@ -79,11 +82,16 @@ import Testing
     }
   }
 
-  @Test func aKindThatIsNotBuiltNamesWhatIsPossible() async throws {
+  @Test func everyKindCanBeAskedFor() async throws {
     try await withStockedWorld { world in
-      let reply = try await world.post(backups, #"{"images":["vm1"],"repository":"local","kind":"differential"}"#)
-        .expect(400)
-      #expect(reply["detail"].contains("full, copy"))
+      for kind in RequestedBackupKind.allCases {
+        let body = #"{"images":["vm1"],"repository":"local","kind":"\#(kind.rawValue)"}"#
+        let plan = try await world.post("\(backups)?dryRun=true", body).expect(200)
+        #expect(plan.json.at("steps", "0")?.text?.contains("into 'local'") == true, "\(plan.text)")
+        let job = try await world.post(backups, body).expect(202)
+        let backup = try await world.get("\(backups)/\(job.json.at("links", "backup")?.text ?? "")").expect(200)
+        #expect(backup["requestedKind"] == kind.rawValue)
+      }
     }
   }
 

@@ -15,6 +15,7 @@ enum RepositoryFlaw: CaseIterable, Sendable {
   case removesLiveStages
   case removesNothing
   case forgetsNames
+  case forgetsChains
 }
 
 /// A kind of repository that is sound but for one mistake.
@@ -86,6 +87,12 @@ private struct FlawedRepository: BackupRepository {
   nonisolated(nonsending)
     func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> StoredData
   { try await next.openData(of: manifest, at: backup) }
+
+  nonisolated(nonsending)
+    func newestChain(of image: ImageID) async throws -> StoredChain?
+  { flaw == .forgetsChains ? nil : try await next.newestChain(of: image) }
+
+  func backingName(_ parent: StoredBackupLocation) -> String { next.backingName(parent) }
 
   nonisolated(nonsending)
     func takeLease(on image: ImageID, control: any JobControl) async throws -> any RepositoryLease

@@ -52,8 +52,9 @@ struct ManifestTests {
     let found = try manifest(Self.old)
     _ = try found.root()
     #expect(found.sequence == 0 && found.imageName == "vm" && found.dirtyBytes == 65536)
-    #expect(found.madeBy == nil && found.checkpoint == nil && found.granularity == nil)
-    #expect(found.entity(storedSize: 1).state == .complete)
+    #expect(found.madeBy == nil && found.checkpoint == nil && found.granularity == nil && found.groupImages == nil)
+    let entity = found.entity(storedSize: 1)
+    #expect(entity.state == .complete && entity.groupImages == [])
   }
 
   @Test func membersOfLaterVersionsAreIgnored() throws {
@@ -86,10 +87,12 @@ struct ManifestTests {
     written.madeBy = Manifest.Maker(by: "policy", policy: ULID().description, policyName: "nightly")
     written.checkpoint = ULID()
     written.granularity = 65536
+    written.groupImages = [ImageID(), written.image]
     let bytes = try CheckedDocumentCodec.encode(written)
     var read = try CheckedDocumentCodec.decode(Manifest.self, from: bytes)
     read.checksum = written.checksum
     #expect(read == written)
+    #expect(read.entity(storedSize: 1).groupImages == written.groupImages)
     let text = String(decoding: bytes, as: UTF8.self)
     #expect(text.contains("\"policyName\" : \"nightly\"") && text.contains("\"granularity\" : 65536"))
   }

@@ -37,6 +37,7 @@ struct RepositoryConformance {
     try await deletedBackupIsGoneAndAnotherOnesBaseStays()
     try await forgottenStageIsRemovedByItsServerAlone()
     try await renamesAreKeptWhereThereAreBackups()
+    try await newestChainIsToldWithItsLinks()
   }
 
   // MARK: Parts
@@ -54,13 +55,16 @@ struct RepositoryConformance {
 
   private func manifest(_ place: StoredBackupLocation, root: Digest, parent: Manifest? = nil) -> Manifest {
     let order = BackupOrder(
-      backup: place.backup, chain: place.chain, group: ULID(), kind: .full, reason: "a test", image: image,
+      backup: place.backup, newChain: place.chain, group: ULID(), kind: .full, image: image,
       repository: storage.location, compression: .none)
     let now = Date()
+    let plan = BackupPlan(
+      kind: parent == nil ? .full : .incremental, chain: place.chain, sequence: place.sequence,
+      parent: parent.map { BackupPlan.Parent(backup: $0.backup, merkleRoot: $0.merkleRoot) }, reason: "a test",
+      pointInTime: now)
     return Manifest(
-      order: order, sequence: place.sequence,
-      parent: parent.map { Manifest.Parent(backup: $0.backup, merkleRoot: $0.merkleRoot) }, consistency: .offline,
-      pointInTime: now, createdAt: now, finishedAt: now, virtualSize: Self.guestByteCount, dirtyBytes: 65536,
+      order: order, plan: plan, consistency: .offline, createdAt: now, finishedAt: now,
+      virtualSize: Self.guestByteCount, dirtyBytes: 65536,
       merkleRoot: root)
   }
 
@@ -237,6 +241,21 @@ struct RepositoryConformance {
       #expect(refusal?.code == .backupNotComplete && refusal?.detail.contains("was deleted") == true)
     }
     #expect(try await open().scan().findings == [])
+  }
+
+  nonisolated(nonsending)
+    private func newestChainIsToldWithItsLinks() async throws
+  {
+    // Above all that came before, whatever the clock says.
+    let base = place(ChainID(ULID(at: Date() + 3600)))
+    let full = try await store(base)
+    let increment = try await store(place(base.chain, sequence: 1), parent: full)
+    _ = try await store(place(base.chain, sequence: 4), parent: full)
+    let chain = try #require(try await open(as: ULID()).newestChain(of: image.id))
+    #expect(chain.id == base.chain && chain.nextSequence == 5 && chain.brokenCount == 0)
+    #expect(chain.links.map(\.depth) == [1, 2, 2] && chain.links.map(\.manifest.sequence) == [0, 1, 4])
+    #expect(chain.links[1].manifest.backup == increment.backup)
+    #expect(try await open().newestChain(of: ImageID()) == nil)
   }
 
   nonisolated(nonsending)

@@ -154,10 +154,28 @@ private struct ObjectRepository: BackupRepository {
   nonisolated(nonsending)
     func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> StoredData
   {
-    let image = try await Qcow2Image.open(
-      try device(Self.key(.data, backup.backup)), options: .init(), work: InlineWork(), pool: BufferPool())
+    let image = try await openImage("\(backup.backup)", depth: 0)
     return StoredData(device: image, tables: image)
   }
+
+  private func openImage(_ backup: String, depth: Int) async throws -> Qcow2Image {
+    try await Qcow2Image.open(
+      try device("data/\(backup)"), options: .init(depth: depth),
+      backing: .resolve { reference in try await openImage(reference.name, depth: reference.depth) },
+      work: InlineWork(), pool: BufferPool())
+  }
+
+  nonisolated(nonsending)
+    func newestChain(of image: ImageID) async throws -> StoredChain?
+  {
+    let chains = Dictionary(grouping: manifests(image), by: \.chain)
+    let newest = chains.filter { $0.value.allSatisfy { $0.kind != .copy } }.max { $0.key < $1.key }
+    return newest.map { id, manifests in
+      StoredChain(id, manifests, brokenCount: 0, lastSequence: manifests.map(\.sequence).max() ?? 0)
+    }
+  }
+
+  func backingName(_ parent: StoredBackupLocation) -> String { "\(parent.backup)" }
 
   nonisolated(nonsending)
     func takeLease(on image: ImageID, control: any JobControl) async throws -> any RepositoryLease

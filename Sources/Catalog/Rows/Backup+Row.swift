@@ -1,3 +1,4 @@
+import GRDB
 import Model
 
 extension Chain: IdentifiedEntity {
@@ -24,9 +25,12 @@ extension Backup: RevisedEntity {
     Column("chain", \.chain),
     Column("sequence", \.sequence),
     Column("group_id", \.group),
+    groupImages,
     Column("kind", \.kind),
     Column("requested_kind", \.requestedKind),
     Column("reason", \.reason),
+    Column("tracking_fallback", \.trackingFallback),
+    Column("fallback_reason", \.fallbackReason),
     Column("parent", \.parent),
     Column("state", \.state),
     Column("compression", \.compression),
@@ -46,6 +50,14 @@ extension Backup: RevisedEntity {
     beforeDeletion,
     Column("revision", \.revision),
     make: Backup.init)
+
+  /// Null where they aren't known.
+  private static let groupImages = Column<Backup, [ImageID]>("group_images") { reader in
+    try reader.isNull ? reader.skip() ?? [] : reader.json()
+  } write: { backup, values in
+    let images = backup.groupImages
+    values.append(images.isEmpty ? .null : try JSONColumn.text(images).databaseValue)
+  }
 
   /// The failure is there only if the state is.
   private static let beforeDeletion = Column<Backup, BeforeDeletion?>(

@@ -100,6 +100,9 @@ extension ManagedBy: ColumnValue {}
 extension Repository.Kind: ColumnValue {}
 extension Repository.State: ColumnValue {}
 extension BackupKind: ColumnValue {}
+extension RequestedBackupKind: ColumnValue {}
+extension TrackingFallback: ColumnValue {}
+extension FallbackReason: ColumnValue {}
 extension Backup.State: ColumnValue {}
 extension Compression: ColumnValue {}
 extension Consistency: ColumnValue {}

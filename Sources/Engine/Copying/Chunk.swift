@@ -25,6 +25,10 @@ package final class Chunk: @unchecked Sendable {
   private var output: UnsafeMutableRawPointer?
   /// One for each grain that was read.
   package private(set) var leaves: [Digest] = []
+  /// What the target builds on, one for each grain: what has the same leaf isn't stored. Empty if all is stored.
+  private var base: [Digest] = []
+  /// Of a step of zeroes: where they are to be stored.
+  package private(set) var zeroRanges: [ByteRange] = []
   package private(set) var damages: [Damage] = []
   /// Clusters that shrank, packed in ``compressedBytes`` in this order.
   package private(set) var compressed: [CompressedCluster] = []
@@ -54,10 +58,15 @@ package final class Chunk: @unchecked Sendable {
 
   /// Begins a step, and reads what it is to copy. Where the device says that this is damaged, the rest is read grain by
   /// grain.
+  /// - Parameter base: see ``CopySink/base(of:)``.
   nonisolated(nonsending)
-    package func begin(_ step: CopyStep, from device: any BlockDevice) async throws(BlockError)
+    package func begin(
+      _ step: CopyStep, over base: [Digest]? = nil, from device: any BlockDevice
+    ) async throws(BlockError)
   {
     self.step = step
+    self.base = base ?? []
+    zeroRanges = step.action == .zero ? [step.range] : []
     leaves.removeAll(keepingCapacity: true)
     damages.removeAll()
     compressed.removeAll(keepingCapacity: true)
@@ -113,7 +122,9 @@ package final class Chunk: @unchecked Sendable {
     let size = geometry.cluster
     let output = output ?? .allocate(byteCount: geometry.chunk + size, alignment: pageByteCount)
     self.output = output
-    for start in stride(from: 0, to: count, by: size) where !isZero(start..<min(start + size, count)) {
+    for start in stride(from: 0, to: count, by: size) {
+      let part = start..<min(start + size, count)
+      guard !isUnchanged(part), !isZero(part) else { continue }
       var room = MutableRawSpan(_unsafeStart: output + compressedByteCount, byteCount: size)
       guard let shrunk = compressor.compress(RawSpan(_unsafeStart: input + start, byteCount: size), into: &room)
       else { continue }
@@ -129,6 +140,16 @@ package final class Chunk: @unchecked Sendable {
     let isWhole = part.lowerBound % grain == 0 && (part.upperBound % grain == 0 || part.upperBound == count)
     return !isWhole && bytes.extracting(part).isZero
   }
+
+  /// Whether the target's base holds a part of what was read already.
+  private func isUnchanged(_ part: Range<Int>) -> Bool {
+    guard !base.isEmpty else { return false }
+    let grains = part.lowerBound / geometry.grain...(part.upperBound - 1) / geometry.grain
+    return leaves[grains] == base[grains]
+  }
+
+  /// Narrows a step of zeroes to those that the target's base doesn't have.
+  package func narrowZeroes(to ranges: [ByteRange]) { zeroRanges = ranges }
 
   /// The packed bytes of ``compressed``.
   package var compressedBytes: RawSpan {
@@ -146,7 +167,7 @@ package final class Chunk: @unchecked Sendable {
     package var isZero: Bool
   }
 
-  /// What was read and isn't compressed, cut into zeroes and what isn't.
+  /// What was read, isn't compressed and is to be stored, cut into zeroes and what isn't.
   /// - Parameter block: in bytes; it divides a grain, and a cluster where some are compressed.
   package func plainRuns(of block: Int) -> [BlockRun] {
     var (runs, start, clusters) = ([BlockRun](), 0, compressed[...])
@@ -154,6 +175,11 @@ package final class Chunk: @unchecked Sendable {
       if let cluster = clusters.first, cluster.guestOffset == range.offset + UInt64(start) {
         clusters.removeFirst()
         start += geometry.cluster
+        continue
+      }
+      let unit = start..<min(start / geometry.unit * geometry.unit + geometry.unit, count)
+      guard !isUnchanged(unit) else {
+        start = unit.upperBound
         continue
       }
       // A grain of zeroes is one whatever the blocks; it holds no compressed cluster, but may lie within one.
@@ -170,10 +196,12 @@ package final class Chunk: @unchecked Sendable {
     return runs
   }
 
-  /// Bytes of grains that aren't zero.
-  package var dataByteCount: UInt64 {
-    leaves.indices.reduce(0) { sum, index in
-      leaves[index] == .zero ? sum : sum + UInt64(min(geometry.grain, count - index * geometry.grain))
+  /// Bytes of grains that differ from the base's; of those that aren't zero where there is no base.
+  package var changedByteCount: UInt64 {
+    if step.action == .zero { return zeroRanges.reduce(0) { $0 + $1.length } }
+    return leaves.indices.reduce(0) { sum, index in
+      leaves[index] == (base.isEmpty ? .zero : base[index])
+        ? sum : sum + UInt64(min(geometry.grain, count - index * geometry.grain))
     }
   }
 }

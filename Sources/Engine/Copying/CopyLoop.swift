@@ -1,4 +1,5 @@
 import BlockCore
+import Bytes
 import EventLoops
 import Glibc
 import Model
@@ -144,13 +145,18 @@ package actor CopyLoop {
   private func carry(_ step: CopyStep, _ ticket: Int) async {
     let chunk = freeChunks.popLast() ?? Chunk(geometry)
     do {
+      var base: [Digest]?
+      if step.action == .copy {
+        let isGoingOn = try await exclusively { base = try await self.sink.base(of: step.range, self.geometry) }
+        guard isGoingOn else { return end(chunk, ticket) }
+      }
       do throws(BlockError) {
-        try await chunk.begin(step, from: source)
+        try await chunk.begin(step, over: base, from: source)
       } catch {
         throw describe(error)
       }
       if step.action == .copy { await work.run { [compressors] in chunk.process(compressors) } }
-      if try await admit(chunk) {
+      if try await exclusively({ try await self.sink.admit(chunk) }) {
         try await sink.store(chunk)
         if step.action == .copy { pace.complete(byteCount: step.range.length, now: Self.now) }
       }
@@ -160,8 +166,8 @@ package actor CopyLoop {
     end(chunk, ticket)
   }
 
-  /// False if the copy has failed meanwhile.
-  private func admit(_ chunk: Chunk) async throws -> Bool {
+  /// Has the sink judge: nothing else of it is asked meanwhile. False if the copy has failed before its turn.
+  private func exclusively(_ judge: () async throws -> Void) async throws -> Bool {
     while isAdmitting, failure == nil {
       await withUnsafeContinuation { admissionWaiters.append($0) }
     }
@@ -171,7 +177,7 @@ package actor CopyLoop {
       isAdmitting = false
       if !admissionWaiters.isEmpty { admissionWaiters.removeFirst().resume() }
     }
-    try await sink.admit(chunk)
+    try await judge()
     return true
   }
 

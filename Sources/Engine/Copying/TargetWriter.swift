@@ -54,7 +54,7 @@ package final class TargetWriter {
   {
     switch chunk.step.action {
     case .skip: return
-    case .zero: try await zero(chunk.range)
+    case .zero: for range in chunk.zeroRanges { try await zero(range) }
     case .copy:
       try await storeCompressed(chunk)
       for run in chunk.plainRuns(of: blockByteCount) {

@@ -35,15 +35,12 @@ extension LocalEngine {
   {
     let (repository, stage, image, order, plan) = (begun.repository, begun.stage, begun.image, begun.order, begun.plan)
     let names = (data: repository.name(of: .data, stage.backup), hashes: repository.name(of: .hashes, stage.backup))
-    let copied = try await copy(image, order, stage, names, loop, control)
+    let copied = try await copy(begun, names, loop, control)
     try await checkUnchanged(image, loop)
     try await control.checkpoint()
     let manifest = Manifest(
-      order: order, sequence: plan.sequence,
-      parent: plan.parent.map { Manifest.Parent(backup: $0.backup, merkleRoot: $0.merkleRoot) }, consistency: .offline,
-      pointInTime: plan.pointInTime,
-      createdAt: order.backup.ulid.date, finishedAt: clock.now(), virtualSize: image.device.byteCount,
-      dirtyBytes: copied.dataByteCount, merkleRoot: copied.root)
+      order: order, plan: plan, consistency: .offline, createdAt: order.backup.ulid.date, finishedAt: clock.now(),
+      virtualSize: image.device.byteCount, dirtyBytes: copied.changedByteCount, merkleRoot: copied.root)
     let storedSize = try await stage.publish(manifest)
     control.log(.info, "the backup is complete: \(repository.name(of: stage.backup))")
     return BackupReceipt(
@@ -55,17 +52,25 @@ extension LocalEngine {
   /// Writes data and hashes and closes them.
   nonisolated(nonsending)
     private func copy(
-      _ image: OpenImage, _ order: BackupOrder, _ stage: any BackupStage, _ names: (data: String, hashes: String),
-      _ loop: EventLoop, _ control: any JobControl
-    ) async throws -> (root: Digest, dataByteCount: UInt64)
+      _ begun: BegunBackup, _ names: (data: String, hashes: String), _ loop: EventLoop, _ control: any JobControl
+    ) async throws -> (root: Digest, changedByteCount: UInt64)
   {
-    let hashDevice = try await stage.create(.hashes)
-    return try await closing([hashDevice]) {
-      let dataDevice = try await stage.create(.data)
-      return try await closing([dataDevice]) {
-        let target = try await makeImage(over: dataDevice, byteCount: image.device.byteCount, name: names.data)
-        return try await closing([target]) {
-          try await copy(image, order, to: target, hashDevice, names, loop, control)
+    let base = try await begun.parent?.openHashes(work: work)
+    return try await closing(base.map { [$0.device] } ?? []) {
+      let hashDevice = try await begun.stage.create(.hashes)
+      return try await closing([hashDevice]) {
+        let dataDevice = try await begun.stage.create(.data)
+        return try await closing([dataDevice]) {
+          let backing = begun.parent.map {
+            Qcow2Image.BackingName(
+              name: begun.repository.backingName($0.location), format: DiskFormat.qcow2.rawValue)
+          }
+          let target = try await makeImage(
+            over: dataDevice, byteCount: begun.image.device.byteCount, backing: backing, name: names.data)
+          return try await closing([target]) {
+            let base = base.map { BackupSink.Base(hashes: $0.reader, name: begun.parent?.hashesName ?? "") }
+            return try await copy(begun, to: target, hashDevice, over: base, names, loop, control)
+          }
         }
       }
     }
@@ -73,22 +78,24 @@ extension LocalEngine {
 
   nonisolated(nonsending)
     private func copy(
-      _ image: OpenImage, _ order: BackupOrder, to target: Qcow2Image, _ hashDevice: any BlockDevice,
+      _ begun: BegunBackup, to target: Qcow2Image, _ hashDevice: any BlockDevice, over base: BackupSink.Base?,
       _ names: (data: String, hashes: String), _ loop: EventLoop, _ control: any JobControl
-    ) async throws -> (root: Digest, dataByteCount: UInt64)
+    ) async throws -> (root: Digest, changedByteCount: UInt64)
   {
+    let (image, order) = (begun.image, begun.order)
     let hashes = try await telling(about: names.hashes) {
-      try await HashTreeWriter(HashTree(byteCount: image.device.byteCount), to: hashDevice, work: work)
+      try await HashTreeWriter(
+        HashTree(byteCount: image.device.byteCount), over: base?.hashes, to: hashDevice, work: work)
     }
-    // A full has nothing below it.
-    let writer = TargetWriter(target, name: names.data, zeroes: .leave, control: control)
-    let sink = BackupSink(source: image.name, hashes: hashes, hashesName: names.hashes, target: writer)
+    // A full has nothing below it that zeroes would have to hide.
+    let writer = TargetWriter(target, name: names.data, zeroes: base == nil ? .leave : .write, control: control)
+    let sink = BackupSink(source: image.name, hashes: hashes, hashesName: names.hashes, over: base, target: writer)
     try await run(
       from: image.device, byteCount: image.device.byteCount, to: sink,
       compressors: order.compression == .zstd ? compressors : nil, loop, control
     ) { DomainError($0, of: image.name) }
     let root = try await telling(about: names.hashes) {
-      let root = try await hashes.finish(backup: order.backup)
+      let root = try await hashes.finish(backup: order.backup) { try await control.checkpoint() }
       try await hashDevice.flush()
       try await hashDevice.close()
       return root
@@ -97,19 +104,24 @@ extension LocalEngine {
       try await target.flush()
       try await target.close()
     }
-    return (root, sink.dataByteCount)
+    return (root, sink.changedByteCount)
   }
 
   /// A new qcow2 image for `byteCount` bytes of a guest: its size is a multiple of 512, as the format wants it.
   nonisolated(nonsending)
-    func makeImage(over device: any BlockDevice, byteCount: UInt64, name: String) async throws -> Qcow2Image
+    func makeImage(
+      over device: any BlockDevice, byteCount: UInt64, backing: Qcow2Image.BackingName? = nil, name: String
+    ) async throws -> Qcow2Image
   {
     try await telling(about: name) {
       let options = Qcow2Image.CreateOptions(
         virtualByteCount: Qcow2Image.byteCount(holding: byteCount), clusterByteCount: ChunkGeometry.standard.cluster,
-        compressionType: .zstd)
+        compressionType: .zstd, backing: backing)
       try await Qcow2Image.create(on: device, options: options)
-      return try await Qcow2Image.open(device, options: .init(isReadOnly: false), work: work, pool: pool)
+      return try await Qcow2Image.open(
+        device, options: .init(isReadOnly: false),
+        backing: backing == nil ? .none : .device(UnreadBase(byteCount: options.virtualByteCount)), work: work,
+        pool: pool)
     }
   }
 

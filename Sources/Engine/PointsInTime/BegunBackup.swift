@@ -16,6 +16,8 @@ struct BegunBackup: Sendable {
   let job: JobID
   /// Set at the moment.
   var plan: BackupPlan
+  /// What it builds on; nil for what begins a chain.
+  let parent: StoredBackup?
 
   /// Ends it without a backup. On `loop`. Returns what couldn't be removed.
   nonisolated(nonsending)

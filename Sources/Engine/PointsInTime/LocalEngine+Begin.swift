@@ -59,14 +59,20 @@ extension LocalEngine {
       return try await attempt {
         let lease = try await repository.takeLease(on: order.image.id, control: control)
         return try await attempt {
-          let plan = Self.plan(order, at: clock.now())
+          let decision = BackupDecision(
+            order: order, chain: try await repository.newestChain(of: order.image.id),
+            byteCount: image.device.byteCount, moment: clock.now())
+          let (plan, parent) = decision.plan
           let place = StoredBackupLocation(
             repository: order.repository, image: order.image.id, chain: plan.chain, sequence: plan.sequence,
             backup: order.backup)
           let stage = try await lease.begin(place, of: order.image, for: control.job)
           return BegunBackup(
             order: order, image: image, repository: repository, lease: lease, stage: stage, loop: loop,
-            job: control.job, plan: plan)
+            job: control.job, plan: plan,
+            parent: parent.map {
+              StoredBackup(manifest: $0, location: $0.location(in: order.repository), repository: repository)
+            })
         } orCleanUp: {
           await lease.giveBack()
         }
@@ -74,12 +80,6 @@ extension LocalEngine {
         try? await image.device.close()
       }
     }
-  }
-
-  /// What the backup will be. Fulls and copies begin a chain.
-  private static func plan(_ order: BackupOrder, at moment: Date) -> BackupPlan {
-    BackupPlan(
-      kind: order.kind, chain: order.chain, sequence: 0, parent: nil, reason: order.reason, pointInTime: moment)
   }
 
   private func letGo(_ backups: [BegunBackup], _ control: (any JobControl)?) async {

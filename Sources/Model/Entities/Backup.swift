@@ -22,9 +22,59 @@ package struct Chain: Hashable, Sendable, Codable {
 
 /// What a backup holds: everything, or what changed since another one.
 package enum BackupKind: String, Sendable, Codable, CaseIterable {
+  /// Everything; it begins a chain.
   case full
+  /// What changed since the backup before it.
+  case incremental
+  /// What changed since the full of its chain.
+  case differential
   /// Everything, as a chain of its own that leaves tracking untouched.
   case copy
+
+  package var beginsChain: Bool { self == .full || self == .copy }
+}
+
+/// What may be asked for: a kind, or to choose one.
+package enum RequestedBackupKind: String, Sendable, Codable, CaseIterable {
+  case full, incremental, differential, copy
+  /// Incremental, or a full where a chain begins: the first one, and after so many links.
+  case auto
+
+  /// The first part of a backup's reason.
+  package var words: String {
+    switch self {
+    case .full: "a full backup was asked for"
+    case .incremental: "an incremental backup was asked for"
+    case .differential: "a differential backup was asked for"
+    case .copy: "a copy was asked for: everything, as a chain of its own"
+    case .auto: "the chain goes on"
+    }
+  }
+}
+
+/// How it was found what had changed, where no bitmap told it.
+package enum TrackingFallback: String, Sendable, Codable, CaseIterable {
+  /// Everything was read and compared with the parent's hashes; what differed was stored.
+  case hash
+  /// Not at all: everything was stored, as a full.
+  case full
+}
+
+/// Why no bitmap told what had changed.
+package enum FallbackReason: String, Sendable, Codable, CaseIterable {
+  /// There is no backup to build on.
+  case noParent = "no-parent"
+  case bitmapInconsistent = "bitmap-inconsistent"
+  case bitmapMissing = "bitmap-missing"
+  case trackingLost = "tracking-lost"
+  case uncleanStop = "unclean-stop"
+  case snapshotReverted = "snapshot-reverted"
+  case sizeChanged = "size-changed"
+  case granularityChanged = "granularity-changed"
+  /// The backup that would be built on, or one below it, is gone or damaged.
+  case parentMissing = "parent-missing"
+  case identityChanged = "identity-changed"
+  case sampledCheckFailed = "sampled-check-failed"
 }
 
 package enum Compression: String, Sendable, Codable, CaseIterable {
@@ -76,10 +126,16 @@ package struct Backup: Hashable, Sendable, Codable {
   package var sequence: Int
   /// The same for all images of one point in time.
   package var group: ULID
+  /// All images of the group, this one among them. Empty where that isn't known: then only this one counts.
+  package var groupImages: [ImageID]
   package var kind: BackupKind
-  package var requestedKind: BackupKind
+  package var requestedKind: RequestedBackupKind
   /// Why it is of this kind.
   package var reason: String
+  /// Nil where a bitmap told what had changed, and where nothing needed to be told.
+  package var trackingFallback: TrackingFallback?
+  /// There with ``trackingFallback``.
+  package var fallbackReason: FallbackReason?
   package var parent: BackupID?
   package var state: State
   package var compression: Compression
@@ -110,10 +166,11 @@ package struct Backup: Hashable, Sendable, Codable {
 
   package init(
     id: BackupID = BackupID(), image: ImageID, repository: RepositoryID, chain: ChainID, sequence: Int = 0,
-    group: ULID, kind: BackupKind, requestedKind: BackupKind, reason: String, parent: BackupID? = nil,
-    state: State = .running, compression: Compression, consistency: Consistency = .offline, isMixture: Bool = false,
-    pointInTime: Date,
-    createdAt: Date, finishedAt: Date? = nil, virtualSize: UInt64, dirtyBytes: UInt64 = 0, storedSize: UInt64 = 0,
+    group: ULID, groupImages: [ImageID] = [], kind: BackupKind, requestedKind: RequestedBackupKind, reason: String,
+    trackingFallback: TrackingFallback? = nil, fallbackReason: FallbackReason? = nil, parent: BackupID? = nil,
+    state: State = .running, compression: Compression, consistency: Consistency = .offline,
+    isMixture: Bool = false, pointInTime: Date, createdAt: Date, finishedAt: Date? = nil, virtualSize: UInt64,
+    dirtyBytes: UInt64 = 0, storedSize: UInt64 = 0,
     merkleRoot: String? = nil, verifiedAt: Date? = nil, verifyLevel: VerifyLevel? = nil, job: JobID? = nil,
     failure: String? = nil, beforeDeletion: BeforeDeletion? = nil, revision: Int = 1
   ) {
@@ -123,9 +180,12 @@ package struct Backup: Hashable, Sendable, Codable {
     self.chain = chain
     self.sequence = sequence
     self.group = group
+    self.groupImages = groupImages
     self.kind = kind
     self.requestedKind = requestedKind
     self.reason = reason
+    self.trackingFallback = trackingFallback
+    self.fallbackReason = fallbackReason
     self.parent = parent
     self.state = state
     self.compression = compression

@@ -22,6 +22,8 @@ package struct EventPayload: Hashable, Sendable, Codable {
   package var state: String?
   /// Of a job.
   package var kind: JobKind?
+  /// Why a backup fell back to reading everything, or to a full.
+  package var fallbackReason: FallbackReason?
   /// What a queued job waits for, in words.
   package var waitingFor: String?
   /// That a backup or an export is of.
@@ -45,6 +47,7 @@ package struct EventPayload: Hashable, Sendable, Codable {
 
   package init(_ backup: Backup) {
     state = backup.state.rawValue
+    fallbackReason = backup.fallbackReason
     image = backup.image
     repository = backup.repository
   }

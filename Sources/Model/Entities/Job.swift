@@ -166,7 +166,7 @@ package struct BackupJobRequest: Hashable, Sendable, Codable {
   package var backups: [BackupID]
   package var group: ULID
   package var repository: RepositoryID
-  package var kind: BackupKind
+  package var kind: RequestedBackupKind
   package var compression: Compression
   /// Bytes per second over all images; 0 = unlimited.
   package var speedLimit: UInt64
@@ -174,7 +174,7 @@ package struct BackupJobRequest: Hashable, Sendable, Codable {
   package var onFailure: FailurePolicy?
 
   package init(
-    images: [ImageID], backups: [BackupID], group: ULID, repository: RepositoryID, kind: BackupKind,
+    images: [ImageID], backups: [BackupID], group: ULID, repository: RepositoryID, kind: RequestedBackupKind,
     compression: Compression, speedLimit: UInt64, onFailure: FailurePolicy? = nil
   ) {
     self.onFailure = onFailure

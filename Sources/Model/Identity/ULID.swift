@@ -22,6 +22,12 @@ package struct ULID: Hashable, Sendable {
     low = random.next()
   }
 
+  /// The one that sorts right after it.
+  package var next: ULID {
+    let (next, overflow) = low.addingReportingOverflow(1)
+    return ULID(high: overflow ? high &+ 1 : high, low: next)
+  }
+
   /// When it was made, to the millisecond.
   package var date: Date { Date(timeIntervalSince1970: Double(high >> 16) / 1000) }
 

@@ -100,6 +100,8 @@ package protocol CatalogReading {
   func image(_ id: ImageID) throws -> Image?
   func image(named name: ResourceName) throws -> Image?
   func images(_ page: PageRequest) throws -> Page<Image>
+  /// Those of the images that there are; one question for all of them.
+  func images(_ ids: Set<ImageID>) throws -> [ImageID: Image]
 
   func repository(_ id: RepositoryID) throws -> Repository?
   func repository(named name: ResourceName) throws -> Repository?
@@ -115,6 +117,10 @@ package protocol CatalogReading {
 
   func backup(_ id: BackupID) throws -> Backup?
   func backups(_ filter: BackupFilter, _ page: PageRequest) throws -> Page<Backup>
+  /// The newest complete backup of the image in the repository that isn't a copy.
+  func newestBackup(of image: ImageID, in repository: RepositoryID) throws -> Backup?
+  /// The backups of one moment, in order of id.
+  func backups(ofGroup group: ULID, _ page: PageRequest) throws -> Page<Backup>
   /// All backups of each of the chains, in order of id; one question for all of them.
   func backups(of chains: Set<ChainID>) throws -> [ChainID: [Backup]]
   /// The backups whose parent each of these is, in order of id; one question for all of them.

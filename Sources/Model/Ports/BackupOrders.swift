@@ -48,19 +48,34 @@ package struct BackupPlan: Hashable, Sendable, Codable {
     }
   }
 
+  /// What is done because no bitmap tells what changed, and why none does.
+  package struct Fallback: Hashable, Sendable, Codable {
+    package var to: TrackingFallback
+    package var reason: FallbackReason
+
+    package init(to: TrackingFallback, reason: FallbackReason) {
+      self.to = to
+      self.reason = reason
+    }
+  }
+
   package var kind: BackupKind
   package var chain: ChainID
   package var sequence: Int
   package var parent: Parent?
   /// Why it is of this kind.
   package var reason: String
+  /// Nil where a bitmap tells what changed, and where nothing needs to be told.
+  package var fallback: Fallback?
   /// The same for all images of a group.
   package var pointInTime: Date
 
   package init(
-    kind: BackupKind, chain: ChainID, sequence: Int, parent: Parent?, reason: String, pointInTime: Date
+    kind: BackupKind, chain: ChainID, sequence: Int, parent: Parent?, reason: String, fallback: Fallback? = nil,
+    pointInTime: Date
   ) {
     self.kind = kind
+    self.fallback = fallback
     self.chain = chain
     self.sequence = sequence
     self.parent = parent
@@ -80,29 +95,41 @@ package enum BackupBeginning: Hashable, Sendable, Codable {
 /// One image's part of a group.
 package struct BackupOrder: Hashable, Sendable, Codable {
   package var backup: BackupID
-  package var chain: ChainID
+  /// The chain that it begins, if it begins one.
+  package var newChain: ChainID
   package var group: ULID
-  package var kind: BackupKind
-  package var reason: String
+  package var kind: RequestedBackupKind
   package var image: ImageRecord
   package var repository: RepositoryLocation
   package var compression: Compression
-  /// Whether the image is a mixture: the manifest says so.
-  package var isMixture: Bool
+  /// Backups that nothing is built on: known to be damaged, or being deleted.
+  package var unusableParents: Set<BackupID>
+  /// Backups in a chain from which on `auto` begins a new one.
+  package var chainLength: Int
+  /// What made the image a mixture, if it is one: the manifest says so.
+  package var mixture: String?
+  /// All images of the group, this one among them: the manifest names them. Empty where that isn't known.
+  package var groupImages: [ImageID]
+
+  /// Unless the configuration says otherwise.
+  package static let standardChainLength = 200
 
   package init(
-    backup: BackupID, chain: ChainID, group: ULID, kind: BackupKind, reason: String, image: ImageRecord,
-    repository: RepositoryLocation, compression: Compression, isMixture: Bool = false
+    backup: BackupID, newChain: ChainID, group: ULID, kind: RequestedBackupKind, image: ImageRecord,
+    repository: RepositoryLocation, compression: Compression, unusableParents: Set<BackupID> = [],
+    chainLength: Int = Self.standardChainLength, mixture: String? = nil, groupImages: [ImageID] = []
   ) {
     self.backup = backup
-    self.chain = chain
+    self.newChain = newChain
     self.group = group
     self.kind = kind
-    self.reason = reason
+    self.unusableParents = unusableParents
+    self.chainLength = chainLength
     self.image = image
     self.repository = repository
     self.compression = compression
-    self.isMixture = isMixture
+    self.mixture = mixture
+    self.groupImages = groupImages
   }
 }
 

@@ -2,19 +2,23 @@ import Model
 
 /// What a job needs for itself, or together with others, while it runs.
 ///
-///                  image     chain     repository   path
-///     backup       shared    –         shared       –
-///     verify       –         shared    shared       –
-///     restore      alone¹    shared    shared       alone²      ¹ the image it writes over
-///                                                               ² the file it makes, or the NBD export it overwrites
-///     check        shared³   –         –            –           ³ alone if it repairs
-///     attach       alone     –         –            –
-///     detach       alone     –         –            –
-///     delete       –         alone     shared       –
-///     rescan       –         –         alone        –
+///                  image     history   chain     repository   path
+///     backup       shared    alone¹    –         shared       –           ¹ but a copy, which builds on nothing
+///     verify       –         –         shared    shared       –
+///     restore      alone²    –         shared    shared       alone³      ² the image it writes over
+///                                                                         ³ the file it makes, or the NBD export
+///     check        shared⁴   –         –         –            –           ⁴ alone if it repairs
+///     attach       alone     –         –         –            –
+///     detach       alone     –         –         –            –
+///     delete       –         shared    alone     shared       –
+///     rescan       –         –         –         alone        –
+///
+/// An image's history is what a repository holds of it: a backup builds on what is there when it begins, so nothing of
+/// it goes, and nothing is added, until it ends.
 struct JobClaim: Hashable, Sendable {
   enum Subject: Hashable, Sendable {
     case image(ImageID)
+    case history(ImageID, RepositoryID)
     case chain(ChainID)
     case repository(RepositoryID)
     case path(String)
@@ -34,6 +38,18 @@ struct JobClaim: Hashable, Sendable {
       chain(backup.chain, isAlone: isAlone),
       try repository(backup.repository, isAlone: false, in: catalog),
     ]
+  }
+
+  static func history(
+    of image: ImageID, in repository: RepositoryID, isAlone: Bool, _ catalog: any CatalogReading
+  ) throws -> JobClaim {
+    let names = (
+      try catalog.image(image)?.name.text ?? image.description,
+      try catalog.repository(repository)?.name.text ?? repository.description
+    )
+    return JobClaim(
+      subject: .history(image, repository), isAlone: isAlone,
+      words: "the backups of image '\(names.0)' in repository '\(names.1)'")
   }
 
   static func chain(_ id: ChainID, isAlone: Bool) -> JobClaim {

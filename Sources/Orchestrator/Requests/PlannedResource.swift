@@ -16,7 +16,7 @@ package enum PlannedResource: Hashable, Sendable {
   case detachment(of: ImageID)
   case check(of: ImageID, repairsLeaks: Bool)
   case rescan(of: RepositoryID)
-  case backups(of: [ImageID], into: RepositoryID, BackupKind, Compression, speedLimit: UInt64)
+  case backups(of: [ImageID], into: RepositoryID, RequestedBackupKind, Compression, speedLimit: UInt64)
   case verification(of: BackupID, VerifyLevel)
   case restore(of: BackupID)
   case deletion(of: BackupID)

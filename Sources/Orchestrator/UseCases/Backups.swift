@@ -5,14 +5,14 @@ import Model
 package struct BackupDraft: Hashable, Sendable {
   package var images: [Reference<Image>]
   package var repository: Reference<Repository>
-  package var kind: BackupKind
+  package var kind: RequestedBackupKind
   package var compression: Compression
   /// Bytes per second over all images; 0 = unlimited.
   package var speedLimit: UInt64
   package var onFailure: FailurePolicy
 
   package init(
-    images: [Reference<Image>], repository: Reference<Repository>, kind: BackupKind = .full,
+    images: [Reference<Image>], repository: Reference<Repository>, kind: RequestedBackupKind = .full,
     compression: Compression = .zstd, speedLimit: UInt64 = 0, onFailure: FailurePolicy = .fail
   ) {
     self.onFailure = onFailure
@@ -101,7 +101,7 @@ extension BackupService {
       let images = try Self.images(of: draft, limits, in: view.catalog)
       let repository = try view.catalog.find(draft.repository)
       try repository.requireWritable()
-      return Self.jobDraft(draft, images, repository, at: view.now)
+      return try Self.jobDraft(draft, images, repository, in: view)
     }
   }
 
@@ -181,51 +181,47 @@ extension BackupService {
   }
 
   private static func jobDraft(
-    _ draft: BackupDraft, _ images: [Image], _ repository: Repository, at now: Date
-  ) -> JobDraft {
+    _ draft: BackupDraft, _ images: [Image], _ repository: Repository, in view: CatalogView
+  ) throws -> JobDraft {
+    let now = view.now
     let group = ULID(at: now)
-    let chains = images.map {
-      Chain(
-        id: ChainID(ULID(at: now)), image: $0.id, imageName: $0.name, repository: repository.id, createdAt: now)
-    }
-    let backups = zip(images, chains).map { image, chain in
+    let forecasts = try images.map { try BackupForecast(of: $0, draft.kind, into: repository.id, in: view) }
+    let chains = forecasts.compactMap(\.newChain)
+    let backups = zip(images, forecasts).map { image, forecast in
       Backup(
-        id: BackupID(ULID(at: now)), image: image.id, repository: repository.id, chain: chain.id, group: group,
-        kind: draft.kind, requestedKind: draft.kind, reason: reason(for: draft.kind), compression: draft.compression,
+        id: BackupID(ULID(at: now)), image: image.id, repository: repository.id, chain: forecast.chain,
+        sequence: forecast.sequence, group: group, groupImages: images.map(\.id), kind: forecast.kind,
+        requestedKind: draft.kind, reason: draft.kind.words, compression: draft.compression,
         pointInTime: now, createdAt: now, virtualSize: image.virtualSize)
     }
     let request = BackupJobRequest(
       images: images.map(\.id), backups: backups.map(\.id), group: group, repository: repository.id, kind: draft.kind,
       compression: draft.compression, speedLimit: draft.speedLimit, onFailure: draft.onFailure)
     var links = JobLinks(
-      images: images.map(\.id), repository: repository.id, backups: backups.map(\.id), chains: chains.map(\.id))
+      images: images.map(\.id), repository: repository.id, backups: backups.map(\.id), chains: backups.map(\.chain))
     if images.count == 1 {
       links.image = images[0].id
       links.backup = backups[0].id
     }
     return JobDraft(
-      request: .backup(request), links: links, plan: plan(draft, images, repository), chains: chains,
+      request: .backup(request), links: links, plan: plan(draft, zip(images, forecasts), repository), chains: chains,
       backups: backups, legs: images.map(\.virtualSize))
   }
 
-  private static func plan(_ draft: BackupDraft, _ images: [Image], _ repository: Repository) -> Plan {
-    Plan(
+  private static func plan(
+    _ draft: BackupDraft, _ members: Zip2Sequence<[Image], [BackupForecast]>, _ repository: Repository
+  ) -> Plan {
+    let images = members.map(\.0)
+    return Plan(
       action: "create-backup",
-      steps: images.map {
-        "back up image '\($0.name)' (\($0.virtualSize) bytes), \(draft.kind.rawValue), into '\(repository.name)'"
+      steps: members.map { image, forecast in
+        "back up image '\(image.name)' (\(image.virtualSize) bytes), \(forecast.words), into '\(repository.name)'"
       },
       warnings: images.filter { $0.state == .unavailable }.map {
         "image '\($0.name)' couldn't be opened the last time"
       } + images.flatMap(\.damageWarnings),
       resource: .backups(
         of: images.map(\.id), into: repository.id, draft.kind, draft.compression, speedLimit: draft.speedLimit))
-  }
-
-  private static func reason(for kind: BackupKind) -> String {
-    switch kind {
-    case .full: "a full backup was asked for"
-    case .copy: "a copy was asked for: everything, as a chain of its own"
-    }
   }
 
   static func links(to backup: Backup) -> JobLinks {

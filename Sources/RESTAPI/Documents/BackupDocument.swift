@@ -17,8 +17,9 @@ struct BackupDocument: JSONWritable, Sendable {
       json.member("verifyLevel", view.backup.verifyLevel)
       json.member("job", view.backup.job)
       json.member("failure", view.backup.failure)
-      // No backup of this version tracks changes or touches a running guest.
-      json.member("trackingFallback", String?.none)
+      json.member("trackingFallback", view.backup.trackingFallback)
+      json.member("fallbackReason", view.backup.fallbackReason)
+      // No backup of this version touches a running guest.
       json.member("guestImpact", String?.none)
     }
   }
@@ -76,6 +77,34 @@ struct ChainDocument: JSONWritable, Sendable {
       json.member("backups", view.backups)
       json.member("storedSize", view.storedSize)
       json.member("createdAt", chain.createdAt)
+    }
+  }
+}
+
+/// A group as the API shows it.
+struct GroupDocument: JSONWritable, Sendable {
+  let view: GroupView
+
+  init(_ view: GroupView) {
+    self.view = view
+  }
+
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("id", view.id)
+      json.member("pointInTime", view.pointInTime)
+      json.member("images", view.images)
+      json.member("backups", view.backups)
+      json.member("complete", view.isComplete)
+    }
+  }
+}
+
+extension GroupView.Member: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("image", image)
+      json.member("imageName", imageName)
     }
   }
 }

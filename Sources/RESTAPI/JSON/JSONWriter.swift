@@ -164,6 +164,9 @@ extension ExportTLS: JSONWritable {}
 extension Repository.Kind: JSONWritable {}
 extension Repository.State: JSONWritable {}
 extension BackupKind: JSONWritable {}
+extension RequestedBackupKind: JSONWritable {}
+extension TrackingFallback: JSONWritable {}
+extension FallbackReason: JSONWritable {}
 extension Backup.State: JSONWritable {}
 extension Compression: JSONWritable {}
 extension Consistency: JSONWritable {}

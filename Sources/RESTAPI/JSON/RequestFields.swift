@@ -118,15 +118,14 @@ final class RequestFields {
     return UInt64(number)
   }
 
-  /// One of the cases; `later` names values that the API knows of and can't do yet.
+  /// One of the cases.
   func choice<Choice: CaseIterable & RawRepresentable<String>>(
-    _ name: String, of type: Choice.Type = Choice.self, required: Bool = true, later: [String] = []
+    _ name: String, of type: Choice.Type = Choice.self, required: Bool = true
   ) -> Choice? {
     guard let text = string(name, required: required) else { return nil }
     if let choice = Choice(rawValue: text) { return choice }
     let possible = Choice.allCases.map(\.rawValue).joined(separator: ", ")
-    refuse(
-      name, later.contains(text) ? "can't be '\(text)' yet; possible are \(possible)" : "must be one of \(possible)")
+    refuse(name, "must be one of \(possible)")
     return nil
   }
 

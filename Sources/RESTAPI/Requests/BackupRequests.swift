@@ -6,7 +6,7 @@ extension RequestFields {
   func backupDraft(imageLimit: Int) throws(DomainError) -> BackupDraft {
     let images = references("images", to: Image.self, atMost: imageLimit)
     let repository = reference("repository", to: Repository.self)
-    let kind = choice("kind", of: BackupKind.self, required: false, later: ["incremental", "differential", "auto"])
+    let kind = choice("kind", of: RequestedBackupKind.self, required: false)
     _ = choice("tracker", of: Tracker.self, required: false)
     let compression = choice("compression", of: Compression.self, required: false)
     let speedLimit = count("speedLimit", unit: "bytes per second", required: false)

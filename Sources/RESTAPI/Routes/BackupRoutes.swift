@@ -2,7 +2,7 @@ import HTTPServer
 import Model
 import Orchestrator
 
-/// Backups and their chains: taking, reading, verifying, restoring, deleting.
+/// Backups, their chains and their groups: taking, reading, verifying, restoring, deleting.
 struct BackupRoutes {
   let service: BackupService
 
@@ -20,6 +20,7 @@ struct BackupRoutes {
       Route(.post, "\(Self.item)/restore", needs: .restore, query: [.dryRun], body: .object, .later(restore)),
       Route(
         .get, "\(APIPath.root)/chains", needs: .read, query: [.image, .repository, .limit, .cursor], .now(listChains)),
+      Route(.get, "\(APIPath.root)/groups/{group}", needs: .read, .now(getGroup)),
     ]
   }
 
@@ -76,6 +77,11 @@ struct BackupRoutes {
       image: try call.query.reference(.image), repository: try call.query.reference(.repository),
       try call.query.page())
     return try JSONAnswer.ok(PageDocument(page.map(ChainDocument.init)), to: call)
+  }
+
+  @Sendable private func getGroup(_ call: Call) throws -> HTTPResponse {
+    let view = try service.group(try call.id(of: "group", GroupView.self).ulid)
+    return try JSONAnswer.ok(GroupDocument(view), to: call)
   }
 }
 

@@ -101,7 +101,7 @@ struct ServerDocument: JSONWritable {
       json.member("apiVersion", "v1")
       json.member("ioBackend", ioBackend)
       json.member("startedAt", startedAt)
-      json.member("backupKinds", BackupKind.allCases)
+      json.member("backupKinds", RequestedBackupKind.allCases)
       json.member("imageFormats", DiskFormat.allCases)
       json.member("probing", isProbing)
       json.member("concurrentJobs", limits.concurrentJobs)

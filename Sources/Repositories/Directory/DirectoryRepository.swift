@@ -121,6 +121,16 @@ struct DirectoryRepository: BackupRepository {
   }
 
   nonisolated(nonsending)
+    func newestChain(of image: ImageID) async throws -> StoredChain?
+  {
+    try await loop.blocking(about: location.path) { [folder] in
+      try ChainHistory(repository: folder, image: image).newest()
+    }
+  }
+
+  func backingName(_ parent: StoredBackupLocation) -> String { parent.name(.data) }
+
+  nonisolated(nonsending)
     func takeLease(on image: ImageID, control: any JobControl) async throws -> any RepositoryLease
   {
     DirectoryLease(

@@ -54,8 +54,11 @@ package struct Manifest: CheckedDocument {
   package var backup: BackupID
   package var group: ULID
   package var kind: BackupKind
-  package var requestedKind: BackupKind
+  package var requestedKind: RequestedBackupKind
   package var reason: String
+  /// There if no bitmap told what had changed, and why none did.
+  package var trackingFallback: String?
+  package var fallbackReason: String?
   package var parent: Parent?
   package var compression: Compression
   package var consistency: Consistency
@@ -77,33 +80,39 @@ package struct Manifest: CheckedDocument {
   package var checkpoint: ULID?
   /// Of the dirty bitmap that told what changed, in bytes.
   package var granularity: Int?
+  /// All images of the group, this one among them, so that each manifest tells of members that failed or are lost. Nil
+  /// where they aren't known.
+  package var groupImages: [ImageID]?
   package var checksum = ""
 
   package init(
-    order: BackupOrder, sequence: Int, parent: Parent?, consistency: Consistency, pointInTime: Date, createdAt: Date,
-    finishedAt: Date, virtualSize: UInt64, dirtyBytes: UInt64, merkleRoot: Digest
+    order: BackupOrder, plan: BackupPlan, consistency: Consistency, createdAt: Date, finishedAt: Date,
+    virtualSize: UInt64, dirtyBytes: UInt64, merkleRoot: Digest
   ) {
     repository = order.repository.id
     image = order.image.id
     imageName = order.image.name
-    chain = order.chain
-    self.sequence = sequence
+    chain = plan.chain
+    sequence = plan.sequence
     backup = order.backup
     group = order.group
-    kind = order.kind
+    kind = plan.kind
     requestedKind = order.kind
-    reason = order.reason
-    self.parent = parent
+    reason = plan.reason
+    trackingFallback = plan.fallback?.to.rawValue
+    fallbackReason = plan.fallback?.reason.rawValue
+    parent = plan.parent.map { Parent(backup: $0.backup, merkleRoot: $0.merkleRoot) }
     compression = order.compression
     self.consistency = consistency
-    self.pointInTime = Timestamp.rounded(pointInTime)
+    self.pointInTime = Timestamp.rounded(plan.pointInTime)
     self.createdAt = Timestamp.rounded(createdAt)
     self.finishedAt = Timestamp.rounded(finishedAt)
     self.virtualSize = virtualSize
     self.dirtyBytes = dirtyBytes
     self.merkleRoot = merkleRoot.description
-    mixture = order.isMixture ? true : nil
+    mixture = order.mixture == nil ? nil : true
     madeBy = .hand
+    groupImages = order.groupImages.isEmpty ? nil : order.groupImages
   }
 
   /// The root; damage if the text isn't one.
@@ -116,12 +125,21 @@ package struct Manifest: CheckedDocument {
     return root
   }
 
+  /// Where the backup lies.
+  package func location(in repository: RepositoryLocation) -> StoredBackupLocation {
+    StoredBackupLocation(
+      repository: repository, image: image, chain: chain, sequence: sequence, backup: backup)
+  }
+
   /// The entity that a catalog keeps of it.
   package func entity(storedSize: UInt64) -> Backup {
     Backup(
-      id: backup, image: image, repository: repository, chain: chain, sequence: sequence, group: group, kind: kind,
-      requestedKind: requestedKind, reason: reason, parent: parent?.backup, state: .complete,
-      compression: compression, consistency: consistency, isMixture: mixture ?? false,
+      id: backup, image: image, repository: repository, chain: chain, sequence: sequence, group: group,
+      groupImages: groupImages ?? [], kind: kind, requestedKind: requestedKind, reason: reason,
+      trackingFallback: trackingFallback.flatMap(TrackingFallback.init),
+      fallbackReason: fallbackReason.flatMap(FallbackReason.init), parent: parent?.backup, state: .complete,
+      compression: compression, consistency: consistency,
+      isMixture: mixture ?? false,
       pointInTime: pointInTime, createdAt: createdAt,
       finishedAt: finishedAt, virtualSize: virtualSize, dirtyBytes: dirtyBytes, storedSize: storedSize,
       merkleRoot: merkleRoot)
@@ -132,7 +150,8 @@ extension Manifest {
   private enum CodingKeys: String, CodingKey {
     case formatVersion, repository, image, imageName, chain, sequence, backup, group, kind, requestedKind, reason
     case parent, compression, consistency, pointInTime, createdAt, finishedAt, virtualSize, dirtyBytes, grainSize
-    case merkleRoot, encryption, mixture, madeBy, checkpoint, granularity, checksum
+    case merkleRoot, encryption, mixture, trackingFallback, fallbackReason, madeBy, checkpoint, granularity
+    case groupImages, checksum
   }
 
   // By hand only so that what is nil is written as null: a reader sees that there is a place for it.
@@ -161,9 +180,12 @@ extension Manifest {
     try container.encode(merkleRoot, forKey: .merkleRoot)
     try container.encode(encryption, forKey: .encryption)
     try container.encodeIfPresent(mixture, forKey: .mixture)
+    try container.encodeIfPresent(trackingFallback, forKey: .trackingFallback)
+    try container.encodeIfPresent(fallbackReason, forKey: .fallbackReason)
     try container.encodeIfPresent(madeBy, forKey: .madeBy)
     try container.encodeIfPresent(checkpoint, forKey: .checkpoint)
     try container.encodeIfPresent(granularity, forKey: .granularity)
+    try container.encodeIfPresent(groupImages, forKey: .groupImages)
     try container.encode(checksum, forKey: .checksum)
   }
 }

@@ -67,12 +67,18 @@ struct BackupRun: Sendable {
       }
       member.imageName = image.name.text
       try context.transactions.read { try $0.require(.rest, of: image) }
-      if let damage = try await damage(of: image) { row = try await noteMixture(damage, of: row) }
+      let damage = try await damage(of: image)
+      if let damage { row = try await noteMixture(damage, of: row) }
+      let unusable = try context.transactions.read {
+        try $0.unusableParents(of: image.id, in: repository.id)
+      }
       context.log(.info, "backing up image '\(image.name)' as \(backup) into repository '\(repository.name)'")
       member.order = BackupOrder(
-        backup: backup, chain: row.chain, group: request.group, kind: row.kind, reason: row.reason,
+        backup: backup, newChain: row.kind.beginsChain ? row.chain : ChainID(ULID(at: context.transactions.time.now())),
+        group: request.group, kind: request.kind,
         image: ImageRecord(image), repository: repository.location, compression: request.compression,
-        isMixture: row.isMixture)
+        unusableParents: unusable, chainLength: context.limits.chainLength, mixture: damage?.why,
+        groupImages: request.images)
     } catch {
       member.end = failure(error, of: member)
     }
@@ -92,15 +98,32 @@ struct BackupRun: Sendable {
       let beginnings = try await context.engine.begin(
         GroupOrder(orders, continuesAfterFailure: continues), control: context.live)
       for (order, beginning) in zip(orders, beginnings) {
-        guard case .failed(let problem) = beginning,
-          let index = members.firstIndex(where: { $0.backup == order.backup })
-        else { continue }
-        context.log(.error, "backing up image '\(members[index].imageName)' failed: \(problem.detail)")
-        members[index].end = .failed(problem)
+        guard let index = members.firstIndex(where: { $0.backup == order.backup }) else { continue }
+        switch beginning {
+        case .begun(let plan):
+          context.log(.info, "'\(members[index].imageName)' is held for a \(plan.kind.rawValue) backup: \(plan.reason)")
+        case .failed(let problem):
+          context.log(.error, "backing up image '\(members[index].imageName)' failed: \(problem.detail)")
+          members[index].end = .failed(problem)
+        }
       }
+      try await note(beginnings, of: orders)
     } catch {
       for index in members.indices where members[index].end == nil {
         members[index].end = failure(error, of: members[index])
+      }
+    }
+  }
+
+  /// The rows say what was decided before the first byte is stored.
+  private func note(_ beginnings: [BackupBeginning], of orders: [BackupOrder]) async throws {
+    let job = context.job.id
+    try await context.transactions.persistently {
+      try await context.transactions.write { transaction in
+        for (order, beginning) in zip(orders, beginnings) {
+          guard case .begun(let plan) = beginning else { continue }
+          try transaction.decide(plan, for: order.backup, job: job)
+        }
       }
     }
   }

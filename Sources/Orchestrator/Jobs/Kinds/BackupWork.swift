@@ -12,7 +12,10 @@ struct BackupWork: JobWork {
   func repository(in catalog: any CatalogReading) -> RepositoryID? { request.repository }
 
   func claims(in catalog: any CatalogReading) throws -> [JobClaim] {
-    try request.images.map { try JobClaim.image($0, isAlone: false, in: catalog) }
+    let histories =
+      request.kind == .copy
+      ? [] : try request.images.map { try JobClaim.history(of: $0, in: request.repository, isAlone: true, catalog) }
+    return try request.images.map { try JobClaim.image($0, isAlone: false, in: catalog) } + histories
       + [JobClaim.repository(request.repository, isAlone: false, in: catalog)]
   }
 

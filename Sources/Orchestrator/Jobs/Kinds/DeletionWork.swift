@@ -11,7 +11,9 @@ struct DeletionWork: JobWork {
   func repository(in catalog: any CatalogReading) throws -> RepositoryID? { try catalog.backup(backup)?.repository }
 
   func claims(in catalog: any CatalogReading) throws -> [JobClaim] {
-    try JobClaim.backup(backup, isAlone: true, in: catalog)
+    guard let row = try catalog.backup(backup) else { return [] }
+    return try JobClaim.backup(backup, isAlone: true, in: catalog)
+      + [JobClaim.history(of: row.image, in: row.repository, isAlone: false, catalog)]
   }
 
   func run(_ context: JobContext) async -> JobEnd {

@@ -231,6 +231,9 @@ extension Backup {
     merkleRoot = held.merkleRoot
     consistency = held.consistency
     (reason, isMixture) = (held.reason, held.isMixture)
+    (kind, chain, sequence, parent) = (held.kind, held.chain, held.sequence, held.parent)
+    (trackingFallback, fallbackReason) = (held.trackingFallback, held.fallbackReason)
+    if !held.groupImages.isEmpty { groupImages = held.groupImages }
   }
 
   /// Whether a job that isn't ended makes it.

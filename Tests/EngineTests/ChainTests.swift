@@ -1,0 +1,228 @@
+import BlockTesting
+import Engine
+import Foundation
+import Model
+import ModelTesting
+import Repositories
+import Testing
+
+/// Backups that build on others: what changed is found by hashes, and every point of a chain can be restored.
+struct ChainTests {
+  /// A raw image, and the bytes that it held at each backup.
+  private struct History {
+    struct Point {
+      let place: StoredBackupLocation
+      let plan: BackupPlan
+      let receipt: BackupReceipt
+      let bytes: Data
+    }
+
+    let test: TestEngine
+    let path: String
+    let image: ImageRecord
+    var bytes: Data
+    var points: [Point] = []
+
+    init(_ test: TestEngine, byteCount: Int, seed: UInt64 = 1) throws {
+      self.test = test
+      path = test.images + "/vm.raw"
+      try SampleImage.raw(at: path, byteCount: UInt64(byteCount), seed: seed)
+      image = test.record("vm", path, .raw)
+      bytes = try SampleImage.bytes(path)
+    }
+
+    mutating func change(_ body: (inout Data) -> Void) throws {
+      body(&bytes)
+      try bytes.write(to: URL(fileURLWithPath: path))
+    }
+
+    mutating func backUp(
+      _ kind: RequestedBackupKind, _ compression: Compression = .zstd, unusable: Set<BackupID> = []
+    ) async throws {
+      var order = test.order(image, compression, kind: kind)
+      order.unusableParents = unusable
+      let beginning = try await test.engine.begin(GroupOrder([order]), control: RecordingJobControl())
+      guard case .begun(let plan) = beginning[0] else { throw Tool.Failure(description: "\(beginning)") }
+      let receipt = try await test.engine.store(order.backup, control: RecordingJobControl())
+      let place = StoredBackupLocation(
+        repository: test.repository, image: image.id, chain: plan.chain, sequence: plan.sequence,
+        backup: order.backup)
+      points.append(Point(place: place, plan: plan, receipt: receipt, bytes: bytes))
+    }
+
+    /// Each point is restored by us, and by qemu-img from its files alone.
+    func expectAllRestorable(_ what: Comment) async throws {
+      for (index, point) in points.enumerated() {
+        let target = test.images + "/restored"
+        try await test.restore(point.place, to: target, .raw)
+        #expect(try SampleImage.bytes(target) == point.bytes, "\(what), point \(index)")
+        try FileManager.default.removeItem(atPath: target)
+        try Tool.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", point.place.fullPath(.data), target)
+        #expect(try SampleImage.bytes(target).prefix(point.bytes.count) == point.bytes, "\(what), point \(index)")
+        try FileManager.default.removeItem(atPath: target)
+        let report = try await test.verify(point.place)
+        #expect(report.findings == [], "\(what), point \(index)")
+      }
+    }
+  }
+
+  @Test(.eachToolVersion) func anIncrementHoldsWhatChangedAndNothingElse() async throws {
+    try await withEngine { test in
+      var history = try History(test, byteCount: 5_000_000)
+      try await history.backUp(.full)
+      // Data over data, data over zeroes at the end, and zeroes over data: the base must not show through.
+      try history.change { bytes in
+        bytes.replaceSubrange(70_000..<70_004, with: [1, 2, 3, 4])
+        bytes[4_999_999] ^= 0xFF
+        bytes.resetBytes(in: 1_000_000..<1_400_000)
+      }
+      try await history.backUp(.incremental, .none)
+      try await history.backUp(.incremental)
+      try history.change { $0[0] ^= 1 }
+      try await history.backUp(.differential)
+      try await history.backUp(.incremental)
+      try await history.expectAllRestorable("a chain of five")
+      let points = history.points
+      #expect(points.map(\.plan.kind) == [.full, .incremental, .incremental, .differential, .incremental])
+      #expect(points.map(\.plan.sequence) == [0, 1, 2, 3, 4] && Set(points.map(\.plan.chain)).count == 1)
+      #expect(points[1...].map(\.plan.parent?.backup) == [0, 1, 0, 3].map { points[$0].place.backup })
+      #expect(points[1...].allSatisfy { $0.plan.fallback == .init(to: .hash, reason: .bitmapMissing) })
+      // Grains of 64 KiB: two that were written, and those that were zeroed and weren't zero.
+      #expect(points[1].receipt.dirtyBytes <= 65536 * 9 && points[1].receipt.dirtyBytes >= 65536)
+      #expect(points[2].receipt.dirtyBytes == 0 && points[4].receipt.dirtyBytes == 0)
+      #expect(points[2].receipt.merkleRoot == points[1].receipt.merkleRoot)
+      for point in points { try Tool.judge("check", "-f", "qcow2", point.place.fullPath(.data)) }
+    }
+  }
+
+  @Test func aChainGrowsAndShrinksWithItsImage() async throws {
+    try await withEngine { test in
+      var history = try History(test, byteCount: 2_000_001)
+      try await history.backUp(.full)
+      for (index, byteCount) in [3_000_500, 1_000_003, 1_000_003, 4_000_000].enumerated() {
+        try history.change { bytes in
+          if bytes.count > byteCount { bytes = bytes.prefix(byteCount) }
+          bytes += Data(repeating: index == 3 ? 0 : 7, count: byteCount - bytes.count)
+        }
+        try await history.backUp(.incremental, index % 2 == 0 ? .zstd : .none)
+      }
+      #expect(
+        history.points.map(\.plan.fallback?.reason) == [
+          nil, .bitmapMissing, .sizeChanged, .bitmapMissing, .bitmapMissing,
+        ])
+      try await history.expectAllRestorable("sizes that change")
+    }
+  }
+
+  /// Seeded: every kind, compressed or not, with any changes between.
+  @Test(arguments: 1...3) func everyPointOfAStoryIsRestorable(seed: UInt64) async throws {
+    let effort = ProcessInfo.processInfo.environment["TEST_EFFORT"].flatMap(Int.init) ?? 1
+    try await withEngine { test in
+      var random = SeededRandom(seed: seed)
+      var history = try History(test, byteCount: 1_500_000 + random.below(70_000), seed: seed)
+      for step in 0..<6 + 2 * effort {
+        let kinds: [RequestedBackupKind] = [.incremental, .incremental, .differential, .auto, .full, .copy]
+        try await history.backUp(kinds[random.below(kinds.count)], random.below(2) == 0 ? .zstd : .none)
+        try history.change { bytes in
+          for _ in 0..<random.below(6) {
+            let start = random.below(bytes.count)
+            let count = min(1 + random.below(200_000), bytes.count - start)
+            switch random.below(3) {
+            case 0: bytes.resetBytes(in: start..<start + count)
+            case 1: bytes.replaceSubrange(start..<start + count, with: random.bytes(count))
+            default: bytes[start] &+= 1
+            }
+          }
+          if step % 4 == 3 { bytes += Data(random.bytes(random.below(100_000))) }
+        }
+      }
+      try await history.expectAllRestorable("seed \(seed)")
+    }
+  }
+
+  @Test func whatCannotBeBuiltOnIsPassedOver() async throws {
+    try await withEngine { test in
+      var history = try History(test, byteCount: 1_000_000)
+      try await history.backUp(.incremental)
+      #expect(history.points[0].plan.kind == .full)
+      #expect(history.points[0].plan.fallback == .init(to: .full, reason: .noParent))
+      for _ in 1...2 {
+        try history.change { $0[5] &+= 1 }
+        try await history.backUp(.incremental)
+      }
+      // The newest lost its data: the one before it is built on.
+      let newest = history.points.removeLast()
+      try FileManager.default.removeItem(atPath: newest.place.fullPath(.data))
+      try await history.backUp(.incremental)
+      #expect(history.points[2].plan.parent?.backup == history.points[1].place.backup)
+      #expect(history.points[2].plan.fallback == .init(to: .hash, reason: .parentMissing))
+      #expect(history.points[2].plan.sequence == 3)
+      // Known to be damaged, with all that builds on it.
+      try await history.backUp(.incremental, unusable: [history.points[1].place.backup])
+      #expect(history.points[3].plan.parent?.backup == history.points[0].place.backup)
+      try await history.expectAllRestorable("with a hole")
+      // Nothing is left to build on.
+      try FileManager.default.removeItem(atPath: history.points[0].place.fullPath(.hashes))
+      history.points = []
+      try await history.backUp(.differential)
+      #expect(history.points[0].plan.kind == .full)
+      #expect(history.points[0].plan.fallback == .init(to: .full, reason: .parentMissing))
+      try await history.expectAllRestorable("a new chain")
+    }
+  }
+
+  @Test func whatABackupBuildsOnStays() async throws {
+    try await withEngine { test in
+      var history = try History(test, byteCount: 1_000_000)
+      for kind in [RequestedBackupKind.full, .incremental, .incremental] {
+        try history.change { $0[9] &+= 1 }
+        try await history.backUp(kind)
+      }
+      for point in history.points.dropLast() {
+        #expect(
+          await code { try await test.engine.delete(point.place, control: RecordingJobControl()) }
+            == .backupHasDependents)
+      }
+      // One that is gone by hand is told by the next that would be published.
+      var order = test.order(history.image, kind: .incremental)
+      order.compression = .none
+      _ = try await test.engine.begin(GroupOrder([order]), control: RecordingJobControl())
+      try FileManager.default.removeItem(atPath: history.points[2].place.fullPath(.manifest))
+      #expect(
+        await code { _ = try await test.engine.store(order.backup, control: RecordingJobControl()) } == .backupCorrupt)
+      #expect(try await test.engine.scan(test.repository).backups.count == 2)
+    }
+  }
+
+  /// Of what can be read of a parent's files, every damage is an error that names the file; nothing wrong is restored.
+  @Test(arguments: [BackupFileName.Part.data, .hashes, .manifest]) func damageBelowIsTold(part: BackupFileName.Part)
+    async throws
+  {
+    try await withEngine { test in
+      var history = try History(test, byteCount: 1_000_000)
+      try await history.backUp(.full, .none)
+      try history.change { $0[9] &+= 1 }
+      try await history.backUp(.incremental)
+      let path = history.points[0].place.fullPath(part)
+      let bytes = try SampleImage.bytes(path)
+      for damage in 0..<3 {
+        switch damage {
+        case 0: try FileManager.default.removeItem(atPath: path)
+        case 1: try bytes.prefix(bytes.count / 2).write(to: URL(fileURLWithPath: path))
+        default:
+          var flipped = bytes
+          for index in stride(from: 0, to: flipped.count, by: 97) { flipped[index] ^= 4 }
+          try flipped.write(to: URL(fileURLWithPath: path))
+        }
+        let report = try await test.verify(history.points[1].place)
+        // An increment has all the nodes of its tree.
+        #expect((report.findingCount > 0) == (part != .hashes), "\(part), \(damage)")
+        let target = test.images + "/back"
+        let refused = await code { try await test.restore(history.points[1].place, to: target, .raw) }
+        if part != .hashes { #expect(refused == .backupCorrupt, "\(part), \(damage)") }
+        if refused == nil { #expect(try SampleImage.bytes(target) == history.points[1].bytes) }
+        try? FileManager.default.removeItem(atPath: target)
+      }
+    }
+  }
+}
