@@ -68,7 +68,7 @@ struct DamagedImage: Sendable {
 }
 
 extension SparseImage {
-  fileprivate mutating func put<Integer: FixedWidthInteger>(_ value: Integer, at offset: UInt64) {
+  mutating func put<Integer: FixedWidthInteger>(_ value: Integer, at offset: UInt64) {
     var bytes: [UInt8] = []
     bytes.append(bigEndian: value)
     write(bytes.span.bytes, at: offset)

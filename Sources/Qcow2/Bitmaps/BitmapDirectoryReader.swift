@@ -8,6 +8,8 @@ struct BitmapDirectoryReader {
   private static let pieceByteCount = 256 << 10
 
   let directory: BitmapDirectory
+  /// Extra data and longer names than QEMU's are read too; without them an entry can't be written again.
+  private let isWhole: Bool
   private let file: any BlockDevice
   private let pool: BufferPool
   private var number = 0
@@ -17,13 +19,16 @@ struct BitmapDirectoryReader {
   private var pieceStart: UInt64 = 0
 
   /// Nil for an image without bitmaps.
-  init?(_ header: Qcow2Header, _ file: any BlockDevice, _ pool: BufferPool) throws(Qcow2Error) {
+  init?(
+    _ header: Qcow2Header, _ file: any BlockDevice, _ pool: BufferPool, whole isWhole: Bool = false
+  ) throws(Qcow2Error) {
     guard let directory = try header.bitmapDirectory() else { return nil }
     let (end, overflow) = directory.offset.addingReportingOverflow(directory.byteCount)
     guard !overflow, end <= file.byteCount else {
       throw .damaged("bitmaps extension: the directory at \(directory.offset) reaches past the end of the file")
     }
     self.directory = directory
+    self.isWhole = isWhole
     self.file = file
     self.pool = pool
   }
@@ -36,9 +41,11 @@ struct BitmapDirectoryReader {
     let nameStart = position + UInt64(BitmapDirectory.fixedByteCount + entry.extraByteCount)
     let end = nameStart + UInt64(entry.nameByteCount)
     guard end <= directory.byteCount else { throw endsInside }
-    let nameCount = min(entry.nameByteCount, BitmapEntry.maximumNameByteCount)
-    let name = try await load(nameCount, at: nameStart)
-    entry.name = String(decoding: piece[name..<name + nameCount], as: UTF8.self)
+    if isWhole {
+      entry.extra = try await bytes(entry.extraByteCount, at: position + UInt64(BitmapDirectory.fixedByteCount))
+    }
+    let nameCount = isWhole ? entry.nameByteCount : min(entry.nameByteCount, BitmapEntry.maximumNameByteCount)
+    entry.nameBytes = try await bytes(nameCount, at: nameStart)
     position = (end + 7) / 8 * 8
     number += 1
     return entry
@@ -47,25 +54,31 @@ struct BitmapDirectoryReader {
   /// The entry at this place of the piece, but for its name.
   private func decodeFixedPart(at start: Int) throws(Qcow2Error) -> BitmapEntry {
     let bytes = piece.span.bytes
-    let flags: UInt32 = bytes.bigEndian(at: start + 12)
     let granularityBits: UInt8 = bytes.bigEndian(at: start + 17)
     guard granularityBits < 64 else { throw .damaged("bitmap \(number): granularity_bits is \(granularityBits)") }
     return BitmapEntry(
-      name: "", granularityByteCount: 1 << UInt64(granularityBits), isInUse: flags & 1 != 0, isAuto: flags & 2 != 0,
-      type: bytes.bigEndian(at: start + 16), tableOffset: bytes.bigEndian(at: start),
-      tableEntryCount: Int(bytes.bigEndian(UInt32.self, at: start + 8)), flags: flags,
+      nameBytes: [], granularityByteCount: 1 << UInt64(granularityBits), type: bytes.bigEndian(at: start + 16),
+      flags: bytes.bigEndian(at: start + 12), tableOffset: bytes.bigEndian(at: start),
+      tableEntryCount: Int(bytes.bigEndian(UInt32.self, at: start + 8)),
       nameByteCount: Int(bytes.bigEndian(UInt16.self, at: start + 18)),
       extraByteCount: Int(bytes.bigEndian(UInt32.self, at: start + 20)))
   }
 
   private var endsInside: Qcow2Error { .damaged("bitmap \(number): the directory ends inside it") }
 
+  /// A copy of bytes of the directory.
+  private mutating func bytes(_ count: Int, at start: UInt64) async throws(Qcow2Error) -> [UInt8] {
+    if count == 0 { return [] }
+    let place = try await load(count, at: start)
+    return Array(piece[place..<place + count])
+  }
+
   /// Brings bytes of the directory into the piece.
   /// - Returns: where in the piece they begin.
   private mutating func load(_ count: Int, at start: UInt64) async throws(Qcow2Error) -> Int {
     guard start <= directory.byteCount, UInt64(count) <= directory.byteCount - start else { throw endsInside }
     if start < pieceStart || start + UInt64(count) > pieceStart + UInt64(piece.count) {
-      let length = Int(min(UInt64(Self.pieceByteCount), directory.byteCount - start))
+      let length = Int(min(UInt64(max(count, Self.pieceByteCount)), directory.byteCount - start))
       piece = try await Qcow2Description.readBytes(length, at: directory.offset + start, file, pool)
       pieceStart = start
     }

@@ -205,7 +205,7 @@ final class MetadataWalk {
         guard bitmap.tableOffset <= file.byteCount, byteCount <= file.byteCount - bitmap.tableOffset else { continue }
         try await forEachEntry(at: bitmap.tableOffset, count: bitmap.tableEntryCount) { index, entry in
           let offset = entry & L2Entry.offsetMask
-          if !BitmapEntry.isSound(tableEntry: entry, header) {
+          if !BitmapTable.isSound(entry, header) {
             add(.corruption, "bitmap \(short(bitmap.name))'s entry \(index): \(String(entry, radix: 16))")
           }
           if offset != 0 { reference("bitmap \(short(bitmap.name))'s entry \(index)", offset, clusterByteCount) }
