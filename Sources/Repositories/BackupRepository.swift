@@ -89,6 +89,10 @@ package protocol BackupRepository: Sendable {
   nonisolated(nonsending)
     func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> StoredData
 
+  /// What the backup builds on, as it was then; nil if it builds on none.
+  /// - Throws: `backupCorrupt` unless that is complete, with the root that it had.
+  nonisolated(nonsending) func parent(of backup: StoredBackup) async throws -> StoredBackup?
+
   /// The newest chain of the image that a full began, as far as it can be built on; nil if there is none.
   nonisolated(nonsending) func newestChain(of image: ImageID) async throws -> StoredChain?
 

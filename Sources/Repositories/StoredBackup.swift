@@ -18,23 +18,39 @@ package struct StoredBackup: Sendable {
   package var dataName: String { repository.name(of: .data, location) }
   package var hashesName: String { repository.name(of: .hashes, location) }
 
-  /// The hashes, with the device to close when they aren't needed any more.
+  /// The hashes, with the device to close when they aren't needed any more. What an increment's file leaves out is read
+  /// from those below, which are opened when they are needed.
   /// - Throws: `backupCorrupt` where they aren't what the manifest says.
   nonisolated(nonsending)
     package func openHashes(work: any BackgroundWork) async throws -> (reader: HashTreeReader, device: any BlockDevice)
   {
-    let device = try await repository.openHashes(of: location)
-    return try await attempt {
-      do throws(HashTreeReader.Failure) {
-        let reader = try await HashTreeReader(
-          device, expecting: Digest(hexadecimal: manifest.merkleRoot) ?? .zero, byteCount: manifest.virtualSize,
-          backup: manifest.backup, work: work)
-        return (reader, device)
-      } catch {
-        throw DomainError(error, of: hashesName)
-      }
-    } orCleanUp: {
+    do {
+      let file = try await openHashFile()
+      guard file.header.isOverParent else { return (HashTreeReader(file, over: nil, work: work), file.device) }
+      let inherited = InheritedHashFiles(below: self, work: work)
+      return (HashTreeReader(file, over: inherited, work: work), HashFiles(file.device, inherited))
+    } catch {
+      throw DomainError(error, of: hashesName)
+    }
+  }
+
+  /// The backup's own hash file.
+  nonisolated(nonsending)
+    func openHashFile() async throws(HashTreeReader.Failure) -> HashFile
+  {
+    let device: any BlockDevice
+    do {
+      device = try await repository.openHashes(of: location)
+    } catch {
+      throw .refused(DomainError(any: error, of: hashesName))
+    }
+    do throws(HashTreeReader.Failure) {
+      return try await HashFile(
+        device, expecting: Digest(hexadecimal: manifest.merkleRoot) ?? .zero, byteCount: manifest.virtualSize,
+        backup: manifest.backup, name: hashesName)
+    } catch {
       try? await device.close()
+      throw error
     }
   }
 

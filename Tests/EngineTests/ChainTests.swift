@@ -199,7 +199,8 @@ struct ChainTests {
     async throws
   {
     try await withEngine { test in
-      var history = try History(test, byteCount: 1_000_000)
+      // More than one page of hashes, so that an increment leaves most of them to its parent.
+      var history = try History(test, byteCount: 18_000_000)
       try await history.backUp(.full, .none)
       try history.change { $0[9] &+= 1 }
       try await history.backUp(.incremental)
@@ -215,8 +216,7 @@ struct ChainTests {
           try flipped.write(to: URL(fileURLWithPath: path))
         }
         let report = try await test.verify(history.points[1].place)
-        // An increment has all the nodes of its tree.
-        #expect((report.findingCount > 0) == (part != .hashes), "\(part), \(damage)")
+        #expect(report.findingCount > 0, "\(part), \(damage)")
         let target = test.images + "/back"
         let refused = await code { try await test.restore(history.points[1].place, to: target, .raw) }
         if part != .hashes { #expect(refused == .backupCorrupt, "\(part), \(damage)") }

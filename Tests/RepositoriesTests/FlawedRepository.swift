@@ -16,6 +16,7 @@ enum RepositoryFlaw: CaseIterable, Sendable {
   case removesNothing
   case forgetsNames
   case forgetsChains
+  case findsNoParent
 }
 
 /// A kind of repository that is sound but for one mistake.
@@ -87,6 +88,10 @@ private struct FlawedRepository: BackupRepository {
   nonisolated(nonsending)
     func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> StoredData
   { try await next.openData(of: manifest, at: backup) }
+
+  nonisolated(nonsending)
+    func parent(of backup: StoredBackup) async throws -> StoredBackup?
+  { flaw == .findsNoParent ? nil : try await next.parent(of: backup) }
 
   nonisolated(nonsending)
     func newestChain(of image: ImageID) async throws -> StoredChain?

@@ -107,6 +107,8 @@ struct HashTreeOrderTests {
     }
     let expected = try await linear(whole, byteCount: byteCount)
 
+    let below = try await HashFile(
+      parent.file, expecting: parent.root, byteCount: UInt64(count) * Self.grain - short, backup: Self.backup)
     let reader = try await HashTreeReader(
       parent.file, expecting: parent.root, byteCount: UInt64(count) * Self.grain - short, backup: Self.backup,
       work: InlineWork())
@@ -115,7 +117,41 @@ struct HashTreeOrderTests {
       HashTree(byteCount: byteCount), over: reader, to: file, work: InlineWork())
     for range in changed { try await put(pieces(whole, range, &random), of: whole, into: writer) }
     #expect(try await writer.finish(backup: Self.backup) == expected.root, "\(random)")
-    #expect(try await file.readAll() == expected.file.readAll(), "\(random)")
+
+    // What it leaves out is the parent's.
+    let child = try await HashTreeReader(
+      file, expecting: expected.root, byteCount: byteCount, backup: Self.backup, over: HashLayers([below]),
+      work: InlineWork())
+    try await child.proveAll {}
+    #expect(try await child.leaves(0..<UInt64(whole.count)) == whole, "\(random)")
+    let stored = try await file.blockStatus(ByteRange(offset: 0, length: file.byteCount), limit: .max)
+    let pages = stored.filter { !$0.readsAsZero }.reduce(0) { $0 + Int($1.range.length) } / HashTree.pageByteCount
+    #expect(pages <= 2 + Self.pageCount(over: changed), "\(random)")
+
+    // The leaves that differ are the ones that were changed, and no others.
+    var (next, differing) = (UInt64(0), Set<Int>())
+    let end = UInt64(max(whole.count, parentLeaves.count))
+    while let run = try await child.firstDifference(from: reader, in: next..<end, limit: 700) {
+      differing.formUnion(Int(run.lowerBound)..<Int(run.upperBound))
+      next = run.upperBound
+    }
+    let all = (0..<Int(end)).filter { index in
+      (index < whole.count ? whole[index] : .zero) != (index < parentLeaves.count ? parentLeaves[index] : .zero)
+    }
+    #expect(differing == Set(all), "\(random)")
+  }
+
+  /// Pages that can differ at most where these leaves do.
+  private static func pageCount(over changed: [Range<Int>]) -> Int {
+    var pages: Set<[Int]> = []
+    for range in changed where !range.isEmpty {
+      for level in 1...3 {
+        for page in range.lowerBound >> (7 * level)...(range.upperBound - 1) >> (7 * level) {
+          pages.insert([level, page])
+        }
+      }
+    }
+    return pages.count
   }
 
   /// The parent's file is proven as it is read.
@@ -127,11 +163,25 @@ struct HashTreeOrderTests {
     let reader = try await HashTreeReader(
       parent.file, expecting: parent.root, byteCount: byteCount, backup: Self.backup, work: InlineWork())
     try await parent.file.writeBytes([0x5A], at: UInt64(HashTree.pageByteCount) * 20 + 1)
-    let file = MemoryDevice(byteCount: 0)
-    let writer = try await HashTreeWriter(
-      HashTree(byteCount: byteCount), over: reader, to: file, work: InlineWork())
-    try await writer.put([Self.leaf(&random)], at: 0)
-    await #expect(throws: HashTreeReader.Failure.self) { _ = try await writer.finish(backup: Self.backup) }
+    let below = try await HashFile(parent.file, expecting: parent.root, byteCount: byteCount, backup: Self.backup)
+    let changed: [UInt64] = [0, 2432]
+    for leaf in changed {
+      let file = MemoryDevice(byteCount: 0)
+      let writer = try await HashTreeWriter(
+        HashTree(byteCount: byteCount), over: reader, to: file, work: InlineWork())
+      try await writer.put([Self.leaf(&random)], at: leaf)
+      guard leaf == 0 else {
+        // The rest of the damaged page is needed.
+        await #expect(throws: HashTreeReader.Failure.self) { _ = try await writer.finish(backup: Self.backup) }
+        continue
+      }
+      let root = try await writer.finish(backup: Self.backup)
+      let child = try await HashTreeReader(
+        file, expecting: root, byteCount: byteCount, backup: Self.backup, over: HashLayers([below]), work: InlineWork())
+      #expect(try await child.leaves(1..<128) == all[1..<128].map(\.self))
+      await #expect(throws: HashTreeReader.Failure.self) { _ = try await child.leaves(UInt64(2432)..<2560) }
+      await #expect(throws: HashTreeReader.Failure.self) { try await child.proveAll {} }
+    }
   }
 
   /// Chunks in flight end in no order, but near each other: their leaves cost no page twice.
@@ -169,11 +219,33 @@ struct HashTreeOrderTests {
         #expect(try await writer.finish(backup: Self.backup) == expected.root)
         #expect(try await memory.readAll() == expected.file.readAll())
         isOver = true
-      } catch is BlockError {
+      } catch is HashTreeReader.Failure {
         // Few of the calls, evenly spread, where there are many.
         call += 1 + call / 20
       }
     }
     #expect(call > 20)
   }
+}
+
+/// Hash files below another one, the nearest first.
+final class HashLayers: InheritedHashes {
+  let files: [HashFile]
+
+  init(_ files: [HashFile]) { self.files = files }
+
+  nonisolated(nonsending)
+    func page(
+      _ index: UInt64, ofLevel level: Int, under node: Digest
+    ) async throws(HashTreeReader.Failure) -> [Digest]
+  {
+    for file in files {
+      if let nodes = try await file.page(index, ofLevel: level, under: node, InlineWork()) { return nodes }
+    }
+    throw .damaged(HashFileDamage("nothing below has the page"))
+  }
+
+  nonisolated(nonsending)
+    func close() async
+  {}
 }

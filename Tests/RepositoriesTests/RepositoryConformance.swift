@@ -256,6 +256,10 @@ struct RepositoryConformance {
     #expect(chain.links.map(\.depth) == [1, 2, 2] && chain.links.map(\.manifest.sequence) == [0, 1, 4])
     #expect(chain.links[1].manifest.backup == increment.backup)
     #expect(try await open().newestChain(of: ImageID()) == nil)
+    let stored = try await open().stored(increment.location(in: storage.location))
+    let parent = try await open().parent(of: stored)
+    #expect(parent?.manifest.backup == full.backup)
+    if let parent { #expect(try await open().parent(of: parent)?.manifest == nil) }
   }
 
   nonisolated(nonsending)

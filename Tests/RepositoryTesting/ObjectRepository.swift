@@ -166,6 +166,17 @@ private struct ObjectRepository: BackupRepository {
   }
 
   nonisolated(nonsending)
+    func parent(of backup: StoredBackup) async throws -> StoredBackup?
+  {
+    guard let parent = backup.manifest.parent else { return nil }
+    let found = manifests(backup.manifest.image).first { $0.backup == parent.backup }
+    guard let found, found.merkleRoot == parent.merkleRoot else {
+      throw DomainError(.backupCorrupt, "the parent of \(backup.manifest.backup) isn't what it was")
+    }
+    return StoredBackup(manifest: found, location: found.location(in: location), repository: self)
+  }
+
+  nonisolated(nonsending)
     func newestChain(of image: ImageID) async throws -> StoredChain?
   {
     let chains = Dictionary(grouping: manifests(image), by: \.chain)

@@ -60,7 +60,7 @@ package final class BackupSink: CopySink {
       throw DomainError(BlockError(.corrupt(damage.text), .read, damage.range), of: source)
     }
     if let base, chunk.step.action == .zero { chunk.narrowZeroes(to: try await zeroes(in: chunk, over: base)) }
-    do throws(BlockError) {
+    do throws(HashTreeReader.Failure) {
       switch chunk.step.action {
       case .copy: try await hashes.put(chunk.leaves, at: chunk.leafRange.lowerBound)
       case .zero: try await hashes.putZeroes(chunk.leafRange)

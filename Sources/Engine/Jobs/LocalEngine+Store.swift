@@ -83,7 +83,7 @@ extension LocalEngine {
     ) async throws -> (root: Digest, changedByteCount: UInt64)
   {
     let (image, order) = (begun.image, begun.order)
-    let hashes = try await telling(about: names.hashes) {
+    let hashes = try await tellingAboutHashes(names.hashes) {
       try await HashTreeWriter(
         HashTree(byteCount: image.device.byteCount), over: base?.hashes, to: hashDevice, work: work)
     }
@@ -94,7 +94,7 @@ extension LocalEngine {
       from: image.device, byteCount: image.device.byteCount, to: sink,
       compressors: order.compression == .zstd ? compressors : nil, loop, control
     ) { DomainError($0, of: image.name) }
-    let root = try await telling(about: names.hashes) {
+    let root = try await tellingAboutHashes(names.hashes) {
       let root = try await hashes.finish(backup: order.backup) { try await control.checkpoint() }
       try await hashDevice.flush()
       try await hashDevice.close()

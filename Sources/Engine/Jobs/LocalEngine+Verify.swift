@@ -80,10 +80,8 @@ extension LocalEngine {
   {
     if let hashes {
       _ = try await findings.collect {
-        do {
+        try await tellingAboutHashes(stored.hashesName) {
           try await hashes.proveAll { try await control.checkpoint() }
-        } catch let failure as HashTreeReader.Failure {
-          throw DomainError(failure, of: stored.hashesName)
         }
       }
     }

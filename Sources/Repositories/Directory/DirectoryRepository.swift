@@ -121,6 +121,16 @@ struct DirectoryRepository: BackupRepository {
   }
 
   nonisolated(nonsending)
+    func parent(of backup: StoredBackup) async throws -> StoredBackup?
+  {
+    try await loop.blocking(about: name(of: backup.location)) { [folder, self] in
+      try folder.parent(of: backup.manifest, at: backup.location).map {
+        StoredBackup(manifest: try folder.manifest($0), location: $0, repository: self)
+      }
+    }
+  }
+
+  nonisolated(nonsending)
     func newestChain(of image: ImageID) async throws -> StoredChain?
   {
     try await loop.blocking(about: location.path) { [folder] in

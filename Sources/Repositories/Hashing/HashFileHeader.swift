@@ -9,7 +9,7 @@ import Model
 /// |      8 |     4 | format version, 1 |
 /// |     12 |     4 | hash, 1 = SHA-256 |
 /// |     16 |     4 | bytes of a grain, 65536 |
-/// |     20 |     4 | coverage, 0 = every node is stored |
+/// |     20 |     4 | coverage, 0 = every page is stored; 1 = a page that is a hole is the parent's |
 /// |     24 |     8 | bytes of guest data |
 /// |     32 |    32 | root of the tree |
 /// |     64 |    16 | id of the backup, as ULID bits, high word first |
@@ -20,6 +20,10 @@ import Model
 /// bytes; places past a level's end are zero. A page that is all zero may be a hole: it stands for guest data that
 /// reads as zeroes. The node over each page is the entry of the next level, so every page can be proven by itself
 /// against the root.
+///
+/// An increment's file (coverage 1) has only the pages that differ from its parent's at the same place, and the one of
+/// the highest level. A hole under a node that isn't zero is found in the parent's file, or in one below: the first that
+/// has something at that level and index must match that node.
 package struct HashFileHeader: Hashable, Sendable {
   package static let byteCount = 4096
   static let formatVersion: UInt32 = 1
@@ -27,8 +31,11 @@ package struct HashFileHeader: Hashable, Sendable {
   package var guestByteCount: UInt64
   package var root: Digest
   package var backup: BackupID
+  /// Whether pages that are the parent's are left out.
+  package var isOverParent: Bool
 
-  package init(guestByteCount: UInt64, root: Digest, backup: BackupID) {
+  package init(guestByteCount: UInt64, root: Digest, backup: BackupID, isOverParent: Bool = false) {
+    self.isOverParent = isOverParent
     self.guestByteCount = guestByteCount
     self.root = root
     self.backup = backup
@@ -40,7 +47,7 @@ package struct HashFileHeader: Hashable, Sendable {
     Self.store(Self.formatVersion, in: &page, at: 8)
     Self.store(Self.sha256, in: &page, at: 12)
     Self.store(UInt32(HashTree.grainByteCount), in: &page, at: 16)
-    Self.store(Self.complete, in: &page, at: 20)
+    Self.store(isOverParent ? Self.overParent : Self.complete, in: &page, at: 20)
     Self.store(guestByteCount, in: &page, at: 24)
     root.store(in: &page, at: 32)
     Self.store(backup.ulid.high, in: &page, at: 64)
@@ -64,9 +71,12 @@ package struct HashFileHeader: Hashable, Sendable {
     }
     let (hash, grain): (UInt32, UInt32) = (Self.load(page, at: 12), Self.load(page, at: 16))
     let coverage: UInt32 = Self.load(page, at: 20)
-    guard hash == Self.sha256, grain == UInt32(HashTree.grainByteCount), coverage == Self.complete else {
+    guard hash == Self.sha256, grain == UInt32(HashTree.grainByteCount),
+      coverage == Self.complete || coverage == Self.overParent
+    else {
       throw HashFileDamage("its header asks for a hash, grain or coverage that version 1 doesn't have")
     }
+    isOverParent = coverage == Self.overParent
     guestByteCount = Self.load(page, at: 24)
     root = Digest(from: bytes, at: 32)
     backup = BackupID(ULID(high: Self.load(page, at: 64), low: Self.load(page, at: 72)))
@@ -75,6 +85,7 @@ package struct HashFileHeader: Hashable, Sendable {
   private static let magic = Array("COBWHASH".utf8)
   private static let sha256: UInt32 = 1
   private static let complete: UInt32 = 0
+  private static let overParent: UInt32 = 1
   private static let checksumOffset = byteCount - Digest.byteCount
 
   private static func store<Number: FixedWidthInteger>(_ number: Number, in page: inout [UInt8], at offset: Int) {
@@ -91,6 +102,11 @@ package struct HashFileHeader: Hashable, Sendable {
 /// What is wrong with a `.hashes` file, as the end of a sentence about it.
 package struct HashFileDamage: Error, Hashable, Sendable {
   package let text: String
+  /// What a person knows the file by; nil where whoever reads it says so.
+  package let file: String?
 
-  package init(_ text: String) { self.text = text }
+  package init(_ text: String, in file: String? = nil) {
+    self.text = text
+    self.file = file
+  }
 }

@@ -1,4 +1,5 @@
 import Bytes
+import BlockCore
 import Buffers
 
 /// The shape of the hash tree over a guest's data, and how its nodes are made.
@@ -53,6 +54,16 @@ package struct HashTree: Hashable, Sendable {
     }
     storedLevels = levels
     fileByteCount = offset
+  }
+
+  package func hasPage(_ index: UInt64, ofLevel level: Int) -> Bool {
+    level < storedLevels.count && index < storedLevels[level].pageCount
+  }
+
+  /// Where a page lies in the file.
+  func place(ofPage index: UInt64, level: Int) -> ByteRange {
+    ByteRange(
+      offset: storedLevels[level].fileOffset + index * UInt64(Self.pageByteCount), length: UInt64(Self.pageByteCount))
   }
 
   /// The bytes that leaf `index` stands for.

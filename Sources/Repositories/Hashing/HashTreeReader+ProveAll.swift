@@ -6,10 +6,13 @@ import BlockCore
 // From the highest level down, each page is proven that is either stored (not known to be a hole), or a hole under a
 // node that isn't zero, which is damage. What is left are holes under zero nodes.
 extension HashTreeReader {
-  /// Proves every page, those of zeroes too. Cancelled between pages by `checkpoint`.
+  /// Proves every page, those of zeroes too, and those that are inherited. Cancelled between pages by `checkpoint`.
   nonisolated(nonsending)
     package func proveAll(_ checkpoint: () async throws -> Void) async throws
   {
+    if header.isOverParent, !tree.storedLevels.isEmpty {
+      return try await prove(0, ofLevel: tree.storedLevels.count - 1, checkpoint)
+    }
     for level in tree.storedLevels.indices.reversed() {
       if level == tree.storedLevels.count - 1 {
         // The top page stands under the root, also where it is a hole.
@@ -26,6 +29,18 @@ extension HashTreeReader {
           _ = try await provenPage(child, ofLevel: level - 1)
         }
       }
+    }
+  }
+
+  /// Proves a page and all that isn't zero below it, wherever it is stored.
+  nonisolated(nonsending)
+    private func prove(_ index: UInt64, ofLevel level: Int, _ checkpoint: () async throws -> Void) async throws
+  {
+    try await checkpoint()
+    let nodes = try await provenPage(index, ofLevel: level)
+    guard level > 0 else { return }
+    for (place, node) in nodes.enumerated() where node != .zero {
+      try await prove(index * UInt64(HashTree.nodesPerPage) + UInt64(place), ofLevel: level - 1, checkpoint)
     }
   }
 

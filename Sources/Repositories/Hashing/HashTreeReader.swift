@@ -1,6 +1,7 @@
 import Bytes
 import BlockCore
 import Buffers
+import Failures
 import Model
 
 /// Reads the leaves of a `.hashes` file; each page is proven against the root before a leaf of it is given out.
@@ -16,12 +17,17 @@ package final class HashTreeReader {
 
   package enum Failure: Error, Sendable {
     case damaged(HashFileDamage)
-    case device(BlockError)
+    /// `of`: the file, where it isn't the reader's own.
+    case device(BlockError, of: String? = nil)
+    /// A backup below can't be used.
+    case refused(DomainError)
   }
 
-  package let tree: HashTree
-  package let header: HashFileHeader
-  let file: any BlockDevice
+  package var tree: HashTree { own.tree }
+  package var header: HashFileHeader { own.header }
+  var file: any BlockDevice { own.device }
+  private let own: HashFile
+  private let inherited: (any InheritedHashes)?
   private let work: any BackgroundWork
   /// By stored level, the one that came last first.
   private var pages: [[Page]]
@@ -30,27 +36,22 @@ package final class HashTreeReader {
   private static let cachedPageCount = 4
 
   /// Reads the header and compares the file with it and with what the manifest says.
+  /// - Parameter inherited: the pages that an increment's file leaves out.
   nonisolated(nonsending)
-    package init(
-      _ file: any BlockDevice, expecting root: Digest, byteCount: UInt64, backup: BackupID, work: any BackgroundWork
+    package convenience init(
+      _ file: any BlockDevice, expecting root: Digest, byteCount: UInt64, backup: BackupID,
+      over inherited: (any InheritedHashes)? = nil, work: any BackgroundWork
     ) async throws(Failure)
   {
-    self.file = file
+    let own = try await HashFile(file, expecting: root, byteCount: byteCount, backup: backup)
+    self.init(own, over: inherited, work: work)
+  }
+
+  init(_ own: HashFile, over inherited: (any InheritedHashes)?, work: any BackgroundWork) {
+    self.own = own
+    self.inherited = inherited
     self.work = work
-    tree = HashTree(byteCount: byteCount)
-    pages = Array(repeating: [], count: tree.storedLevels.count)
-    guard file.byteCount == tree.fileByteCount else {
-      throw .damaged(HashFileDamage("it has \(file.byteCount) bytes instead of \(tree.fileByteCount)"))
-    }
-    let page = try await Self.readPage(of: file, at: 0)
-    do throws(HashFileDamage) {
-      header = try HashFileHeader(decoding: page)
-    } catch {
-      throw .damaged(error)
-    }
-    guard header.root == root, header.guestByteCount == byteCount, header.backup == backup else {
-      throw .damaged(HashFileDamage("its header names another root, size or backup than the manifest"))
-    }
+    pages = Array(repeating: [], count: own.tree.storedLevels.count)
   }
 
   /// The leaves of `range`.
@@ -107,42 +108,41 @@ package final class HashTreeReader {
     func provenPage(_ index: UInt64, ofLevel level: Int) async throws(Failure) -> [Digest]
   {
     if let page = pages[level].first(where: { $0.index == index }) { return page.nodes }
-    let stored = tree.storedLevels[level]
-    let bytes = try await Self.readPage(
-      of: file, at: stored.fileOffset + index * UInt64(HashTree.pageByteCount))
-    let nodes = (0..<HashTree.nodesPerPage).map { Digest(from: bytes.span.bytes, at: $0 * Digest.byteCount) }
-    guard try await isProven(nodes, index, level) else {
-      throw .damaged(
-        HashFileDamage("its page at byte \(stored.fileOffset + index * UInt64(HashTree.pageByteCount)) is damaged"))
-    }
+    let nodes = try await readProven(index, level)
     if pages[level].count == Self.cachedPageCount { pages[level].removeLast() }
     pages[level].insert(Page(index: index, nodes: nodes), at: 0)
     return nodes
   }
 
   nonisolated(nonsending)
-    private func isProven(_ nodes: [Digest], _ index: UInt64, _ level: Int) async throws(Failure) -> Bool
+    private func readProven(_ index: UInt64, _ level: Int) async throws(Failure) -> [Digest]
   {
+    let nodes = try await own.page(index, ofLevel: level)
     if level == tree.storedLevels.count - 1 {
-      return await work.run { [tree] in tree.root(topPage: nodes) } == header.root
+      let root = await work.run { [tree] in tree.root(topPage: nodes) }
+      guard root == header.root else { throw own.damage(index, ofLevel: level) }
+      return nodes
     }
     let pageSize = UInt64(HashTree.nodesPerPage)
-    let parents = try await provenPage(index / pageSize, ofLevel: level + 1)
-    return await work.run { HashTree.node(overPage: nodes) } == parents[Int(index % pageSize)]
+    let over = try await provenPage(index / pageSize, ofLevel: level + 1)[Int(index % pageSize)]
+    if await work.run({ HashTree.node(overPage: nodes) }) == over { return nodes }
+    guard header.isOverParent, let inherited, nodes.allSatisfy({ $0 == .zero }) else {
+      throw own.damage(index, ofLevel: level)
+    }
+    return try await inherited.page(index, ofLevel: level, under: over)
   }
 
+  /// The node over a page; nil where the tree has no such page.
   nonisolated(nonsending)
-    private static func readPage(of file: any BlockDevice, at offset: UInt64) async throws(Failure) -> [UInt8]
+    func node(overPage index: UInt64, ofLevel level: Int) async throws(Failure) -> Digest?
   {
-    var bytes = [UInt8](repeating: 0, count: HashTree.pageByteCount)
-    do throws(BlockError) {
-      var span = bytes.mutableSpan
-      var raw = span.mutableBytes
-      try await file.read(into: &raw, at: offset)
-    } catch {
-      throw .device(error)
+    guard tree.hasPage(index, ofLevel: level) else { return nil }
+    if level == tree.storedLevels.count - 1 {
+      let nodes = try await provenPage(index, ofLevel: level)
+      return await work.run { HashTree.node(overPage: nodes) }
     }
-    return bytes
+    let pageSize = UInt64(HashTree.nodesPerPage)
+    return try await provenPage(index / pageSize, ofLevel: level + 1)[Int(index % pageSize)]
   }
 }
 
@@ -150,8 +150,23 @@ extension DomainError {
   package init(_ failure: HashTreeReader.Failure, of file: String) {
     switch failure {
     case .damaged(let damage):
-      self.init(.backupCorrupt, "\(file): \(damage.text)", remedy: "use another backup")
-    case .device(let error): self.init(error, of: file, damage: .backupCorrupt)
+      self.init(.backupCorrupt, "\(damage.file ?? file): \(damage.text)", remedy: "use another backup")
+    case .device(let error, let other): self.init(error, of: other ?? file, damage: .backupCorrupt)
+    case .refused(let error): self = error
+    }
+  }
+}
+
+/// Runs `body`, which works on hash files; what it throws comes out as a `DomainError` about `file`, but a cancellation as
+/// itself.
+nonisolated(nonsending)
+  package func tellingAboutHashes<Result>(_ file: String, _ body: () async throws -> Result) async throws -> Result
+{
+  try await telling(about: file, damage: .backupCorrupt) {
+    do {
+      return try await body()
+    } catch let failure as HashTreeReader.Failure {
+      throw DomainError(failure, of: file)
     }
   }
 }

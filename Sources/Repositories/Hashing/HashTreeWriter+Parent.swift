@@ -1,6 +1,6 @@
 import Bytes
 
-/// What didn't come is the parent's: a page that nothing came for is copied with all below it, the others are completed.
+/// What didn't come is the parent's: of a page that nothing came for the parent's node is taken, the others are completed.
 extension HashTreeWriter {
   /// Leaves that stand for the same bytes in both trees.
   private func commonLeafCount(_ parent: HashTreeReader) -> UInt64 {
@@ -42,24 +42,10 @@ extension HashTreeWriter {
     let leavesPerPage = UInt64(HashTree.nodesPerPage) << UInt64(HashTree.levelsPerPage * position.level)
     let isSame =
       parent.tree.byteCount == tree.byteCount || (position.index + 1) * leavesPerPage <= commonLeafCount(parent)
-    if page.isFresh, isSame { return try await copy(position, from: parent, checkpoint) }
+    if page.isFresh, isSame, let node = try await parent.node(overPage: position.index, ofLevel: position.level) {
+      return node
+    }
     try await complete(&page, at: position, from: parent, checkpoint)
     return try await write(page.nodes, at: position, isAlways: page.wasPutBy)
-  }
-
-  /// Copies a page of the parent's with all below it. Returns the node over it.
-  nonisolated(nonsending)
-    private func copy(
-      _ position: Position, from parent: HashTreeReader, _ checkpoint: () async throws -> Void
-    ) async throws -> Digest
-  {
-    try await checkpoint()
-    let nodes = try await parent.provenPage(position.index, ofLevel: position.level)
-    if position.level > 0 {
-      for place in nodes.indices where nodes[place] != .zero {
-        _ = try await copy(position.below(place), from: parent, checkpoint)
-      }
-    }
-    return try await write(nodes, at: position, isAlways: false)
   }
 }

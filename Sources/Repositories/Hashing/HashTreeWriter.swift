@@ -4,6 +4,8 @@ import Model
 
 /// Writes a `.hashes` file while the leaves come in, in any order, each once; those that don't come are the parent's.
 ///
+/// Over a parent only pages are stored that differ from its own: see ``HashFileHeader``.
+///
 /// - One call at a time. What comes out is the same whatever the order, to the byte.
 /// - A page is hashed on the worker pool and written as soon as it is complete, and its node goes to the level above.
 ///   Pages that are begun stay in memory, ``cachedPageCount`` at most; more are put by in their places in the file, with
@@ -56,18 +58,22 @@ package final class HashTreeWriter {
   nonisolated(nonsending)
     package init(
       _ tree: HashTree, over parent: HashTreeReader? = nil, to file: any BlockDevice, work: any BackgroundWork
-    ) async throws(BlockError)
+    ) async throws(HashTreeReader.Failure)
   {
     self.tree = tree
     self.parent = parent
     self.file = file
     self.work = work
-    try await file.resize(to: tree.fileByteCount)
+    do throws(BlockError) {
+      try await file.resize(to: tree.fileByteCount)
+    } catch {
+      throw .device(error)
+    }
   }
 
   /// Leaves from `index` on.
   nonisolated(nonsending)
-    package func put(_ leaves: [Digest], at index: UInt64) async throws(BlockError)
+    package func put(_ leaves: [Digest], at index: UInt64) async throws(HashTreeReader.Failure)
   {
     precondition(index + UInt64(leaves.count) <= tree.leafCount)
     try await put(leaves, at: index, ofLevel: 0)
@@ -75,7 +81,7 @@ package final class HashTreeWriter {
 
   /// Leaves of zeroes.
   nonisolated(nonsending)
-    package func putZeroes(_ range: Range<UInt64>) async throws(BlockError)
+    package func putZeroes(_ range: Range<UInt64>) async throws(HashTreeReader.Failure)
   {
     precondition(range.upperBound <= tree.leafCount)
     try await putZeroes(range, ofLevel: 0)
@@ -83,8 +89,7 @@ package final class HashTreeWriter {
 
   /// Completes the tree and writes the header; nothing is flushed.
   /// - Precondition: all leaves have come, or the parent has them.
-  /// - Throws: `BlockError`; `HashTreeReader.Failure` for the parent's file; what `checkpoint` throws, which is called
-  ///   between pages that are the parent's.
+  /// - Throws: `HashTreeReader.Failure`; what `checkpoint` throws, which is called between pages that are completed.
   nonisolated(nonsending)
     package func finish(backup: BackupID, _ checkpoint: () async throws -> Void = {}) async throws -> Digest
   {
@@ -97,11 +102,13 @@ package final class HashTreeWriter {
     let top = top ?? []
     precondition(!top.isEmpty || tree.storedLevels.isEmpty, "not all of \(tree.leafCount) leaves came")
     if let level = tree.storedLevels.indices.last {
-      _ = try await write(top, at: Position(level: level, index: 0), isAlways: false)
+      _ = try await write(top, at: Position(level: level, index: 0), isAlways: true)
     }
     let root = await work.run { [tree] in tree.root(topPage: top) }
-    let header = HashFileHeader(guestByteCount: tree.byteCount, root: root, backup: backup).encoded()
-    try await file.write(header.span.bytes, at: 0)
+    let header = HashFileHeader(
+      guestByteCount: tree.byteCount, root: root, backup: backup, isOverParent: parent != nil
+    ).encoded()
+    try await write(header, at: 0)
     return root
   }
 
@@ -110,7 +117,7 @@ package final class HashTreeWriter {
   private func isTop(_ level: Int) -> Bool { level == tree.storedLevels.count - 1 }
 
   nonisolated(nonsending)
-    private func put(_ nodes: [Digest], at index: UInt64, ofLevel level: Int) async throws(BlockError)
+    private func put(_ nodes: [Digest], at index: UInt64, ofLevel level: Int) async throws(HashTreeReader.Failure)
   {
     let pageSize = UInt64(HashTree.nodesPerPage)
     var done = 0
@@ -124,7 +131,8 @@ package final class HashTreeWriter {
   }
 
   nonisolated(nonsending)
-    private func put(_ nodes: ArraySlice<Digest>, at place: Int, of position: Position) async throws(BlockError)
+    private func put(_ nodes: ArraySlice<Digest>, at place: Int, of position: Position) async throws(HashTreeReader
+    .Failure)
   {
     var page = try await take(position)
     for (offset, node) in nodes.enumerated() {
@@ -142,7 +150,7 @@ package final class HashTreeWriter {
 
   /// Notes that something has come below the page: the parent's can't be taken whole.
   nonisolated(nonsending)
-    private func begin(_ position: Position) async throws(BlockError)
+    private func begin(_ position: Position) async throws(HashTreeReader.Failure)
   {
     var page = try await take(position)
     if page.isFresh, !isTop(position.level) { try await begin(position.above) }
@@ -151,7 +159,7 @@ package final class HashTreeWriter {
   }
 
   nonisolated(nonsending)
-    private func putZeroes(_ range: Range<UInt64>, ofLevel level: Int) async throws(BlockError)
+    private func putZeroes(_ range: Range<UInt64>, ofLevel level: Int) async throws(HashTreeReader.Failure)
   {
     guard !range.isEmpty else { return }
     let pageSize = UInt64(HashTree.nodesPerPage)
@@ -173,15 +181,29 @@ package final class HashTreeWriter {
 
   // MARK: Pages
 
-  /// Writes a page that is complete, unless it is zero. Returns the node over it.
+  /// Writes a page that is complete, unless it is zero or the parent's. Returns the node over it.
   nonisolated(nonsending)
     func write(
       _ nodes: [Digest], at position: Position, isAlways: Bool
-    ) async throws(BlockError) -> Digest
+    ) async throws(HashTreeReader.Failure) -> Digest
   {
-    let (node, bytes) = await work.run { (HashTree.node(overPage: nodes), Self.bytes(of: nodes)) }
-    if node != .zero || isAlways { try await file.write(bytes.span.bytes, at: offset(of: position)) }
+    let node = await work.run { HashTree.node(overPage: nodes) }
+    if !isAlways {
+      if node == .zero { return node }
+      if try await parent?.node(overPage: position.index, ofLevel: position.level) == node { return node }
+    }
+    try await write(Self.bytes(of: nodes), at: offset(of: position))
     return node
+  }
+
+  nonisolated(nonsending)
+    private func write(_ bytes: [UInt8], at offset: UInt64) async throws(HashTreeReader.Failure)
+  {
+    do throws(BlockError) {
+      try await file.write(bytes.span.bytes, at: offset)
+    } catch {
+      throw .device(error)
+    }
   }
 
   private func offset(of position: Position) -> UInt64 {
@@ -196,7 +218,7 @@ package final class HashTreeWriter {
 
   /// The page as it is by now; it isn't in memory any more, and is the caller's to keep or to complete.
   nonisolated(nonsending)
-    func take(_ position: Position) async throws(BlockError) -> Page
+    func take(_ position: Position) async throws(HashTreeReader.Failure) -> Page
   {
     if let page = pages.removeValue(forKey: position) { return page }
     if hasPutBy, let page = try await readPutBy(position) { return page }
@@ -207,13 +229,15 @@ package final class HashTreeWriter {
   }
 
   nonisolated(nonsending)
-    private func readPutBy(_ position: Position) async throws(BlockError) -> Page?
+    private func readPutBy(_ position: Position) async throws(HashTreeReader.Failure) -> Page?
   {
     var bytes = [UInt8](repeating: 0, count: HashTree.pageByteCount)
-    do {
+    do throws(BlockError) {
       var span = bytes.mutableSpan
       var raw = span.mutableBytes
       try await file.read(into: &raw, at: offset(of: position))
+    } catch {
+      throw .device(error)
     }
     // What was put by misses something, so it isn't zero.
     guard !bytes.span.bytes.isZero else { return nil }
@@ -223,7 +247,7 @@ package final class HashTreeWriter {
   }
 
   nonisolated(nonsending)
-    private func keep(_ page: Page, at position: Position) async throws(BlockError)
+    private func keep(_ page: Page, at position: Position) async throws(HashTreeReader.Failure)
   {
     var page = page
     useCount += 1
@@ -234,6 +258,6 @@ package final class HashTreeWriter {
     guard let oldest else { return }
     pages[oldest.key] = nil
     hasPutBy = true
-    try await file.write(Self.bytes(of: oldest.value.nodes).span.bytes, at: offset(of: oldest.key))
+    try await write(Self.bytes(of: oldest.value.nodes), at: offset(of: oldest.key))
   }
 }
