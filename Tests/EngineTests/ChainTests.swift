@@ -194,6 +194,49 @@ struct ChainTests {
     }
   }
 
+  @Test func twoPointsTellWhereTheyDiffer() async throws {
+    try await withEngine { test in
+      var history = try History(test, byteCount: 20_000_001)
+      try await history.backUp(.full)
+      try history.change { bytes in
+        bytes.resetBytes(in: 300_000..<500_000)
+        bytes.replaceSubrange(12_000_000..<12_000_003, with: [1, 2, 3])
+      }
+      try await history.backUp(.incremental)
+      try history.change { $0 += [9] }
+      try await history.backUp(.full)
+      for (first, second) in [(0, 1), (1, 0), (0, 2), (2, 1), (1, 1)] {
+        let (left, right) = (history.points[first], history.points[second])
+        let expected = Self.differingGrains(left.bytes, right.bytes)
+        for limit in [1, 2, 1000] {
+          var (found, next) = ([UInt64](), UInt64?(0))
+          while let offset = next {
+            let page = try await test.engine.differences(
+              left.place, from: right.place, StoredExtentQuery(offset: offset, limit: limit))
+            #expect(page.items.count <= limit)
+            found += page.items.flatMap { ($0.offset / 65536)..<($0.offset + $0.length + 65535) / 65536 }
+            next = page.nextOffset
+          }
+          #expect(found == expected, "\(first) from \(second)")
+        }
+      }
+      let extents = try await test.engine.extents(ofBackup: history.points[1].place, StoredExtentQuery(limit: 1000))
+      #expect(extents.items.first?.offset == 0 && extents.nextOffset == nil)
+      #expect(extents.items.reduce(0) { $0 + $1.length } == 20_000_001)
+      for item in extents.items where item.zero {
+        #expect(history.points[1].bytes[Int(item.offset)..<Int(item.offset + item.length)].allSatisfy { $0 == 0 })
+      }
+    }
+  }
+
+  private static func differingGrains(_ left: Data, _ right: Data) -> [UInt64] {
+    let count = max(left.count, right.count)
+    return stride(from: 0, to: count, by: 65536).filter { start in
+      func grain(_ bytes: Data) -> Data { bytes[min(start, bytes.count)..<min(start + 65536, bytes.count)] }
+      return grain(left) != grain(right)
+    }.map { UInt64($0 / 65536) }
+  }
+
   /// Of what can be read of a parent's files, every damage is an error that names the file; nothing wrong is restored.
   @Test(arguments: [BackupFileName.Part.data, .hashes, .manifest]) func damageBelowIsTold(part: BackupFileName.Part)
     async throws

@@ -26,6 +26,8 @@ package final class ScriptedEngine: BlockEngine {
     case verify(VerifyOrder, job: JobID)
     case restore(RestoreOrder, job: JobID)
     case delete(StoredBackupLocation, job: JobID)
+    case storedExtents(StoredBackupLocation, StoredExtentQuery)
+    case differences(StoredBackupLocation, from: StoredBackupLocation, StoredExtentQuery)
     case check(CheckOrder, job: JobID)
     case shutDown
   }
@@ -43,6 +45,13 @@ package final class ScriptedEngine: BlockEngine {
       let end = offset + (length ?? (1 << 20) - offset)
       let item = ExtentPage.Item(offset: offset, length: end - offset, data: true, zero: false)
       return ExtentPage(items: [item], nextOffset: nil, generation: "1")
+    }
+    package var storedExtents: @Sendable (StoredExtentQuery) throws -> ExtentPage = { query in
+      let item = ExtentPage.Item(offset: query.offset, length: query.length ?? 65536, data: true, zero: false)
+      return ExtentPage(items: [item], nextOffset: nil, generation: "1")
+    }
+    package var differences: @Sendable (StoredExtentQuery) throws -> DifferencePage = { query in
+      DifferencePage(items: [DifferencePage.Item(offset: query.offset, length: 65536)], nextOffset: nil)
     }
     package var resolveTarget: @Sendable (String) throws -> String = { $0 }
     package var identity: @Sendable (ImageSource) -> FileIdentity? = { _ in nil }
@@ -165,6 +174,16 @@ package final class ScriptedEngine: BlockEngine {
     of image: ImageLocation, offset: UInt64, length: UInt64?, limit: Int
   ) async throws -> ExtentPage {
     try note(.extents(image, offset: offset, length: length, limit: limit)).extents(image, offset, length, limit)
+  }
+
+  package func extents(ofBackup backup: StoredBackupLocation, _ query: StoredExtentQuery) async throws -> ExtentPage {
+    try note(.storedExtents(backup, query)).storedExtents(query)
+  }
+
+  package func differences(
+    _ backup: StoredBackupLocation, from other: StoredBackupLocation, _ query: StoredExtentQuery
+  ) async throws -> DifferencePage {
+    try note(.differences(backup, from: other, query)).differences(query)
   }
 
   package func attach(_ order: AttachOrder, control: any JobControl) async throws -> AttachReceipt {

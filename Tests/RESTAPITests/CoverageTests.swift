@@ -130,6 +130,8 @@ struct Specimen: Sendable {
       body = #"{"images":["vm1"],"repository":"local","kind":"full"}"#
       missing = (target, #"{"images":["ghost"],"repository":"local","kind":"full"}"#)
     case "GET /backups/{backup}": item("backups", backup)
+    case "GET /backups/{backup}/extents": item("backups", backup, "/extents", conflict: failed)
+    case "GET /backups/{backup}/diff/{other}": item("backups", backup, "/diff/\(backup)", conflict: failed)
     case "GET /groups/{group}": item("groups", stock.complete.group.description)
     case "DELETE /backups/{backup}": item("backups", backup, conflict: stock.parent.id.description)
     case "POST /backups/{backup}/verify": item("backups", backup, "/verify", conflict: failed, #"{"level":"metadata"}"#)

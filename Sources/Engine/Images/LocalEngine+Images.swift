@@ -210,7 +210,9 @@ extension LocalEngine {
       if let graph = attachedImages.graph(at: image.source) {
         do {
           return try await onLoop(graph.loop) { _ in
-            try await Self.page(of: graph.slot, graph.generation, offset: offset, length: length, limit: limit)
+            try await Self.page(
+              of: graph.slot, byteCount: graph.slot.byteCount, graph.generation.token,
+              StoredExtentQuery(offset: offset, length: length, limit: limit))
           }
         } catch let error as BlockError where error.kind == .closed {
           continue  // It was detached meanwhile.
@@ -237,21 +239,25 @@ extension LocalEngine {
       let opened = try await opener(on: loop).open(image, for: use)
       return try await closing([opened.device]) {
         try await telling(about: opened.name) {
-          try await Self.page(of: opened.device, opened.generation, offset: offset, length: length, limit: limit)
+          try await Self.page(
+            of: opened.device, byteCount: opened.device.byteCount, opened.generation.token,
+            StoredExtentQuery(offset: offset, length: length, limit: limit))
         }
       }
     }
   }
 
-  /// - Parameter generation: what the image's was before it was asked for its extents.
+  /// - Parameters:
+  ///   - byteCount: bytes of the guest's disk.
+  ///   - generation: what the device's was before it was asked for its extents.
   nonisolated(nonsending)
-    private static func page(
-      of device: any BlockDevice, _ generation: FileGeneration, offset: UInt64, length: UInt64?, limit: Int
+    static func page(
+      of device: any BlockDevice, byteCount: UInt64, _ generation: String, _ query: StoredExtentQuery
     ) async throws -> ExtentPage
   {
-    let byteCount = device.byteCount
+    let (offset, length, limit) = (query.offset, query.length, query.limit)
     guard offset <= byteCount, limit > 0 else {
-      throw DomainError(.invalidParameter, "the offset \(offset) is past the image's \(byteCount) bytes")
+      throw DomainError(.invalidParameter, "the offset \(offset) is past the disk's \(byteCount) bytes")
     }
     let end = length.map { $0 < byteCount - offset ? offset + $0 : byteCount } ?? byteCount
     var items: [ExtentPage.Item] = []
@@ -268,12 +274,12 @@ extension LocalEngine {
         } else if items.count < limit {
           items.append(item)
         } else {
-          return ExtentPage(items: items, nextOffset: position, generation: generation.token)
+          return ExtentPage(items: items, nextOffset: position, generation: generation)
         }
         position = min(extent.range.end, end)
       }
     }
     return ExtentPage(
-      items: items, nextOffset: position < end ? position : nil, generation: generation.token)
+      items: items, nextOffset: position < end ? position : nil, generation: generation)
   }
 }

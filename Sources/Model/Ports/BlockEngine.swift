@@ -77,6 +77,12 @@ package protocol BlockEngine: Sendable {
   func abandon(_ backups: [BackupID]) async
   func verify(_ order: VerifyOrder, control: any JobControl) async throws -> VerifyReport
   func restore(_ order: RestoreOrder, control: any JobControl) async throws -> RestoreReport
+  /// Where a stored backup holds data, with all that it builds on.
+  func extents(ofBackup backup: StoredBackupLocation, _ query: StoredExtentQuery) async throws -> ExtentPage
+  /// Where the backup isn't what the other one is, by their hashes: of one chain or of two.
+  func differences(
+    _ backup: StoredBackupLocation, from other: StoredBackupLocation, _ query: StoredExtentQuery
+  ) async throws -> DifferencePage
   /// Deletes a stored backup's files: a tombstone first, so that a cut leaves nothing that claims to be whole.
   func delete(_ backup: StoredBackupLocation, control: any JobControl) async throws
   /// Checks an image that isn't attached; a raw one has nothing to check, and is only opened.

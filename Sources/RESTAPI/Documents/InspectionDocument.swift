@@ -79,6 +79,27 @@ struct ExtentPageDocument: JSONWritable {
   }
 }
 
+/// A page of where two backups differ.
+struct DifferencePageDocument: JSONWritable {
+  let page: DifferencePage
+
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("items", page.items)
+      json.member("nextOffset", page.nextOffset)
+    }
+  }
+}
+
+extension DifferencePage.Item: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("offset", offset)
+      json.member("length", length)
+    }
+  }
+}
+
 extension ExtentPage.Item: JSONWritable {
   /// `dirty` is of a bitmap, and null in the context `allocation`.
   func write(to json: inout JSONWriter) {

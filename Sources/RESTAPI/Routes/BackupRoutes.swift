@@ -19,6 +19,10 @@ struct BackupRoutes {
       Route(.post, "\(Self.item)/verify", needs: .verify, query: [.dryRun], body: .optionalObject, .later(verify)),
       Route(.post, "\(Self.item)/restore", needs: .restore, query: [.dryRun], body: .object, .later(restore)),
       Route(
+        .get, "\(Self.item)/extents", needs: .read, query: [.offset, .length, .limit], .later(extents)),
+      Route(
+        .get, "\(Self.item)/diff/{other}", needs: .read, query: [.offset, .length, .limit], .later(differences)),
+      Route(
         .get, "\(APIPath.root)/chains", needs: .read, query: [.image, .repository, .limit, .cursor], .now(listChains)),
       Route(.get, "\(APIPath.root)/groups/{group}", needs: .read, .now(getGroup)),
     ]
@@ -79,6 +83,17 @@ struct BackupRoutes {
     return try JSONAnswer.ok(PageDocument(page.map(ChainDocument.init)), to: call)
   }
 
+  @Sendable private func extents(_ call: Call) async throws -> HTTPResponse {
+    let page = try await service.extents(ofBackup: try call.backup(), try call.query.storedExtents())
+    return try JSONAnswer.ok(ExtentPageDocument(page: page), to: call)
+  }
+
+  @Sendable private func differences(_ call: Call) async throws -> HTTPResponse {
+    let other = try call.id(of: "other", Backup.self)
+    let page = try await service.differences(try call.backup(), from: other, try call.query.storedExtents())
+    return try JSONAnswer.ok(DifferencePageDocument(page: page), to: call)
+  }
+
   @Sendable private func getGroup(_ call: Call) throws -> HTTPResponse {
     let view = try service.group(try call.id(of: "group", GroupView.self).ulid)
     return try JSONAnswer.ok(GroupDocument(view), to: call)
@@ -87,4 +102,13 @@ struct BackupRoutes {
 
 extension Call {
   fileprivate func backup() throws(DomainError) -> BackupID { try id(of: "backup") }
+}
+
+extension QueryValues {
+  /// Offset, length and limit of a page of extents.
+  func storedExtents() throws(DomainError) -> StoredExtentQuery {
+    StoredExtentQuery(
+      offset: try bytes(.offset, from: 0) ?? 0, length: try bytes(.length, from: 1),
+      limit: try integer(.limit, in: Self.limits) ?? Self.limits.upperBound)
+  }
 }
