@@ -196,7 +196,7 @@ struct ChainTests {
 
   @Test func twoPointsTellWhereTheyDiffer() async throws {
     try await withEngine { test in
-      var history = try History(test, byteCount: 20_000_001)
+      var history = try History(test, byteCount: 33_554_432)
       try await history.backUp(.full)
       try history.change { bytes in
         bytes.resetBytes(in: 300_000..<500_000)
@@ -222,7 +222,7 @@ struct ChainTests {
       }
       let extents = try await test.engine.extents(ofBackup: history.points[1].place, StoredExtentQuery(limit: 1000))
       #expect(extents.items.first?.offset == 0 && extents.nextOffset == nil)
-      #expect(extents.items.reduce(0) { $0 + $1.length } == 20_000_001)
+      #expect(extents.items.reduce(0) { $0 + $1.length } == 33_554_432)
       for item in extents.items where item.zero {
         #expect(history.points[1].bytes[Int(item.offset)..<Int(item.offset + item.length)].allSatisfy { $0 == 0 })
       }

@@ -82,6 +82,25 @@ import Testing
     }
   }
 
+  @Test func differencesAreAskedForByBothIds() async throws {
+    try await withStockedWorld { world in
+      var complete: [String] = []
+      for _ in 1...2 {
+        let job = try await world.post(backups, #"{"images":["vm1"],"repository":"local"}"#).expect(202)
+        try await world.get("\(api)/jobs/\(job["id"])?wait=30").expect(200)
+        complete.append(job.json.at("links", "backup")?.text ?? "")
+      }
+      try await world.get("\(backups)/\(complete[0])/diff/\(complete[1])?offset=65536&length=1&limit=3").expect(200)
+      let asked = world.engine.orders.compactMap { order -> [String]? in
+        guard case .differences(let backup, let other, let query) = order else { return nil }
+        #expect(query == StoredExtentQuery(offset: 65536, length: 1, limit: 3))
+        return [backup.backup.description, other.backup.description]
+      }
+      #expect(asked == [[complete[0], complete[1]]])
+      try await world.get("\(backups)/\(complete[0])/diff/\(ULID())").expect(404, .notFound)
+    }
+  }
+
   @Test func everyKindCanBeAskedFor() async throws {
     try await withStockedWorld { world in
       for kind in RequestedBackupKind.allCases {

@@ -89,7 +89,7 @@ struct BackupRoutes {
   }
 
   @Sendable private func differences(_ call: Call) async throws -> HTTPResponse {
-    let other = try call.id(of: "other", Backup.self)
+    let other = try call.id(of: "backup", Backup.self, at: 1)
     let page = try await service.differences(try call.backup(), from: other, try call.query.storedExtents())
     return try JSONAnswer.ok(DifferencePageDocument(page: page), to: call)
   }

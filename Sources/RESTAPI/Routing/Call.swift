@@ -29,11 +29,13 @@ struct Call: Sendable {
     return reference
   }
 
-  /// The thing that the path's first parameter names, by id only.
-  func id<Entity>(of what: String, _ type: Entity.Type = Entity.self) throws(DomainError) -> Identifier<Entity> {
-    guard let id = Identifier<Entity>(match.parameters[0]) else {
+  /// The thing that a parameter of the path names, the first one unless told otherwise; by id only.
+  func id<Entity>(
+    of what: String, _ type: Entity.Type = Entity.self, at position: Int = 0
+  ) throws(DomainError) -> Identifier<Entity> {
+    guard let id = Identifier<Entity>(match.parameters[position]) else {
       throw DomainError(
-        .notFound, "there is no \(what) '\(match.parameters[0])': that isn't an id",
+        .notFound, "there is no \(what) '\(match.parameters[position])': that isn't an id",
         remedy: "take the id from the list: it is a ULID of 26 characters")
     }
     return id

@@ -1,0 +1,161 @@
+"""Backups that build on others: every point of a chain can be had again, by us and by qemu-img alone."""
+import random
+import shutil
+import time
+
+import pytest
+
+import images
+from images import MIB
+
+
+class Chain:
+    """A guest's image, and what it held at each backup."""
+
+    def __init__(self, server, workspace, format, size="32M"):
+        self.server, self.workspace, self.format = server, workspace, format
+        self.path = images.make_image(workspace / f"images/vm1.{format}", format, size)
+        self.points = []
+        server.register(self.path, format)
+
+    def write(self, *commands):
+        images.qemu_io(self.path, self.format, *commands)
+
+    def back_up(self, kind, **more):
+        backup = self.server.back_up(kind=kind, **more)
+        moment = self.workspace / f"moment-{len(self.points)}"
+        images.run("qemu-img", "convert", "-f", self.format, "-O", "raw", self.path, moment)
+        self.points.append((backup, moment))
+        return backup
+
+    def check_all(self):
+        for backup, moment in self.points:
+            target = self.workspace / "images/back.raw"
+            self.server.restore_to(target, backup)
+            assert images.same(moment, "raw", target, "raw"), backup
+            target.unlink()
+            stored = images.stored_file(self.workspace / "backup", backup)
+            images.check(stored)
+            assert images.same(moment, "raw", stored, "qcow2"), "by qemu-img alone"
+            assert self.server.verify(backup)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_every_point_of_a_chain_comes_back(server, workspace, format, each_version):
+    chain = Chain(server, workspace, format)
+    chain.write("write -P 1 0 9M", "write -P 2 20M 1M")
+    full = chain.back_up("auto")
+    assert (full["kind"], full["requestedKind"], full["trackingFallback"]) == ("full", "auto", None)
+    chain.write("write -P 3 1M 64k", "write -z 4M 2M", "write -P 4 31M 4k")
+    first = chain.back_up("incremental", compression="none")
+    assert first["parent"] == full["id"] and first["chain"] == full["chain"] and first["sequence"] == 1
+    assert (first["trackingFallback"], first["fallbackReason"]) == ("hash", "bitmap-missing")
+    assert first["dirtyBytes"] == 2 * MIB + 2 * 65536
+    assert first["storedSize"] < full["dirtyBytes"] / 8
+    empty = chain.back_up("incremental")
+    assert empty["dirtyBytes"] == 0 and empty["merkleRoot"] == first["merkleRoot"]
+    chain.write("write -P 5 0 1M")
+    differential = chain.back_up("differential")
+    assert differential["parent"] == full["id"] and differential["sequence"] == 3
+    copy = chain.back_up("copy")
+    assert copy["chain"] != full["chain"] and copy["parent"] is None
+    images.run("qemu-img", "resize", "-f", format, chain.path, "40M")
+    chain.write("write -P 6 39M 1M")
+    grown = chain.back_up("auto")
+    assert grown["kind"] == "incremental" and grown["parent"] == differential["id"]
+    chain.check_all()
+
+    # Where two points differ, in one chain or across two.
+    for left, right, expected in [
+            (first, full, [[MIB, 65536], [4 * MIB, 2 * MIB], [31 * MIB, 65536]]), (empty, first, []),
+            (copy, differential, []), (grown, copy, [[39 * MIB, MIB]])]:
+        found = server.get(f"/backups/{left['id']}/diff/{right['id']}")
+        assert [[item["offset"], item["length"]] for item in found["items"]] == expected
+        assert found["nextOffset"] is None
+    extents = server.get(f"/backups/{grown['id']}/extents")["items"]
+    assert sum(item["length"] for item in extents) == 40 * MIB
+
+    # What others need stays.
+    problem = server.problem(409, "backup-has-dependents", "DELETE", f"/backups/{full['id']}")
+    assert first["id"] in problem["detail"] and differential["id"] in problem["detail"]
+    chains = server.get("/chains?image=vm1")["items"]
+    assert [full["id"], first["id"], empty["id"], differential["id"], grown["id"]] in [c["backups"] for c in chains]
+    for backup in [grown, differential, empty, first, full]:
+        assert server.get(f"/backups/{backup['id']}")["deletable"]
+        server.succeeded("DELETE", f"/backups/{backup['id']}")
+
+
+def test_a_lost_catalog_is_read_anew(server, start, workspace):
+    chain = Chain(server, workspace, "qcow2")
+    for pattern in range(3):
+        chain.write(f"write -P {pattern + 1} {pattern}M 1M")
+        chain.back_up("incremental")
+    before = {backup["id"]: server.get(f"/backups/{backup['id']}") for backup, _ in chain.points}
+    groups = {backup["id"]: server.get(f"/groups/{backup['group']}") for backup, _ in chain.points}
+    server.end()
+    shutil.rmtree(workspace / "state")
+    shutil.move(workspace / "backup/local", workspace / "backup/moved")
+    again = start()
+    repository = again.expect(201, "POST", "/repositories", {
+        "name": "local", "kind": "directory", "path": str(workspace / "backup/moved")}).json()
+    again.succeeded("POST", f"/repositories/{repository['id']}/rescan")
+    for id, old in before.items():
+        found = again.get(f"/backups/{id}")
+        for field in ("chain", "sequence", "kind", "requestedKind", "reason", "parent", "dependents", "state", "group",
+                      "trackingFallback", "fallbackReason", "pointInTime", "virtualSize", "dirtyBytes", "merkleRoot"):
+            assert found[field] == old[field], field
+        assert again.get(f"/groups/{old['group']}") == groups[id]
+    chain.server = again
+    chain.write("write -P 9 30M 1M")
+    newest = chain.back_up("incremental")
+    assert newest["parent"] == chain.points[2][0]["id"] and newest["sequence"] == 3
+    chain.check_all()
+
+
+def test_auto_begins_a_new_chain_after_so_many(start, workspace):
+    server = start(chainLength=2)
+    server.make_repository()
+    chain = Chain(server, workspace, "raw")
+    kinds = []
+    for pattern in range(5):
+        chain.write(f"write -P {pattern + 1} 1M 64k")
+        kinds.append(chain.back_up("auto")["kind"])
+    assert kinds == ["full", "incremental", "full", "incremental", "full"]
+    assert "in a row" in chain.points[2][0]["reason"] and chain.points[2][0]["fallbackReason"] is None
+    chain.check_all()
+
+
+def test_killed_in_the_midst_the_next_one_is_right(server, workspace):
+    chain = Chain(server, workspace, "raw", size="256M")
+    noise = random.Random(5)
+    with open(chain.path, "r+b") as disk:
+        for _ in range(192):
+            disk.write(noise.randbytes(MIB))
+    full = chain.back_up("full", compression="none")
+    for attempt in range(3):
+        chain.write(f"write -P {attempt + 7} 3M 50M")
+        server.expect(202, "POST", "/backups", {
+            "images": ["vm1"], "repository": "local", "kind": "incremental", "speedLimit": 100 * MIB})
+        time.sleep(0.3 + attempt * 0.2)
+        server.kill()
+        server.start()
+        assert server.get(f"/backups?image=vm1&state=complete")["items"] == [server.get(f"/backups/{full['id']}")]
+    increment = chain.back_up("incremental")
+    assert increment["parent"] == full["id"] and increment["kind"] == "incremental"
+    assert images.work_files(workspace / "backup") == []
+    chain.check_all()
+
+
+def test_images_of_one_moment_go_on_in_their_own_chains(server, workspace):
+    for name in ("vm1", "vm2"):
+        images.make_image(workspace / f"images/{name}.raw", "raw", "8M")
+        server.register(workspace / f"images/{name}.raw", "raw", name)
+    images.qemu_io(workspace / "images/vm1.raw", "raw", "write -P 1 0 1M")
+    server.back_up("vm1")
+    job = server.succeeded("POST", "/backups", {"images": ["vm1", "vm2"], "repository": "local", "kind": "incremental"})
+    backups = [server.get(f"/backups/{part['backup']}") for part in job["result"]["backups"]]
+    assert [backup["kind"] for backup in backups] == ["incremental", "full"]
+    assert [backup["fallbackReason"] for backup in backups] == ["bitmap-missing", "no-parent"]
+    group = server.get(f"/groups/{backups[0]['group']}")
+    assert group["complete"] and set(group["backups"]) == {backup["id"] for backup in backups}
+    assert len({backup["pointInTime"] for backup in backups}) == 1
