@@ -36,6 +36,8 @@
 // 3. a block is durable before the refcount table names it, a table before the header names it.
 // Whatever is lost, counts are never too low: the worst that a cut leaves behind is a cluster that nothing uses. The
 // numbered invariants stand at the head of `Refcounts` and `ClusterMap`; `ClusterMap+Commit` performs them.
+// Bitmaps change as a whole: the header names the old ones or the new ones (`BitmapsOnDisk`). What the header itself says
+// changes in one sector, or over a bridge of which every part is a whole header (`HeaderRewrite`).
 // After a failed write of a table nothing can tell what the file holds: then nothing more is written (`ImageFile`).
 //
 // Files come from anywhere. What a table says is checked where it is used, memory is never taken by a size that the
@@ -50,7 +52,8 @@
 // - Refcounts/    counts, 1 to 64 bits wide; finding and taking free clusters; growing.
 // - Metadata/     entries and what they mean; the L1 and L2 tables, which answer with mappings; the cache of tables.
 // - Compression/  clusters in and out of zlib and zstd.
-// - Snapshots/, Bitmaps/   their directories, read only: what else uses clusters, and what images say of themselves.
+// - Snapshots/    their directory, read only: what else uses clusters, and what images say of themselves.
+// - Bitmaps/      the directory, tables and bits of dirty bitmaps; storing them anew, as `BitmapsOnDisk` says.
 // - IO/           the image as a block device: requests become mappings, mappings become requests to the file.
 // - Check/        a walk through all tables: errors, leaks, where; repair.
 //

@@ -18,7 +18,9 @@ package struct StoredBitmaps: Hashable, Sendable {
     _ header: Qcow2Header, _ file: any BlockDevice, _ pool: BufferPool
   ) async throws(Qcow2Error) -> StoredBitmaps {
     var bitmaps = StoredBitmaps(areTrusted: header.autoclear.contains(.bitmaps))
-    guard var reader = try BitmapDirectoryReader(header, file, pool, whole: true) else { return bitmaps }
+    guard var reader = try BitmapDirectoryReader(header, file, pool, whole: true) else {
+      return StoredBitmaps(areTrusted: true)
+    }
     guard reader.directory.byteCount <= UInt64(maximumDirectoryByteCount) else {
       throw .unsupportedFeature("a bitmap directory of \(reader.directory.byteCount) bytes")
     }

@@ -8,6 +8,10 @@ package struct HeaderExtension: Hashable, Sendable {
     package static let bitmaps: UInt32 = 0x2385_2875
     package static let encryption: UInt32 = 0x0537_be77
     package static let externalDataFile: UInt32 = 0x4441_5441
+    /// Ours, "Cwtm": see ``TrackingMark``.
+    static let trackingMark: UInt32 = 0x4377_746d
+    /// Ours, "Cwbr": what lies between two parts of a header that is being changed. See ``HeaderRewrite``.
+    static let bridge: UInt32 = 0x4377_6272
   }
 
   package var type: UInt32

@@ -44,8 +44,13 @@ extension Qcow2Header {
     }
   }
 
-  /// Autoclear bits that stay true while we write: an external data file always holds the guest's bytes as they are.
-  var keptAutoclear: Autoclear { incompatible.contains(.externalDataFile) ? .rawExternalData : [] }
+  /// Autoclear bits that stay true while we write: an external data file always holds the guest's bytes as they are,
+  /// and bitmaps that are kept say themselves what of them is consistent.
+  func keptAutoclear(_ bitmaps: BitmapsOnDisk?) -> Autoclear {
+    var kept: Autoclear = incompatible.contains(.externalDataFile) ? .rawExternalData : []
+    if bitmaps != nil { kept.insert(.bitmaps) }
+    return kept
+  }
 
   /// The external data file's name; empty where the image doesn't say.
   var dataFileName: String? {
@@ -54,11 +59,11 @@ extension Qcow2Header {
   }
 
   /// Refuses what can be read but not kept right when written.
-  func checkWritable() throws(Qcow2Error) {
+  func checkWritable(_ bitmaps: BitmapPolicy) throws(Qcow2Error) {
     if incompatible.contains(.corrupt) {
       throw .notWritable("it is marked corrupt; repair it first (qemu-img check -r all)")
     }
-    if contents(ofExtension: HeaderExtension.Kind.bitmaps) != nil {
+    if bitmaps == .refuse, contents(ofExtension: HeaderExtension.Kind.bitmaps) != nil {
       throw .notWritable("it carries dirty bitmaps, which a write would make wrong")
     }
   }

@@ -10,6 +10,7 @@ extension Qcow2Image {
   /// The image's bitmaps, those included that aren't understood or aren't consistent.
   package func bitmaps() async throws(BlockError) -> StoredBitmaps {
     try checkUsable(.read)
+    if let bitmapsOnDisk { return bitmapsOnDisk.stored }
     do {
       return try await StoredBitmaps.read(header.value, file.device, file.pool)
     } catch {

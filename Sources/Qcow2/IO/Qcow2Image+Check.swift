@@ -45,8 +45,8 @@ extension Qcow2Image {
   ) async throws(BlockError) -> Qcow2CheckReport {
     try checkUsable(.write)
     try await prepareToChange(.write)
-    let all = await ranges.acquire(ByteRange(offset: 0, length: .max), .exclusive)
-    defer { ranges.release(all) }
+    let rest = await rest()
+    defer { end(rest) }
     try checkUsable(.write)
     return try await RefcountRepair(map: map, progress: progress).run(extent)
   }

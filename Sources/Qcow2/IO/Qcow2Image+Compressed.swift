@@ -20,12 +20,12 @@ extension Qcow2Image {
   ///   - clusters: each guest cluster at most once, in any order; best in ascending order.
   ///   - bytes: their compressed bytes one after the other, in the order of `clusters`, and nothing else.
   package func writeCompressed(_ clusters: [CompressedCluster], from bytes: RawSpan) async throws(BlockError) {
-    try checkUsable(.write)
+    try checkChangeable(.write)
     guard let range = try checkCompressed(clusters, byteCount: bytes.byteCount) else { return }
     try await prepareToChange(.write)
     let hold = await ranges.acquire(range, .exclusive)
     defer { ranges.release(hold) }
-    try checkUsable(.write)
+    try checkChangeable(.write)
     let offsets = try await refcounts.allocatePacked(clusters.map(\.byteCount))
     var mapped = 0
     do {

@@ -41,6 +41,8 @@ extension Qcow2Image {
     /// Memory for L2 tables and for refcount blocks, in bytes.
     package var mappingCacheByteCount: Int
     package var refcountCacheByteCount: Int
+    /// What becomes of the image's bitmaps if it is opened to be written.
+    package var bitmaps: BitmapPolicy = .refuse
 
     package init(
       isReadOnly: Bool = true, depth: Int = 0, mappingCacheByteCount: Int = 8 << 20,
@@ -71,7 +73,7 @@ extension Qcow2Image {
     try value.checkFeatures()
     if !options.isReadOnly {
       if file.isReadOnly { throw .notWritable("the device under it is open read-only") }
-      try value.checkWritable()
+      try value.checkWritable(options.bitmaps)
     }
     try value.checkLayout(fileByteCount: file.byteCount)
     let resolved = try await open(dataFileOf: value, dataFile, options, pool)
@@ -109,12 +111,14 @@ extension Qcow2Image {
     let map = ClusterMap(
       file: host, data: data, header: header, refcounts: refcounts, l1: l1,
       memoryByteCount: options.mappingCacheByteCount)
+    let bitmaps = options.isReadOnly || options.bitmaps == .refuse ? nil : try await BitmapsOnDisk.open(map)
     let isDirty = !options.isReadOnly && value.incompatible.contains(.dirty)
-    let repairedCount = isDirty ? try await rebuildRefcounts(map) : nil
+    let repairedCount = isDirty ? try await rebuildRefcounts(map, value.keptAutoclear(bitmaps)) : nil
     let backing = try await open(value, source, options)
     let image = Qcow2Image(
       file: host, data: data, header: header, refcounts: refcounts, map: map, backing: backing, work: work,
       isReadOnly: options.isReadOnly)
+    image.bitmapsOnDisk = bitmaps
     image.repairedAtOpening = repairedCount
     return image
   }
@@ -122,11 +126,13 @@ extension Qcow2Image {
   /// An image that wasn't closed cleanly by a writer with lazy refcounts: its tables are right, its counts aren't.
   /// We keep counts exact ourselves, so the mark stays away afterwards.
   /// - Returns: how many counts were put right.
-  private static func rebuildRefcounts(_ map: ClusterMap) async throws(Qcow2Error) -> Int {
+  private static func rebuildRefcounts(
+    _ map: ClusterMap, _ kept: Qcow2Header.Autoclear
+  ) async throws(Qcow2Error) -> Int {
     do { try await map.file.learnSnapshotTables() } catch { throw .device(error) }
     if let conflict = map.file.regions.conflict { throw .damaged(conflict) }
     do throws(BlockError) {
-      try await map.header.clearAutoclear(besides: map.header.value.keptAutoclear)
+      try await map.header.clearAutoclear(besides: kept)
       let report = try await RefcountRepair(map: map).run(.allCounts)
       if let finding = report.findings.first {
         throw BlockError(.corrupt("it was not closed cleanly and can't be repaired: \(finding.place)"), .open)

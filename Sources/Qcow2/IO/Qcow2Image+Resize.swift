@@ -4,22 +4,24 @@ import Buffers
 /// Growing and shrinking the guest's disk. The header's new size is the last step, after all that it stands for.
 extension Qcow2Image {
   /// Makes the image larger or smaller. New bytes read as zeroes, also where a backing file is longer than the image
-  /// was. It becomes smaller only where nothing but zeroes is cut off.
+  /// was. It becomes smaller only where nothing but zeroes is cut off. Consistent bitmaps, which are those that don't
+  /// record, get tables for the new size in the same step; new bits are clear. Others are the caller's to store.
   ///
   /// - Throws: `notSupported` for images with internal snapshots, and where data would be lost, with their range;
   ///   `misaligned` unless the size is a multiple of 512; `outOfRange` if the L1 table would pass its limit.
   package func resize(to newByteCount: UInt64) async throws(BlockError) {
-    try checkUsable(.resize)
+    try checkChangeable(.resize)
     try await prepareToChange(.resize)
     guard newByteCount % 512 == 0 else { throw BlockError(.misaligned, .resize, cause: "not a multiple of 512") }
-    let all = await ranges.acquire(ByteRange(offset: 0, length: .max), .exclusive)
-    defer { ranges.release(all) }
-    try checkUsable(.resize)
+    let rest = await rest()
+    defer { end(rest) }
+    try checkChangeable(.resize)
     let old = byteCount
     if newByteCount == old { return }
     guard header.value.snapshotCount == 0 else {
       throw BlockError(.notSupported, .resize, cause: "the image has internal snapshots")
     }
+    try checkBitmaps(resizingTo: newByteCount)
     if newByteCount < old { return try await shrink(to: newByteCount, from: old) }
     let entryCount = header.value.l1EntryCount(for: newByteCount)
     guard entryCount * 8 <= UInt64(Qcow2Header.maximumL1ByteCount), newByteCount <= UInt64(Int64.max) else {
@@ -29,7 +31,7 @@ extension Qcow2Image {
     if Int(entryCount) > map.l1.count { try await map.growL1(to: Int(entryCount)) }
     try await clearNewBytes(from: old, to: newByteCount)
     try await map.settle()
-    try await header.setSize(newByteCount, l1Offset: map.l1Offset, l1EntryCount: map.l1.count)
+    try await setSize(newByteCount)
   }
 
   /// Drops the clusters behind the new end, then sets it. The L1 table keeps its length.
@@ -41,7 +43,7 @@ extension Qcow2Image {
       try await drop(clusters(ByteRange(kept..<old)), .resize)
     }
     try await map.settle()
-    try await header.setSize(new, l1Offset: map.l1Offset, l1EntryCount: map.l1.count)
+    try await setSize(new)
     if data !== file { try await data.trim(to: new) }
   }
 

@@ -5,7 +5,7 @@ import Buffers
 /// (Qcow2Image+NewClusters.swift). No table is written before a flush or until many have changed.
 extension Qcow2Image {
   package func write(_ bytes: RawSpan, at offset: UInt64, options: WriteOptions) async throws(BlockError) {
-    try checkUsable(.write)
+    try checkChangeable(.write)
     try checkRequest(.write, at: offset, length: UInt64(bytes.byteCount))
     if bytes.byteCount == 0 { return }
     try await prepareToChange(.write)
@@ -19,7 +19,7 @@ extension Qcow2Image {
       hold = await ranges.acquire(clusters(range), mode)
     }
     defer { ranges.release(hold) }
-    try checkUsable(.write)
+    try checkChangeable(.write)
     let isForced = options.contains(.forceUnitAccess)
     // The file can force bytes in place only; a mapping becomes durable by a flush.
     let passesForce = isForced && mode == .shared && map.isDurable

@@ -4,13 +4,13 @@ import Buffers
 /// Zeroes and discards: whole clusters or subclusters by their entries alone, the rest as bytes.
 extension Qcow2Image {
   package func writeZeroes(_ range: ByteRange, options: ZeroOptions) async throws(BlockError) {
-    try checkUsable(.writeZeroes)
+    try checkChangeable(.writeZeroes)
     try checkRequest(.writeZeroes, at: range.offset, length: range.length)
     if range.isEmpty { return }
     try await prepareToChange(.writeZeroes)
     let hold = await ranges.acquire(clusters(range), .exclusive)
     defer { ranges.release(hold) }
-    try checkUsable(.writeZeroes)
+    try checkChangeable(.writeZeroes)
     let mayUnmap = options.contains(.mayUnmap)
     if options.contains(.onlyIfFast) { try await checkFast(range, mayUnmap: mayUnmap) }
     try await zero(range, mayUnmap: mayUnmap)
@@ -18,14 +18,14 @@ extension Qcow2Image {
   }
 
   package func discard(_ range: ByteRange) async throws(BlockError) {
-    try checkUsable(.discard)
+    try checkChangeable(.discard)
     try checkRequest(.discard, at: range.offset, length: range.length)
     guard !range.isEmpty else { return }
     try await prepareToChange(.discard)
     guard !wholeUnits(range).isEmpty else { return }
     let hold = await ranges.acquire(clusters(range), .exclusive)
     defer { ranges.release(hold) }
-    try checkUsable(.discard)
+    try checkChangeable(.discard)
     // Of a compressed cluster, no part can go.
     let (whole, _) = try await apartFromCompressed(wholeUnits(range), .discard)
     try await drop(whole, .discard)

@@ -33,6 +33,10 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   let backing: (any BlockDevice)?
   let ranges = RangeLock()
   let preparation = RangeLock()
+  /// Of an image that was opened to be written, and to keep its bitmaps.
+  var bitmapsOnDisk: BitmapsOnDisk?
+  /// One operation at a time changes bitmaps, or relies on their staying as they are. It comes before `ranges`.
+  let bitmapTurn = RangeLock()
   private(set) var isClosed = false
   private var isPrepared = false
   package let isReadOnly: Bool
@@ -77,6 +81,13 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
     try file.checkLatch(operation)
   }
 
+  /// The same for changes of the guest's disk: each bitmap that has to record them is recorded.
+  func checkChangeable(_ operation: BlockError.Operation) throws(BlockError) {
+    try checkUsable(operation)
+    guard let bitmap = bitmapsOnDisk?.unrecorded else { return }
+    throw BlockError(.notSupported, operation, cause: "the image's bitmap \(bitmap.shortName) isn't recorded")
+  }
+
   /// The whole clusters that a guest range touches.
   func clusters(_ range: ByteRange) -> ByteRange { range.aligned(to: file.clusterByteCount) }
 
@@ -96,7 +107,7 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
     try await file.learnSnapshotTables()
     map.noteSharedTablesMarkedExclusive()
     guard file.regions.conflict == nil else { return }
-    try await header.clearAutoclear(besides: header.value.keptAutoclear)
+    try await header.clearAutoclear(besides: header.value.keptAutoclear(bitmapsOnDisk))
     isPrepared = true
   }
 
@@ -107,8 +118,8 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   }
 
   package func close() async throws(BlockError) {
-    let all = await ranges.acquire(ByteRange(offset: 0, length: .max), .exclusive)
-    defer { ranges.release(all) }
+    let rest = await rest()
+    defer { end(rest) }
     if isClosed { return }
     isClosed = true
     var failure: BlockError?
@@ -118,6 +129,22 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
     if data !== file { do { try await data.device.close() } catch { keep(error) } }
     if let backing { do { try await backing.close() } catch { keep(error) } }
     if let failure { throw failure }
+  }
+
+  /// The image is at rest: no request is under way, and none begins.
+  struct Rest {
+    fileprivate let bitmaps: RangeLock.Hold
+    fileprivate let ranges: RangeLock.Hold
+  }
+
+  func rest() async -> Rest {
+    let bitmaps = await bitmapTurn.acquire(ByteRange(offset: 0, length: 1), .exclusive)
+    return Rest(bitmaps: bitmaps, ranges: await ranges.acquire(ByteRange(offset: 0, length: .max), .exclusive))
+  }
+
+  func end(_ rest: Rest) {
+    ranges.release(rest.ranges)
+    bitmapTurn.release(rest.bitmaps)
   }
 
   /// Leaves the file as it shall lie there: all written, nothing leaked, no larger than needed.

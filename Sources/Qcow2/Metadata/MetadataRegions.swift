@@ -9,11 +9,13 @@ import BlockCore
 /// Snapshots share tables with the active L1 table, and with each other: that is no conflict, as long as nothing says
 /// that such a table is used once. Their L2 tables stay what they are, whatever the refcounts say.
 ///
-/// Memory: one entry for each L2 table and refcount block, one area for each other table, and 8 bytes for each L2
-/// table of the snapshots, which are read before the first change (``ImageFile/learnSnapshotTables()``).
+/// Memory: one entry for each L2 table and refcount block, one area for each other table, and 8 bytes for each cluster
+/// of a bitmap's bits and for each L2 table of the snapshots, which are read before the first change
+/// (``ImageFile/learnSnapshotTables()``).
 final class MetadataRegions {
   enum Kind: UInt8, Sendable, CustomStringConvertible {
     case header, l1Table, l2Table, refcountTable, refcountBlock, snapshotTable, snapshotL1Table, snapshotL2Table
+    case bitmapDirectory, bitmapTable, bitmapCluster
 
     var description: String {
       switch self {
@@ -25,6 +27,9 @@ final class MetadataRegions {
       case .snapshotTable: "snapshot table"
       case .snapshotL1Table: "L1 table of a snapshot"
       case .snapshotL2Table: "L2 table of a snapshot"
+      case .bitmapDirectory: "bitmap directory"
+      case .bitmapTable: "table of a bitmap"
+      case .bitmapCluster: "bits of a bitmap"
       }
     }
   }
@@ -44,6 +49,8 @@ final class MetadataRegions {
   private let filter = ClusterFilter()
   /// Clusters of the snapshots' L2 tables, in the order of the file.
   private var snapshotTables: [UInt64] = []
+  /// Clusters of bitmaps' bits, in the order of the file.
+  private var bitmapClusters: [UInt64] = []
   /// All others, in the order of the file.
   private var areas: [Area] = []
   /// Where the last of them ends: nearly everything lies behind.
@@ -96,6 +103,25 @@ final class MetadataRegions {
     unreadSnapshotL1Tables = nil
   }
 
+  /// The bitmaps of the image are these from now on, and no others.
+  /// - Parameters:
+  ///   - tables: the directory, and the table of each.
+  ///   - bits: clusters of bits.
+  func setBitmaps(tables: [(kind: Kind, range: ByteRange)], bits: [UInt64]) {
+    areas.removeAll { $0.kind == .bitmapDirectory || $0.kind == .bitmapTable }
+    bitmapClusters = []
+    add(tables)
+    for cluster in bits {
+      let range = ByteRange(offset: cluster << clusterBits, length: 1 << clusterBits)
+      if let other = overlap(range) { note("the \(Kind.bitmapCluster) at \(range.offset) lies in the \(other)") }
+      filter.insert(cluster)
+    }
+    bitmapClusters = bits.sorted()
+    for (cluster, next) in zip(bitmapClusters, bitmapClusters.dropFirst()) where cluster == next {
+      note("the \(Kind.bitmapCluster) at \(cluster << clusterBits) is named twice")
+    }
+  }
+
   var hasSnapshotTables: Bool { !snapshotTables.isEmpty }
 
   /// True if a snapshot's L2 table lies at `offset`.
@@ -130,13 +156,19 @@ final class MetadataRegions {
     for cluster in range.offset >> clusterBits...(range.end - 1) >> clusterBits where filter.mayContain(cluster) {
       if let found = clusters[cluster], found != kind { return found }
       if kind != .snapshotL2Table, isSnapshotTable(cluster) { return .snapshotL2Table }
+      if kind != .bitmapCluster, bitmapClusters.containsSorted(cluster) { return .bitmapCluster }
     }
     return nil
   }
 
-  private func isSnapshotTable(_ cluster: UInt64) -> Bool {
-    let index = snapshotTables.partition { $0 >= cluster }
-    return index < snapshotTables.count && snapshotTables[index] == cluster
+  private func isSnapshotTable(_ cluster: UInt64) -> Bool { snapshotTables.containsSorted(cluster) }
+}
+
+extension [UInt64] {
+  /// True if `cluster` is among the elements, which are in order.
+  fileprivate func containsSorted(_ cluster: UInt64) -> Bool {
+    let index = partition { $0 >= cluster }
+    return index < count && self[index] == cluster
   }
 }
 
