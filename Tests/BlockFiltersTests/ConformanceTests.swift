@@ -6,7 +6,7 @@ import Testing
 /// Each filter is a device like the one below it.
 @Suite struct ConformanceTests {
   enum Filter: CaseIterable {
-    case slot, alignedAccess, alignedAccessOverBlocks, slotOverBlocks
+    case slot, alignedAccess, alignedAccessOverBlocks, slotOverBlocks, dirtyTracking
 
     func device(_ byteCount: UInt64, isReadOnly: Bool = false) -> any BlockDevice {
       var options = MemoryDevice.Options()
@@ -15,6 +15,8 @@ import Testing
       switch self {
       case .slot: return Slot(MemoryDevice(byteCount: byteCount, options: options))
       case .alignedAccess: return AlignedAccess(MemoryDevice(byteCount: byteCount, options: options))
+      case .dirtyTracking:
+        return DirtyTracking(MemoryDevice(byteCount: byteCount, options: options), recorder: RangeRecorder())
       case .alignedAccessOverBlocks, .slotOverBlocks:
         options.limits.requestAlignment = 512
         options.limits.maximumTransferByteCount = 64 << 10
