@@ -1,3 +1,4 @@
+import Descriptors
 import Foundation
 import Model
 import Yams
@@ -41,14 +42,18 @@ extension ServerConfiguration {
     func failure(_ detail: String) -> ConfigurationError {
       ConfigurationError(source: path, faults: [.init(keyPath: "", line: nil, detail: detail)])
     }
-    let bytes: Data
-    do {
-      let file = try FileHandle(forReadingFrom: URL(fileURLWithPath: path))
-      defer { try? file.close() }
-      bytes = try file.read(upToCount: maximumFileSize + 1) ?? Data()
-    } catch {
-      throw failure("can't be read: \((error as NSError).localizedDescription)")
+    guard let file = FileDescriptor(result: open(path, O_RDONLY | O_CLOEXEC)) else {
+      throw failure("can't be read: \(String(cString: strerror(errno)))")
     }
+    var bytes = [UInt8](repeating: 0, count: maximumFileSize + 1)
+    var count = 0
+    while count < bytes.count {
+      let part = bytes.withUnsafeMutableBytes { read(file.rawValue, $0.baseAddress! + count, $0.count - count) }
+      guard part >= 0 || errno == EINTR else { throw failure("can't be read: \(String(cString: strerror(errno)))") }
+      guard part != 0 else { break }
+      count += max(part, 0)
+    }
+    bytes.removeLast(bytes.count - count)
     guard bytes.count <= maximumFileSize else { throw failure("is larger than \(maximumFileSize) bytes") }
     guard let text = String(validating: bytes, as: UTF8.self) else { throw failure("isn't UTF-8 text") }
     return text

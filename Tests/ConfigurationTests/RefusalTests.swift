@@ -186,7 +186,9 @@ struct RefusalTests {
   @Test func aFileThatCannotBeReadIsNamed() throws {
     let folder = try TemporaryFolder()
     let error = #expect(throws: ConfigurationError.self) { try ServerConfiguration(file: folder.path("none.yaml")) }
-    #expect(error?.description.hasPrefix("\(folder.path("none.yaml")): can't be read") == true)
+    #expect(error?.description == "\(folder.path("none.yaml")): can't be read: No such file or directory")
+    let noFile = #expect(throws: ConfigurationError.self) { try ServerConfiguration(file: folder.path) }
+    #expect(noFile?.faults.first?.detail == "can't be read: Is a directory")
     let large = try folder.write(String(repeating: "#", count: ServerConfiguration.maximumFileSize + 1), to: "large")
     let refusal = #expect(throws: ConfigurationError.self) { try ServerConfiguration(file: large) }
     #expect(refusal?.faults.first?.detail.contains("larger than") == true)

@@ -32,6 +32,9 @@ import Testing
     let second = try await bench.export("view", isReadOnly: true)
     #expect(bench.engine.servedExports[second.id]?.source == .attachedImage(image.id))
     await expectRefusal(.imageInUse) { try await bench.service.detachImage(.name("vm1")) }
+    // Detaching it is refused, so no client is told to do that.
+    let refusal = await expectRefusal(.imageInUse) { try await bench.service.unregisterImage(.name("vm1")) }
+    #expect(refusal?.remedy == "delete its exports first")
     _ = try await bench.service.deleteExport(.name("disk0"), .safe).done()
     #expect(try bench.service.image(.name("vm1")).state == .attached)
     _ = try await bench.service.deleteExport(.id(second.id), .safe).done()

@@ -19,8 +19,8 @@ package struct AllowedDevices: Sendable {
     }
     // Looked at before it is opened: opening some devices does something.
     guard let number = Self.deviceNumber(path) else {
-      throw DomainError(
-        access(path, F_OK) == 0 ? .sourceNotAFile : .sourceNotFound, "\(path) is no block device")
+      guard access(path, F_OK) == 0 else { throw DomainError(.sourceNotFound, "\(path) doesn't exist") }
+      throw DomainError(.sourceNotAFile, "\(path) is no block device")
     }
     guard allowedNumbers().contains(number) else {
       throw DomainError(

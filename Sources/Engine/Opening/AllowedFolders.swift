@@ -162,7 +162,7 @@ package struct AllowedFolders: Sendable {
     }
     return DomainError(
       .pathOutsideFolders, "\(path) doesn't lead beneath one of the allowed \(purpose)",
-      remedy: "move it there, or allow its folder in the configuration")
+      remedy: "use a path beneath one of them, or allow its folder in the configuration")
   }
 
   /// Whether `path` is `folder` or lies beneath it, as their texts have it.

@@ -79,7 +79,8 @@ struct SocketFile: Sendable {
     var status = stat()
     guard lstat(path, &status) == 0 else { return }
     guard status.st_mode & S_IFMT == S_IFSOCK else {
-      throw HTTPListenError(address: address, reason: "a file that is no socket stands there; remove it")
+      throw HTTPListenError(
+        address: address, reason: "a file or folder that is no socket has this path; choose another one")
     }
     let probe = try open(address)
     // EAGAIN: a server listens and its backlog is full.

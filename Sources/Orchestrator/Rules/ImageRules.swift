@@ -21,7 +21,11 @@ extension Image {
   /// Throws `imageInUse` for an image that is attached, or is to be again.
   fileprivate func requireAtRest() throws(DomainError) {
     guard state != .attached else {
-      throw DomainError(.imageInUse, "image '\(name)' is attached", remedy: "detach it first")
+      guard attachment?.cause == .export else {
+        throw DomainError(.imageInUse, "image '\(name)' is attached", remedy: "detach it first")
+      }
+      throw DomainError(
+        .imageInUse, "image '\(name)' is attached for its exports", remedy: "delete its exports first")
     }
     guard attachment == nil else {
       throw DomainError(
