@@ -26,7 +26,9 @@ extension DomainError {
     case .corrupt(let text):
       self.init(damage, "\(file) is damaged\(place): \(text)\(cause)", remedy: Self.remedy(forDamage: damage))
     case .readOnly:
-      self.init(.ioError, "\(file) can't be written: it is read-only\(cause)")
+      self.init(
+        .ioError, "\(file) can't be written: it is read-only\(cause)",
+        remedy: "make it, and the storage or server that has it, writable")
     case .io, .outOfRange, .misaligned, .notSupported, .notFast, .latchedFailed, .closed:
       self.init(
         .ioError, "\(file): \(error.operation.rawValue)\(place) failed: \(error.kind)\(cause)",
@@ -75,6 +77,16 @@ extension DomainError {
       self.init(
         .storageFull, "\(file): no space is left on its storage (\(text))",
         remedy: "free space on the storage that holds it, then try again")
+    case EROFS:
+      self.init(
+        .permissionDenied, "\(file): its storage is mounted read-only", remedy: "mount it to be written, then try again"
+      )
+    case EMFILE, ENFILE:
+      self.init(
+        .ioError, "\(file) can't be opened: as many files are open as are allowed (\(text))",
+        remedy: "raise the limit of open files (LimitNOFILE, ulimit -n), or have fewer jobs and exports at one time")
+    case ENOMEM:
+      self.init(.ioError, "\(file): \(error)", remedy: "give the server's host, or its group of processes, more memory")
     case ESHUTDOWN:
       self.init(.stopping, "the server is stopping")
     case EACCES, EPERM:
