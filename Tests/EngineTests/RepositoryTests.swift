@@ -127,6 +127,42 @@ struct RepositoryTests {
     }
   }
 
+  /// What has a file's name may be anything by now. Whatever it is, it costs no other backup its place in the scan.
+  @Test(arguments: ["folder", "link that leads out", "link in a circle", "FIFO"])
+  func whatStandsForAFileIsAFindingAndCostsNoOtherBackup(_ kind: String) async throws {
+    try await withBackup { test, made in
+      let other = try await test.backUp(test.record("other", test.images + "/vm.raw", .raw), .none)
+      let image = RepositoryPath.imageDocument(made.place.image)
+      for path in [image] + [BackupFileName.Part.manifest, .data, .hashes].map(made.place.path) {
+        let full = "\(test.repositoryPath)/\(path)"
+        let aside = test.images + "/aside"
+        #expect(rename(full, aside) == 0)
+        switch kind {
+        case "folder": #expect(mkdir(full, 0o700) == 0)
+        case "link that leads out": #expect(symlink(aside, full) == 0)
+        case "link in a circle": #expect(symlink(FilePath.name(of: full), full) == 0)
+        default: #expect(mkfifo(full, 0o600) == 0)
+        }
+        let scan = try await test.engine.scan(test.repository)
+        #expect(scan.findings.contains { $0.contains(path) }, "\(path): \(scan.findings)")
+        #expect(scan.backups.contains { $0.id == other.order.backup && $0.state == .complete }, "\(path)")
+        if path == image {
+          #expect(scan.backups.count == 2)
+        } else if path == made.place.path(.manifest) {
+          #expect(scan.backups.count == 1)
+        } else {
+          #expect(scan.backups.first { $0.id == made.order.backup }?.state == .corrupt, "\(path)")
+          let code = await refusal { _ = try await test.verify(made.place) }
+          let findings = code == nil ? try await test.verify(made.place).findings : []
+          #expect(code == .backupCorrupt || !findings.isEmpty, "\(path): \(String(describing: code))")
+        }
+        #expect(remove(full) == 0)
+        #expect(rename(aside, full) == 0)
+      }
+      #expect(try await test.engine.scan(test.repository).findings == [])
+    }
+  }
+
   @Test func openingTellsOneRepositoryFromAnother() async throws {
     try await withBackup { test, made in
       let id = RepositoryID()

@@ -213,18 +213,22 @@ package struct RepositoryFolder: Sendable {
     do throws(SystemError) {
       if try files.contents(of: path, limit: CheckedDocumentCodec.maximumByteCount) == bytes { return }
     } catch {
-      // One that is too long is damaged, and replaced.
-      guard error.code == ENOENT || error.code == EMSGSIZE else { throw error }
+      // One that is too long, or a link that leads out, is damaged, and replaced.
+      guard error.isOfOneFile else { throw error }
     }
     let way = PartFileName(target: path, writer: writer, job: job).text
     try files.publish(bytes, as: path, by: way, isReplacing: true)
   }
 
-  /// Bytes that the backup's files take.
+  /// Bytes that the backup's files take; what has one's name and isn't a file takes none.
   func storedByteCount(_ backup: StoredBackupLocation) throws(SystemError) -> UInt64 {
     var count: UInt64 = 0
     for part in [BackupFileName.Part.data, .hashes, .manifest] {
-      count += try files.status(of: backup.path(part))?.allocatedByteCount ?? 0
+      do throws(SystemError) {
+        count += try files.status(of: backup.path(part))?.allocatedByteCount ?? 0
+      } catch {
+        guard error.isOfOneFile else { throw error }
+      }
     }
     return count
   }

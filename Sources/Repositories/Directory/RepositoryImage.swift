@@ -69,8 +69,9 @@ struct RepositoryImageOpener: Sendable {
       do throws(SystemError) {
         file = try await loop.blocking { () throws(SystemError) in try files.openFile(path, isReadOnly: isReadOnly) }
       } catch {
-        guard error.code == ENOENT else { throw error }
-        throw DomainError(.backupCorrupt, "\(full(path)) is missing", remedy: "use another backup")
+        guard error.code == ENOENT || error.isOfWhatHasTheName else { throw error }
+        let why = error.code == ENOENT ? "is missing" : "isn't the file that was stored: \(error)"
+        throw DomainError(.backupCorrupt, "\(full(path)) \(why)", remedy: "use another backup")
       }
       return try await files.device(over: file, isReadOnly: isReadOnly, direct: false, on: loop)
     }

@@ -1,6 +1,5 @@
 import EventLoops
 import Foundation
-import Glibc
 import Model
 
 /// Reads everything that a repository's files tell, and changes nothing. Blocks.
@@ -69,7 +68,7 @@ struct RepositoryReader {
       name = document.name
     } catch let error as DocumentDamage {
       find("\(RepositoryPath.imageDocument(image)): \(error.text)")
-    } catch let error as SystemError where error.code == ENOENT || error.code == EMSGSIZE {
+    } catch let error as SystemError where error.isOfOneFile {
       find("\(RepositoryPath.imageDocument(image)): \(error)")
     }
     for entry in try entries(RepositoryPath.image(image)) where entry.name != "image.json" {
@@ -135,6 +134,8 @@ struct RepositoryReader {
       return (manifest, backup)
     } catch let error as DomainError {
       find(error.detail)
+    } catch let error as SystemError where error.isOfOneFile {
+      find("\(place.path(.manifest)): \(error)")
     }
     scan.unreadable.insert(place.backup)
     return nil

@@ -79,7 +79,7 @@ struct LostDocument {
     do throws(SystemError) {
       bytes = try files.contents(of: path, limit: CheckedDocumentCodec.maximumByteCount)
     } catch {
-      if error.code == ENOENT || error.code == EMSGSIZE { return nil }
+      if error.isOfOneFile { return nil }
       throw error
     }
     guard let manifest = try? CheckedDocumentCodec.decode(Manifest.self, from: bytes) else { return nil }
