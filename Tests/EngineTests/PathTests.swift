@@ -255,4 +255,15 @@ struct PathTests {
       #expect(await open(test.root + "/backup/deep/down") == nil)
     }
   }
+
+  /// What the host lacks isn't the disk's fault, and nothing is in the kernel's log about it.
+  @Test(arguments: [
+    (EROFS, ProblemCode.permissionDenied, "mount it"), (EMFILE, .ioError, "limit of open files"),
+    (ENFILE, .ioError, "limit of open files"), (ENOMEM, .ioError, "memory"), (EIO, .ioError, "kernel's log"),
+  ])
+  func failureOfTheHostHasItsOwnRemedy(_ code: Int32, _ problem: ProblemCode, _ remedy: String) {
+    let error = DomainError(SystemError(code), of: "/images/vm1.raw")
+    #expect(error.code == problem && error.detail.hasPrefix("/images/vm1.raw"))
+    #expect(error.remedy?.contains(remedy) == true, "\(String(describing: error.remedy))")
+  }
 }
