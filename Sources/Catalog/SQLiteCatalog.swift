@@ -113,7 +113,17 @@ package final class SQLiteCatalog: BackupCatalog {
     guard calls.close() else { return }
     calls.waitForNone()
     defer { claim.release() }
+    emptyLog()
     do { try pool.close() } catch let error as DatabaseError { throw DomainError(error, at: path) }
+  }
+
+  /// Moves what the log holds into the database: from then on the one file is all of the catalog, for those who copy it.
+  /// GRDB closes its readers last, and SQLite moves nothing when the last connection may only read. The log stays where
+  /// another program reads the catalog, or storage fails: the next start takes it up.
+  private func emptyLog() {
+    try? pool.writeWithoutTransaction { database in
+      _ = try LockWait.$deadline.withValue(.now) { try database.checkpoint(.truncate) }
+    }
   }
 
   /// Failures that say nothing against the file's content.

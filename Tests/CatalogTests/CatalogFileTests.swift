@@ -33,6 +33,40 @@ struct CatalogFileTests {
     try catalog.close()
   }
 
+  /// People copy the one file, and believe that they have the catalog.
+  @Test func onceClosedTheOneFileIsAllOfIt() async throws {
+    let image = Image.sample()
+    let catalog = try SQLiteCatalog(stateFolder: folder.path("state"))
+    try await catalog.write { try $0.insert(image) }
+    _ = try catalog.read { try $0.image(image.id) }
+    try catalog.close()
+    try folder.makeFolder("copy")
+    try FileManager.default.copyItem(
+      atPath: folder.path("state/catalog.sqlite"), toPath: folder.path("copy/catalog.sqlite"))
+    let copy = try SQLiteCatalog(stateFolder: folder.path("copy"))
+    #expect(try copy.read { try $0.image(image.id) } == image)
+    try copy.close()
+  }
+
+  /// A program that reads the catalog meanwhile keeps its log from being emptied, and holds up nothing.
+  @Test func aReaderDoesNotHoldUpTheClose() async throws {
+    let catalog = try SQLiteCatalog(stateFolder: folder.path)
+    try await catalog.write { try $0.insert(Image.sample("a")) }
+    var settings = GRDB.Configuration()
+    settings.allowsUnsafeTransactions = true
+    let reader = try DatabaseQueue(path: folder.path("catalog.sqlite"), configuration: settings)
+    try await reader.writeWithoutTransaction { try $0.execute(sql: "BEGIN; SELECT count(*) FROM images") }
+    try await catalog.write { try $0.insert(Image.sample("b")) }
+    let start = ContinuousClock.now
+    try catalog.close()
+    #expect(ContinuousClock.now - start < .seconds(5))
+    try await reader.writeWithoutTransaction { try $0.execute(sql: "ROLLBACK") }
+    try reader.close()
+    let again = try SQLiteCatalog(stateFolder: folder.path)
+    #expect(try again.read { try $0.image(named: "a") != nil && $0.image(named: "b") != nil })
+    try again.close()
+  }
+
   @Test func aSecondProcessOnTheSameFolderIsRefusedUntilTheFirstOneEnds() throws {
     let first = try SQLiteCatalog(stateFolder: folder.path)
     let refusal = #expect(throws: CatalogOpenError.self) { try SQLiteCatalog(stateFolder: folder.path) }
