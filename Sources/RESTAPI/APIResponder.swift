@@ -170,7 +170,10 @@ package final class APIResponder: HTTPResponder {
       if ProblemType.of(error.code).status >= 500, !passes { log(error, request) }
       return refuse(error, request)
     }
-    if error is CancellationError { return refuse(DomainError(.stopping, "the request was broken off"), request) }
+    // The client is gone, or is told of the stop: nothing went wrong here, and the log has no room for it.
+    if error is CancellationError || error is HTTPClientGone {
+      return refuse(DomainError(.stopping, "the request was broken off"), request)
+    }
     log(error, request)
     return refuse(DomainError(.internalError, "the request failed for a reason that the server's log tells"), request)
   }

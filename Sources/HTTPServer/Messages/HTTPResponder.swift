@@ -53,4 +53,6 @@ package struct HTTPBodyTooLarge: Error, Sendable {
 }
 
 /// The client has closed the connection, or was dropped.
-package struct HTTPClientGone: Error, Sendable {}
+package struct HTTPClientGone: Error, Sendable {
+  package init() {}
+}
