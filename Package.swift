@@ -79,7 +79,8 @@ let package = Package(
     room(
       "Engine",
       [
-        "Model", "Failures", "Repositories", "Bytes", "Locks", "Buffers", "BlockCore", "BlockFilters", "Descriptors",
+        "Model", "Failures", "Repositories", "Bytes", "Locks", "Buffers", "BlockCore", "BlockFilters", "Bitmaps",
+        "Descriptors",
         "EventLoops", "RawFile", "Qcow2", "NBD",
         logging,
       ]),

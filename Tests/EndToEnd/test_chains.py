@@ -49,7 +49,9 @@ def test_every_point_of_a_chain_comes_back(server, workspace, format, each_versi
     chain.write("write -P 3 1M 64k", "write -z 4M 2M", "write -P 4 31M 4k")
     first = chain.back_up("incremental", compression="none")
     assert first["parent"] == full["id"] and first["chain"] == full["chain"] and first["sequence"] == 1
-    assert (first["trackingFallback"], first["fallbackReason"]) == ("hash", "bitmap-missing")
+    # Only a qcow2 image carries a bitmap; its granules are as long as the hashes' grains.
+    assert (first["trackingFallback"], first["fallbackReason"]) == (
+        ("hash", "bitmap-missing") if format == "raw" else (None, None))
     assert first["dirtyBytes"] == 2 * MIB + 2 * 65536
     assert first["storedSize"] < full["dirtyBytes"] / 8
     empty = chain.back_up("incremental")

@@ -212,7 +212,8 @@ struct AttachTests {
   @Test func imagesThatCantBeWrittenRightAreRefused() async throws {
     try await withEngine { test in
       let location = try test.makeQcow2()
-      try Tool.run("qemu-img", "bitmap", "--add", location.source.place, "b0")
+      // One more than are recorded.
+      for number in 0...64 { try Tool.run("qemu-img", "bitmap", "--add", location.source.place, "b\(number)") }
       let refusal = await #expect(throws: DomainError.self) { try await test.attach(location, as: ImageID()) }
       #expect(refusal?.code == .formatUnsupported && refusal?.detail.contains("bitmap") == true, "\(refusal as Any)")
       let remote = ImageLocation(source: .nbd(uri: "nbd://127.0.0.1:1/x"), format: .raw)

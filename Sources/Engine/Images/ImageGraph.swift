@@ -8,6 +8,7 @@ import Qcow2
 /// An image that is open to be written, with all that stands between its users and its files.
 ///
 ///     users ──▶ slot ──▶ filters, from the newest to the oldest ──▶ AlignedAccess of a raw file ──▶ format ──▶ file
+///                                                              └──▶ tracking, for a qcow2 image's bitmaps ──┘
 ///
 /// G1. Users hold the slot for as long as the image is open. Filters come and go behind it; nothing else of a live graph
 ///     is rewired.
@@ -35,13 +36,17 @@ actor ImageGraph {
   private(set) var filters: [any GraphFilter] = []
   private var holder: GraphHold?
 
-  init(_ image: OpenImage, at location: ImageLocation, tracking: Tracking, for use: ImageUse, on loop: EventLoop) {
+  /// - Parameter bitmaps: those of the image that record its changes.
+  init(
+    _ image: OpenImage, at location: ImageLocation, tracking: Tracking, recordedBy bitmaps: ImageBitmaps? = nil,
+    for use: ImageUse, on loop: EventLoop
+  ) {
     self.loop = loop
     self.location = location
     self.image = image
     self.use = use
     self.tracking = tracking
-    base = AlignedAccess.over(image.device)
+    base = bitmaps.map { DirtyTracking($0, recorder: $0) } ?? AlignedAccess.over(image.device)
     slot = Slot(base)
   }
 

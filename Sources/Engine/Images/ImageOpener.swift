@@ -68,7 +68,17 @@ struct ImageOpener: Sendable {
     logger.debug(
       "an image is open to be written",
       metadata: ["image": "\(opened.name)", "by": "\(use.user.words)", "changes": "\(tracking)"])
-    return ImageGraph(opened, at: image, tracking: tracking, for: use, on: loop)
+    guard tracking == .recorded, let qcow2 = opened.format.qcow2 else {
+      return ImageGraph(opened, at: image, tracking: tracking, for: use, on: loop)
+    }
+    return try await telling(about: opened.name) {
+      try await attempt {
+        let bitmaps = try await ImageBitmaps.load(from: qcow2, name: opened.name, logger: logger)
+        return ImageGraph(opened, at: image, tracking: tracking, recordedBy: bitmaps, for: use, on: loop)
+      } orCleanUp: {
+        try? await opened.device.close()
+      }
+    }
   }
 
   nonisolated(nonsending)
@@ -174,8 +184,9 @@ struct ImageOpener: Sendable {
       if depth == 0, !raw.isDirect { chain.isDirect = false }
       guard format == .qcow2 else { return .raw(raw) }
       return try await attempt {
-        let options = Qcow2Image.OpenOptions(
+        var options = Qcow2Image.OpenOptions(
           layer: depth, isReadOnly: isReadOnly, tableByteCountAbove: tableByteCountAbove)
+        options.bitmaps = .keep
         let resolver: BackingResolver = { [self] reference in
           let name = try BackingName(reference.name, format: reference.format, in: path)
           let below = name.joined(to: path)

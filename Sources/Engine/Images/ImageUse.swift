@@ -43,6 +43,8 @@ package final class ImageUse: Sendable {
 
 /// How the changes are recorded that are made through an open image. Whoever opens one to be written has to say it.
 package enum Tracking: Hashable, Sendable {
-  /// Nothing records them: no bitmap may count from a point in time before them.
-  case untracked(because: String)
+  /// Every bitmap of the image records them that is enabled, see ``ImageBitmaps``.
+  case recorded
+  /// What the guest sees doesn't change.
+  case unchanged(because: String)
 }

@@ -59,7 +59,7 @@ extension LocalEngine {
       try await control.checkpoint()
       do {
         return try await opener(on: loop, attaching: order.image).openToWrite(
-          order.location, tracking: .untracked(because: "no tracker is registered for the image"),
+          order.location, tracking: .recorded,
           direct: order.cache != .writeback, for: use)
       } catch let error as DomainError where error.code == .imageLocked && ContinuousClock.now < deadline {
         if !hasTold { control.log(.info, "waiting for whoever has it open: \(error.detail)") }

@@ -81,7 +81,7 @@ extension LocalEngine {
     let graph: ImageGraph
     do {
       graph = try await opener(on: loop).openToWrite(
-        location, tracking: .untracked(because: "a repair changes nothing that the guest sees"),
+        location, tracking: .unchanged(because: "a repair changes nothing that the guest sees"),
         for: Self.use(control, .alone))
     } catch let error as DomainError
       where found.errorCount > 0 && (error.code == .imageCorrupt || error.code == .formatUnsupported)

@@ -154,7 +154,7 @@ extension LocalEngine {
     private func restore(_ reading: RestoreReading, over location: ImageLocation) async throws -> UInt64
   {
     let graph = try await opener(on: reading.loop).openToWrite(
-      location, tracking: .untracked(because: "a restore replaces everything"),
+      location, tracking: .recorded,
       for: ImageUse(.job("restore", reading.control.job), needs: .alone))
     if let repair = graph.image.repair { reading.control.log(.warning, repair) }
     let byteCount = reading.stored.manifest.virtualSize

@@ -38,11 +38,17 @@ extension LocalEngine {
     let copied = try await copy(begun, names, loop, control)
     try await checkUnchanged(image, loop)
     try await control.checkpoint()
-    let manifest = Manifest(
+    let checkpoint = newCheckpoint(begun)
+    var manifest = Manifest(
       order: order, plan: plan, consistency: .offline, createdAt: order.backup.ulid.date, finishedAt: clock.now(),
       virtualSize: image.device.byteCount, dirtyBytes: copied.changedByteCount, merkleRoot: copied.root)
+    if let checkpoint {
+      (manifest.checkpoint, manifest.marks) = (checkpoint.id, checkpoint.marks)
+      manifest.granularity = Int(StoredTracker.granularity)
+    }
     let storedSize = try await stage.publish(manifest)
     control.log(.info, "the backup is complete: \(repository.name(of: stage.backup))")
+    if let checkpoint { await set(checkpoint, after: begun, on: loop, control) }
     return BackupReceipt(
       pointInTime: manifest.pointInTime, finishedAt: manifest.finishedAt, virtualSize: manifest.virtualSize,
       dirtyBytes: manifest.dirtyBytes, storedSize: storedSize, merkleRoot: manifest.merkleRoot,
@@ -90,8 +96,9 @@ extension LocalEngine {
     // A full has nothing below it that zeroes would have to hide.
     let writer = TargetWriter(target, name: names.data, zeroes: base == nil ? .leave : .write, control: control)
     let sink = BackupSink(source: image.name, hashes: hashes, hashesName: names.hashes, over: base, target: writer)
+    let regions = try await changedRegions(begun, over: base)
     try await run(
-      from: image.device, byteCount: image.device.byteCount, to: sink,
+      from: image.device, byteCount: image.device.byteCount, regions: regions, to: sink,
       compressors: order.compression == .zstd ? compressors : nil, loop, control
     ) { DomainError($0, of: image.name) }
     let root = try await tellingAboutHashes(names.hashes) {
@@ -105,6 +112,42 @@ extension LocalEngine {
       try await target.close()
     }
     return (root, sink.changedByteCount)
+  }
+
+  /// What a bitmap says is to be looked at, in whole grains: what changed since the backup that it counts from, and where
+  /// that one differs from the parent. Nil: everything.
+  nonisolated(nonsending)
+    private func changedRegions(_ begun: BegunBackup, over base: BackupSink.Base?) async throws -> RangeRegions?
+  {
+    guard let tracked = begun.tracked, let parent = begun.parent, let base else { return nil }
+    var changes = tracked.changes
+    if tracked.from.manifest.backup != parent.manifest.backup {
+      let hashes = try await tracked.from.openHashes(work: work)
+      try await closing([hashes.device]) {
+        try await tellingAboutHashes(tracked.from.hashesName) {
+          let end = max(hashes.reader.tree.leafCount, base.hashes.tree.leafCount)
+          var next: UInt64 = 0
+          while next < end, let run = try await hashes.reader.firstDifference(from: base.hashes, in: next..<end) {
+            changes.set(
+              ByteRange(
+                run.lowerBound * UInt64(HashTree.grainByteCount)..<run.upperBound * UInt64(HashTree.grainByteCount)))
+            next = run.upperBound
+          }
+        }
+      }
+    }
+    let byteCount = begun.image.device.byteCount
+    var ranges: [ByteRange] = []
+    for dirty in changes.dirtyRanges {
+      let whole = dirty.aligned(to: UInt64(ChunkGeometry.standard.unit))
+      let range = ByteRange(whole.offset..<min(whole.end, byteCount))
+      if let last = ranges.last, last.end >= range.offset {
+        ranges[ranges.count - 1].length = max(last.end, range.end) - last.offset
+      } else {
+        ranges.append(range)
+      }
+    }
+    return RangeRegions(ranges, of: begun.image.device, byteCount: byteCount)
   }
 
   /// A new qcow2 image for `byteCount` bytes of a guest: its size is a multiple of 512, as the format wants it.
@@ -128,14 +171,16 @@ extension LocalEngine {
   /// Runs a copy on the loop that everything in it belongs to.
   nonisolated(nonsending)
     func run(
-      from source: any BlockDevice, byteCount: UInt64, to sink: any CopySink, compressors: CompressorShelf? = nil,
+      from source: any BlockDevice, byteCount: UInt64, regions: (any Regions)? = nil, to sink: any CopySink,
+      compressors: CompressorShelf? = nil,
       _ loop: EventLoop, _ control: any JobControl, _ describe: @escaping @Sendable (BlockError) -> DomainError
     ) async throws
   {
     // The sink is confined to the loop, as its caller is, which leaves it alone meanwhile.
     nonisolated(unsafe) let sink = sink
     let copy = CopyLoop(
-      on: loop, from: source, byteCount: byteCount, to: sink, compressors: compressors, work: work, control: control,
+      on: loop, from: source, byteCount: byteCount, regions: regions, to: sink, compressors: compressors, work: work,
+      control: control,
       describe: describe)
     try await copy.run()
   }

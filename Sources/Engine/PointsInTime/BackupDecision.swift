@@ -1,3 +1,5 @@
+import Bitmaps
+import BlockCore
 import Foundation
 import Model
 import Repositories
@@ -10,18 +12,27 @@ struct BackupDecision {
   let order: BackupOrder
   /// The newest that a full began.
   let chain: StoredChain?
+  /// What the image's own bitmap tells.
+  let tracker: StoredTracker.Finding
   /// Bytes of the image.
   let byteCount: UInt64
   let moment: Date
 
-  /// The plan, with what it builds on.
-  var plan: (plan: BackupPlan, parent: Manifest?) {
-    var (plan, parent) = decided
-    if let mixture = order.mixture { plan.reason += "; it is of a mixture: \(mixture)" }
-    return (plan, parent)
+  /// What a backup builds on.
+  struct Base {
+    let parent: Manifest
+    /// What the bitmap counts from, and the bitmap; nil where hashes alone tell what changed.
+    let tracked: (from: Manifest, changes: DirtyBitmap)?
   }
 
-  private var decided: (BackupPlan, Manifest?) {
+  /// The plan, with what it builds on.
+  var plan: (plan: BackupPlan, base: Base?) {
+    var (plan, base) = decided
+    if let mixture = order.mixture { plan.reason += "; it is of a mixture: \(mixture)" }
+    return (plan, base)
+  }
+
+  private var decided: (BackupPlan, Base?) {
     switch order.kind {
     case .full: (newChain(.full, order.kind.words), nil)
     case .copy: (newChain(.copy, order.kind.words), nil)
@@ -31,7 +42,7 @@ struct BackupDecision {
     }
   }
 
-  private var automatic: (BackupPlan, Manifest?) {
+  private var automatic: (BackupPlan, Base?) {
     guard let chain, !chain.links.isEmpty || chain.brokenCount > 0 else {
       return (newChain(.full, "the first backup of the image in its repository begins a chain"), nil)
     }
@@ -41,7 +52,7 @@ struct BackupDecision {
     return increment(.incremental)
   }
 
-  private func increment(_ kind: BackupKind) -> (BackupPlan, Manifest?) {
+  private func increment(_ kind: BackupKind) -> (BackupPlan, Base?) {
     let why = order.kind.words
     guard let chain, !chain.links.isEmpty || chain.brokenCount > 0 else {
       return (full(why, "there is no backup of the image to build on", .noParent), nil)
@@ -50,27 +61,80 @@ struct BackupDecision {
       return (full(why, "the chain is full", .noParent), nil)
     }
     let usable = usable
-    guard let parent = kind == .differential ? usable.first : usable.last else {
-      return (full(why, "nothing in the newest chain can be built on", .parentMissing), nil)
+    guard let full = usable.first?.manifest, let newest = usable.last?.manifest else {
+      return (self.full(why, "nothing in the newest chain can be built on", .parentMissing), nil)
     }
-    let fallback = fallback(over: parent.manifest, kind)
+    let (parent, reason): (Manifest, String)
+    var fallback: BackupPlan.Fallback?
+    let tracking = tracking(usable.map(\.manifest), kind == .differential ? full : newest)
+    switch tracking {
+    case .success(let tracked):
+      parent = kind == .differential ? full : tracked.from
+      reason = "\(why); a bitmap tells what changed since backup \(tracked.from.backup)"
+    case .failure(let lack):
+      parent = kind == .differential ? full : newest
+      reason = "\(why); \(lack.text), so all was read and compared with the hashes of backup \(parent.backup)"
+      fallback = BackupPlan.Fallback(to: .hash, reason: lack.reason)
+    }
     let plan = BackupPlan(
       kind: kind, chain: chain.id, sequence: chain.nextSequence,
-      parent: BackupPlan.Parent(backup: parent.manifest.backup, merkleRoot: parent.manifest.merkleRoot),
-      reason:
-        "\(why); \(fallback.text), so all was read and compared with the hashes of backup \(parent.manifest.backup)",
-      fallback: BackupPlan.Fallback(to: .hash, reason: fallback.reason), pointInTime: moment)
-    return (plan, parent.manifest)
+      parent: BackupPlan.Parent(backup: parent.backup, merkleRoot: parent.merkleRoot),
+      reason: reason, fallback: fallback, pointInTime: moment)
+    return (plan, Base(parent: parent, tracked: try? tracking.get()))
   }
 
-  private func fallback(over parent: Manifest, _ kind: BackupKind) -> (reason: FallbackReason, text: String) {
+  /// Why no bitmap tells what changed.
+  private struct Lack: Error {
+    let reason: FallbackReason
+    let text: String
+  }
+
+  /// Without a bitmap: what else there is to say than that.
+  private func lack(of parent: Manifest, _ reason: FallbackReason, _ text: String) -> Lack {
     if parent.virtualSize > byteCount {
-      return (.sizeChanged, "the image was \(parent.virtualSize) bytes long and is \(byteCount)")
+      return Lack(
+        reason: .sizeChanged, text: "the image was \(parent.virtualSize) bytes long and is \(byteCount)")
     }
-    if kind == .incremental, isNewestBroken {
-      return (.parentMissing, "what came after backup \(parent.backup) is gone or damaged")
+    if reason == .bitmapMissing, isNewestBroken {
+      return Lack(reason: .parentMissing, text: "what came after backup \(parent.backup) is gone or damaged")
     }
-    return (.bitmapMissing, "no bitmap counts from backup \(parent.backup)")
+    return Lack(reason: reason, text: text)
+  }
+
+  private var isNewestBroken: Bool {
+    guard let chain else { return false }
+    return chain.brokenCount > 0 || chain.links.contains { order.unusableParents.contains($0.manifest.backup) }
+  }
+
+  /// The bitmap, and the backup that it counts from: the one whose checkpoint it names, never the newest as such.
+  private func tracking(
+    _ usable: [Manifest], _ parent: Manifest
+  ) -> Result<(from: Manifest, changes: DirtyBitmap), Lack> {
+    let stored: StoredTracker
+    switch tracker {
+    case .missing(let reason, let text): return .failure(lack(of: parent, reason, text))
+    case .found(let found): stored = found
+    }
+    guard let from = usable.first(where: { $0.checkpoint == stored.checkpoint }) else {
+      let text = "the backup that the image's bitmap counts from can't be built on"
+      return .failure(Lack(reason: .parentMissing, text: text))
+    }
+    guard from.virtualSize <= byteCount, parent.virtualSize <= byteCount else {
+      let text = "the image was \(max(from.virtualSize, parent.virtualSize)) bytes long and is \(byteCount)"
+      return .failure(Lack(reason: .sizeChanged, text: text))
+    }
+    guard UInt64(from.granularity ?? 0) == stored.bitmap.granularity else {
+      return .failure(Lack(reason: .granularityChanged, text: "the image's bitmap has another granularity"))
+    }
+    guard let marks = from.marks, !marks.isEmpty, stored.has(marks: marks) else {
+      return .failure(Lack(reason: .trackingLost, text: "somebody cleared the image's bitmap"))
+    }
+    var changes = stored.bitmap
+    // A disk that has grown is dirty from where it ended.
+    for manifest in [from, parent] where manifest.virtualSize < byteCount {
+      changes.set(ByteRange(manifest.virtualSize..<byteCount))
+    }
+    return .success((from, changes))
   }
 
   /// Complete backups that may be built on, with all below them. A mixture is none of them.
@@ -82,11 +146,6 @@ struct BackupDecision {
       if let parent = manifest.parent?.backup, refused.contains(parent) { refused.insert(manifest.backup) }
       return !refused.contains(manifest.backup) && manifest.mixture != true
     }
-  }
-
-  private var isNewestBroken: Bool {
-    guard let chain else { return false }
-    return chain.brokenCount > 0 || chain.links.contains { order.unusableParents.contains($0.manifest.backup) }
   }
 
   // MARK: New chains

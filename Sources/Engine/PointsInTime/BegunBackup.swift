@@ -1,3 +1,4 @@
+import Bitmaps
 import EventLoops
 import Locks
 import Model
@@ -18,6 +19,8 @@ struct BegunBackup: Sendable {
   var plan: BackupPlan
   /// What it builds on; nil for what begins a chain.
   let parent: StoredBackup?
+  /// What a bitmap says has changed, and since which backup; nil where hashes alone tell.
+  let tracked: (from: StoredBackup, changes: DirtyBitmap)?
 
   /// Ends it without a backup. On `loop`. Returns what couldn't be removed.
   nonisolated(nonsending)

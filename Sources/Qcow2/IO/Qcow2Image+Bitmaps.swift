@@ -7,6 +7,9 @@ import Buffers
 /// Whatever the directory and the tables say is checked before it is used. Memory: the directory, bounded by
 /// ``StoredBitmaps/maximumDirectoryByteCount``, and the table at hand, whose bits are 512 MiB at most.
 extension Qcow2Image {
+  /// Whether the image can carry bitmaps: version 2 has no place for them.
+  package var canCarryBitmaps: Bool { header.value.version >= 3 }
+
   /// The image's bitmaps, those included that aren't understood or aren't consistent.
   package func bitmaps() async throws(BlockError) -> StoredBitmaps {
     try checkUsable(.read)

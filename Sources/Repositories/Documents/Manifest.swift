@@ -78,8 +78,10 @@ package struct Manifest: CheckedDocument {
   package var madeBy: Maker?
   /// The id of the checkpoint that stands for this moment: what changed later is tracked since then.
   package var checkpoint: ULID?
-  /// Of the dirty bitmap that told what changed, in bytes.
+  /// Of the bitmap that counts from the checkpoint, in bytes.
   package var granularity: Int?
+  /// Granules that the bitmap of the checkpoint has from the start: one that is missing says that it was cleared.
+  package var marks: [UInt64]?
   /// All images of the group, this one among them, so that each manifest tells of members that failed or are lost. Nil
   /// where they aren't known.
   package var groupImages: [ImageID]?
@@ -150,7 +152,7 @@ extension Manifest {
   private enum CodingKeys: String, CodingKey {
     case formatVersion, repository, image, imageName, chain, sequence, backup, group, kind, requestedKind, reason
     case parent, compression, consistency, pointInTime, createdAt, finishedAt, virtualSize, dirtyBytes, grainSize
-    case merkleRoot, encryption, mixture, trackingFallback, fallbackReason, madeBy, checkpoint, granularity
+    case merkleRoot, encryption, mixture, trackingFallback, fallbackReason, madeBy, checkpoint, granularity, marks
     case groupImages, checksum
   }
 
@@ -185,6 +187,7 @@ extension Manifest {
     try container.encodeIfPresent(madeBy, forKey: .madeBy)
     try container.encodeIfPresent(checkpoint, forKey: .checkpoint)
     try container.encodeIfPresent(granularity, forKey: .granularity)
+    try container.encodeIfPresent(marks, forKey: .marks)
     try container.encodeIfPresent(groupImages, forKey: .groupImages)
     try container.encode(checksum, forKey: .checksum)
   }

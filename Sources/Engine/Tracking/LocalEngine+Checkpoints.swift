@@ -1,0 +1,91 @@
+import Bitmaps
+import BlockCore
+import EventLoops
+import Failures
+import Foundation
+import Glibc
+import Model
+import Qcow2
+import Repositories
+
+/// A checkpoint that a backup is to set.
+struct NewCheckpoint: Sendable {
+  let id = ULID()
+  let marks: [UInt64]
+}
+
+extension LocalEngine {
+  /// The checkpoint of a backup that later ones may build on; nil where the image can't carry a tracker.
+  func newCheckpoint(_ begun: BegunBackup) -> NewCheckpoint? {
+    guard begun.plan.kind != .copy, begun.image.files.count == 1, let qcow2 = begun.image.format.qcow2,
+      qcow2.canCarryBitmaps,
+      DirtyBitmap.isPossible(granularity: StoredTracker.granularity, byteCount: begun.image.device.byteCount)
+    else { return nil }
+    return NewCheckpoint(marks: StoredTracker.marks(byteCount: begun.image.device.byteCount))
+  }
+
+  /// A file's times tell two changes apart if there is so much between them.
+  private static let timeResolution = 0.1
+
+  /// Sets the checkpoint in the image, in the place of the tracker's last one. Where that can't be done the next backup
+  /// compares by hash: this one is complete, whatever comes of it.
+  nonisolated(nonsending)
+    func set(
+      _ checkpoint: NewCheckpoint, after begun: BegunBackup, on loop: EventLoop, _ control: any JobControl
+    ) async
+  {
+    do {
+      let before = begun.image.generation
+      try await waitUntilTimesTell(of: begun.image, on: loop)
+      try await begun.image.device.close()
+      let location = ImageLocation(source: begun.order.image.source, format: begun.order.image.format)
+      let graph = try await opener(on: loop).openToWrite(
+        location, tracking: .unchanged(because: "only a bitmap is stored"),
+        for: ImageUse(.job("backup", control.job), needs: .alone))
+      try await closing([graph.slot]) {
+        guard graph.image.generation == before else {
+          throw DomainError(.imageInUse, "\(graph.name) was changed right after it was backed up")
+        }
+        try await telling(about: graph.name) { try await store(checkpoint, begun, graph) }
+      }
+    } catch {
+      control.log(
+        .info,
+        "no bitmap counts from this backup, so that the next one compares by hash: "
+          + ((error as? DomainError)?.detail ?? "\(error)"))
+    }
+  }
+
+  nonisolated(nonsending)
+    private func store(_ checkpoint: NewCheckpoint, _ begun: BegunBackup, _ graph: ImageGraph) async throws
+  {
+    guard let qcow2 = graph.image.format.qcow2 else { return }
+    let tracker = TrackerBitmapName.standardTracker(of: begun.order.repository.id)
+    var bitmap = DirtyBitmap(byteCount: qcow2.byteCount, granularity: StoredTracker.granularity)
+    for mark in checkpoint.marks {
+      bitmap.set(ByteRange(offset: mark * StoredTracker.granularity, length: 1))
+    }
+    let stored = try await qcow2.bitmaps()
+    let old = stored.areTrusted ? stored.entries.filter { TrackerBitmapName($0.nameBytes)?.tracker == tracker } : []
+    let name = TrackerBitmapName(tracker: tracker, checkpoint: checkpoint.id)
+    try await qcow2.changeBitmaps(
+      old.map { .remove(name: $0.nameBytes) } + [
+        .store(
+          BitmapToStore(
+            name: name.bytes, isAuto: true, bitmap: bitmap, clusterByteCount: qcow2.clusterByteCount))
+      ])
+    // Durable only then.
+    try await graph.slot.close()
+  }
+
+  /// Until a change of the image from now on would have another time than its last one.
+  nonisolated(nonsending)
+    private func waitUntilTimesTell(of image: OpenImage, on loop: EventLoop) async throws
+  {
+    var status = stat()
+    guard let file = image.files.first, fstat(file.descriptor.rawValue, &status) == 0 else { return }
+    let changed = Double(status.st_ctim.tv_sec) + Double(status.st_ctim.tv_nsec) / 1e9
+    let age = clock.now().timeIntervalSince1970 - changed
+    if age < Self.timeResolution { try await loop.sleep(for: .seconds(Self.timeResolution)) }
+  }
+}

@@ -1,0 +1,96 @@
+import Bitmaps
+import BlockCore
+import Failures
+import Model
+import Qcow2
+
+// How a backup knows what changed since an earlier one of its repository, of a qcow2 image at rest.
+//
+// K1. A tracker is a bitmap in the image itself, which every program records that knows bitmaps, and which becomes
+//     inconsistent where one doesn't. Its name holds the checkpoint that it counts from, so that the two are one: the
+//     manifest of a backup with that checkpoint is the one that it can be built on.
+// K2. A checkpoint is set after the manifest is durable, in one durable step that removes the bitmap before it. Whatever
+//     is cut off, the image has one that counts from some backup's moment, or none.
+// K3. Between the moment and that step nothing writes to the image: its locks are held, and over the gap in which they
+//     are taken anew its files stay as they were.
+// K4. A new bitmap has a few granules set, which the manifest names, the disk's last one among them. One that is missing
+//     later says that somebody cleared the bitmap, or cut the disk off.
+// K5. What an image stands on, a backing file or a data file, may change without it: such images have no tracker.
+
+/// The name of a tracker's bitmap: `cobweb.<tracker>.<checkpoint>`.
+struct TrackerBitmapName: Hashable {
+  /// Without a dot.
+  let tracker: String
+  let checkpoint: ULID
+
+  private static let prefix = "cobweb"
+
+  init(tracker: String, checkpoint: ULID) {
+    self.tracker = tracker
+    self.checkpoint = checkpoint
+  }
+
+  init?(_ name: [UInt8]) {
+    let parts = String(decoding: name, as: UTF8.self).split(separator: ".", omittingEmptySubsequences: false)
+    guard parts.count == 3, parts[0] == Self.prefix, let checkpoint = ULID(parts[2]) else { return nil }
+    self.init(tracker: String(parts[1]), checkpoint: checkpoint)
+  }
+
+  var bytes: [UInt8] { Array("\(Self.prefix).\(tracker).\(checkpoint)".utf8) }
+
+  /// The tracker of all backups in a repository that name no other.
+  static func standardTracker(of repository: RepositoryID) -> String { repository.description.lowercased() }
+}
+
+/// A tracker as an image at rest has it.
+struct StoredTracker: Sendable {
+  let checkpoint: ULID
+  let bitmap: DirtyBitmap
+
+  /// Bytes of a tracker's granules: a grain of the hashes.
+  static let granularity: UInt64 = 65536
+
+  enum Finding: Sendable {
+    case found(StoredTracker)
+    /// Why it tells nothing.
+    case missing(FallbackReason, String)
+  }
+
+  /// Looks for it in an image that is open to be read.
+  nonisolated(nonsending)
+    static func find(_ tracker: String, in image: OpenImage) async throws -> Finding
+  {
+    guard image.files.count == 1, let qcow2 = image.format.qcow2 else {
+      return .missing(.bitmapMissing, "only a qcow2 image of one file carries a bitmap that can be trusted")
+    }
+    do throws(BlockError) {
+      let stored = try await qcow2.bitmaps()
+      let mine = stored.entries.compactMap { entry in
+        TrackerBitmapName(entry.nameBytes).flatMap { $0.tracker == tracker ? (entry: entry, name: $0) : nil }
+      }.max { $0.name.checkpoint < $1.name.checkpoint }
+      guard let mine else { return .missing(.bitmapMissing, "the image carries no bitmap of this repository") }
+      guard stored.areTrusted, mine.entry.isUnderstood else {
+        return .missing(.bitmapInconsistent, "a program changed the image that didn't keep its bitmap up to date")
+      }
+      guard !mine.entry.isInUse else {
+        return .missing(.uncleanStop, "the image wasn't closed by the last program that recorded its bitmap")
+      }
+      guard mine.entry.isAuto else { return .missing(.trackingLost, "somebody disabled the image's bitmap") }
+      return .found(StoredTracker(checkpoint: mine.name.checkpoint, bitmap: try await qcow2.load(mine.entry)))
+    } catch {
+      guard !error.isStorageFailure else { throw error }
+      return .missing(.bitmapInconsistent, "the image's bitmap can't be read: \(error)")
+    }
+  }
+
+  /// Granules that a new bitmap has from the start, see K4.
+  static func marks(byteCount: UInt64) -> [UInt64] {
+    let count = (byteCount + granularity - 1) / granularity
+    guard count > 0 else { return [] }
+    return Set((0..<3).map { _ in UInt64.random(in: 0..<count) } + [count - 1]).sorted()
+  }
+
+  func has(marks: [UInt64]) -> Bool {
+    marks.allSatisfy { bitmap.contains($0.multipliedReportingOverflow(by: bitmap.granularity).partialValue) }
+  }
+}

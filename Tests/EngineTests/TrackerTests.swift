@@ -1,0 +1,257 @@
+import BlockTesting
+import Engine
+import Foundation
+import Model
+import ModelTesting
+import Repositories
+import Testing
+
+/// What changed is told by a bitmap in the image, where it can be trusted: each increment holds what a comparison of
+/// everything finds, and says why where there was one.
+struct TrackerTests {
+  private struct History {
+    struct Point {
+      let place: StoredBackupLocation
+      let plan: BackupPlan
+      let receipt: BackupReceipt
+      let moment: String
+    }
+
+    let test: TestEngine
+    let location: ImageLocation
+    let image: ImageRecord
+    var points: [Point] = []
+    var path: String { location.source.place }
+
+    init(_ test: TestEngine, size: String = "8M", options: String? = nil) throws {
+      self.test = test
+      location = try test.makeQcow2(size: size)
+      image = test.record("vm", location.source.place, .qcow2)
+    }
+
+    func write(_ commands: String..., version: ToolVersion = .current) throws {
+      try Tool.run(
+        "qemu-io", ["-f", "qcow2"] + commands.flatMap { ["-c", $0] } + [path], version: version)
+    }
+
+    /// Writes as a guest does, on an export of the attached image.
+    func writeAttached(_ commands: String..., before detaching: () throws -> Void = {}) async throws {
+      let id = ImageID()
+      try await test.attach(location, as: id)
+      let export = test.order("vm", .attachedImage(id), isReadOnly: false)
+      try await test.engine.export(export)
+      try await Tool.runAside("qemu-io", ["-f", "raw"] + commands.flatMap { ["-c", $0] } + [test.uri(export)])
+      try detaching()
+      try await test.engine.withdraw(export.export, .hard)
+      try await test.engine.detach(id)
+    }
+
+    mutating func backUp(_ kind: RequestedBackupKind, _ compression: Compression = .zstd) async throws -> BackupPlan {
+      let order = test.order(image, compression, kind: kind)
+      let control = RecordingJobControl()
+      let moment = test.root + "/moment-\(points.count).raw"
+      try Tool.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, moment)
+      let beginning = try await test.engine.begin(GroupOrder([order]), control: control)
+      guard case .begun(let plan) = beginning[0] else { throw Tool.Failure(description: "\(beginning)") }
+      let receipt = try await test.engine.store(order.backup, control: control)
+      let place = StoredBackupLocation(
+        repository: test.repository, image: image.id, chain: plan.chain, sequence: plan.sequence, backup: order.backup)
+      points.append(Point(place: place, plan: plan, receipt: receipt, moment: moment))
+      return plan
+    }
+
+    /// The newest backup holds what a copy of everything holds, and every point is restored.
+    mutating func expectNothingMissed(_ what: Comment, all: Bool = false) async throws {
+      let newest = try #require(points.last)
+      let copy = try await test.backUp(test.order(image, .zstd, kind: .copy))
+      #expect(copy.receipt.merkleRoot == newest.receipt.merkleRoot, what)
+      try Tool.judge("check", "-q", "-f", "qcow2", path)
+      for point in all ? points : [newest] {
+        let target = test.images + "/restored"
+        try await test.restore(point.place, to: target, .raw)
+        #expect(try SampleImage.bytes(target) == SampleImage.bytes(point.moment), what)
+        try FileManager.default.removeItem(atPath: target)
+      }
+    }
+
+    var bitmapNames: [String] {
+      get async throws { try await test.engine.inspect(location).bitmaps.map(\.name) }
+    }
+  }
+
+  @Test(.eachToolVersion) func theBitmapTellsWhatChangedWhoeverWrites() async throws {
+    try await withEngine { test in
+      var history = try History(test)
+      #expect(try await history.backUp(.full).fallback == nil)
+      let names = try await history.bitmapNames
+      #expect(names.count == 1 && names[0].hasPrefix("cobweb.\(test.repository.id.description.lowercased())."))
+      try history.write("write -P 7 1M 4k", "write -z 2M 64k")
+      let first = try await history.backUp(.incremental)
+      #expect(
+        first.kind == .incremental && first.fallback == nil && first.parent?.backup == history.points[0].place.backup)
+      #expect(history.points[1].receipt.dirtyBytes <= 2 * 65536)
+      try await history.expectNothingMissed("qemu-io")
+      // Each checkpoint has a bitmap of its own, in the place of the one before.
+      let moved = try await history.bitmapNames
+      #expect(moved.count == 1 && moved != names)
+      try await history.writeAttached("write -P 9 3M 100k", "discard 1M 64k", "write -P 3 7M 1k")
+      #expect(try await history.backUp(.incremental, .none).fallback == nil)
+      try await history.expectNothingMissed("an export of ours")
+      #expect(try await history.backUp(.incremental).fallback == nil)
+      #expect(history.points[3].receipt.dirtyBytes == 0)
+      try history.write("write -P 1 5M 1M")
+      let differential = try await history.backUp(.differential)
+      #expect(differential.fallback == nil && differential.parent?.backup == history.points[0].place.backup)
+      try await history.expectNothingMissed("a differential")
+      try Tool.run("qemu-img", "resize", "-q", "-f", "qcow2", history.path, "9M")
+      try history.write("write -P 4 8900k 64k")
+      #expect(try await history.backUp(.incremental).fallback == nil)
+      try await history.expectNothingMissed("growth", all: true)
+    }
+  }
+
+  /// Where the bitmap can't be trusted everything is compared, and the backup says why.
+  @Test(.eachToolVersion, arguments: Mishap.allCases) func whatCannotBeTrustedIsCompared(_ mishap: Mishap) async throws
+  {
+    try await withEngine { test in
+      var history = try History(test)
+      _ = try await history.backUp(.full)
+      try history.write("write -P 7 1M 128k")
+      _ = try await history.backUp(.incremental)
+      try history.write("write -P 8 4M 128k")
+      let name = try await history.bitmapNames[0]
+      let (path, aside) = (history.path, test.root + "/aside")
+      switch mishap {
+      case .cleared: try Tool.run("qemu-img", "bitmap", "--clear", path, name)
+      case .disabled: try Tool.run("qemu-img", "bitmap", "--disable", path, name)
+      case .removed: try Tool.run("qemu-img", "bitmap", "--remove", path, name)
+      case .notRecorded:
+        // As a program writes that knows no bitmaps: the autoclear bit is gone (qcow2.txt, "autoclear_features").
+        try history.write("write -P 6 3M 128k")
+        let file = try #require(FileHandle(forUpdatingAtPath: path))
+        try file.seek(toOffset: 88)
+        try file.write(contentsOf: [UInt8](repeating: 0, count: 8))
+        try file.close()
+      case .killed:
+        try await history.writeAttached("write -P 5 2M 128k", "flush") {
+          try FileManager.default.copyItem(atPath: path, toPath: aside)
+        }
+        try FileManager.default.removeItem(atPath: path)
+        try FileManager.default.moveItem(atPath: aside, toPath: path)
+      case .cutAndGrown:
+        try Tool.run("qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", path, "4M")
+        try Tool.run("qemu-img", "resize", "-q", "-f", "qcow2", path, "8M")
+      case .shrunk: try Tool.run("qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", path, "4M")
+      }
+      let plan = try await history.backUp(.incremental)
+      #expect(plan.kind == .incremental && plan.fallback == .init(to: .hash, reason: mishap.reason), "\(plan.reason)")
+      // Nothing trusts what the bitmaps of such a directory name: their clusters are leaks.
+      if mishap == .notRecorded { try Tool.run("qemu-img", "check", "-q", "-r", "leaks", "-f", "qcow2", path) }
+      try await history.expectNothingMissed("\(mishap)")
+      // And the next one is told by a bitmap again.
+      try history.write("write -P 2 64k 64k")
+      #expect(try await history.backUp(.incremental).fallback == nil)
+      try await history.expectNothingMissed("\(mishap), and after it", all: true)
+    }
+  }
+
+  enum Mishap: CaseIterable {
+    case cleared, disabled, removed, notRecorded, killed, cutAndGrown, shrunk
+
+    var reason: FallbackReason {
+      switch self {
+      case .cleared, .disabled, .cutAndGrown: .trackingLost
+      case .removed: .bitmapMissing
+      case .notRecorded: .bitmapInconsistent
+      case .killed: .uncleanStop
+      case .shrunk: .sizeChanged
+      }
+    }
+  }
+
+  /// A file put back from before has its bitmap from before: the backup that it counts from is built on.
+  @Test func anImagePutBackGoesOnFromItsOwnCheckpoint() async throws {
+    try await withEngine { test in
+      var history = try History(test)
+      _ = try await history.backUp(.full)
+      try FileManager.default.copyItem(atPath: history.path, toPath: test.root + "/aside")
+      try history.write("write -P 7 1M 128k")
+      _ = try await history.backUp(.incremental)
+      try FileManager.default.removeItem(atPath: history.path)
+      try FileManager.default.copyItem(atPath: test.root + "/aside", toPath: history.path)
+      try history.write("write -P 8 2M 4k")
+      let plan = try await history.backUp(.incremental)
+      #expect(plan.fallback == nil && plan.parent?.backup == history.points[0].place.backup && plan.sequence == 2)
+      try await history.expectNothingMissed("put back", all: true)
+    }
+  }
+
+  @Test func aBackupThatFailsKeepsWhatWasRecorded() async throws {
+    try await withEngine { test in
+      var history = try History(test)
+      _ = try await history.backUp(.full)
+      try history.write("write -P 7 1M 128k")
+      let order = test.order(history.image, kind: .incremental)
+      let control = RecordingJobControl()
+      _ = try await test.engine.begin(GroupOrder([order]), control: control)
+      control.cancel()
+      await #expect(throws: CancellationError.self) { try await test.engine.store(order.backup, control: control) }
+      try history.write("write -P 8 3M 128k")
+      #expect(try await history.backUp(.incremental).fallback == nil)
+      #expect(history.points[1].receipt.dirtyBytes == 4 * 65536)
+      try await history.expectNothingMissed("after a failure", all: true)
+    }
+  }
+
+  /// Of a repository each: neither tool breaks the other's chain. What others record stays theirs.
+  @Test(.eachToolVersion) func othersBitmapsAreRecordedAndKept() async throws {
+    try await withEngine { test in
+      var history = try History(test)
+      try Tool.run("qemu-img", "bitmap", "--add", "-g", "64k", history.path, "mine")
+      try Tool.run("qemu-img", "bitmap", "--add", "-g", "64k", "--disable", history.path, "resting")
+      _ = try await history.backUp(.full)
+      try await history.writeAttached("write -P 1 1M 64k", "write -P 1 5M 1k")
+      _ = try await history.backUp(.incremental)
+      #expect(Set(try await history.bitmapNames).isSuperset(of: ["mine", "resting"]))
+      func dirty(_ name: String) throws -> [String] {
+        let map = try Tool.run(
+          "nbdinfo", "--map=qemu:dirty-bitmap:\(name)", "--", "[", "qemu-nbd", "-r", "-f", "qcow2", "-B", name,
+          history.path, "]")
+        return map.split(separator: "\n").map(String.init).filter { $0.contains("dirty") }
+          .map { $0.split(separator: " ").prefix(2).joined(separator: " ") }
+      }
+      #expect(try dirty("mine") == ["1048576 65536", "5242880 65536"])
+      #expect(try dirty("resting") == [])
+      try Tool.judge("check", "-q", "-f", "qcow2", history.path)
+    }
+  }
+
+  /// Seeded: any writer, kind, mishap or none, in any order.
+  @Test(.eachToolVersion, arguments: 1...2) func nothingIsMissedInAStory(seed: UInt64) async throws {
+    let effort = ProcessInfo.processInfo.environment["TEST_EFFORT"].flatMap(Int.init) ?? 1
+    try await withEngine { test in
+      var random = SeededRandom(seed: seed)
+      var history = try History(test)
+      for step in 0..<5 + 3 * effort {
+        let commands = (0..<random.below(4)).map { _ in
+          let offset = random.below(7 << 20)
+          let length = 1 + random.below(300_000)
+          return [
+            "write -P \(1 + random.below(250)) \(offset) \(length)", "write -z \(offset) \(length)",
+            "discard \(offset) \(length)",
+          ][random.below(3)]
+        }
+        if random.oneIn(2) {
+          for command in commands { try history.write(command) }
+        } else {
+          for command in commands { try await history.writeAttached(command) }
+        }
+        let kinds: [RequestedBackupKind] = [.incremental, .incremental, .differential, .auto, .full, .copy]
+        let plan = try await history.backUp(kinds[random.below(kinds.count)], random.oneIn(2) ? .zstd : .none)
+        #expect(plan.fallback == nil || plan.fallback?.reason == .noParent, "\(random), step \(step): \(plan.reason)")
+        try await history.expectNothingMissed("\(random), step \(step)")
+      }
+      try await history.expectNothingMissed("\(random)", all: true)
+    }
+  }
+}
