@@ -163,6 +163,15 @@ struct RepositoryTests {
     }
   }
 
+  /// A server that is killed between making an image's folder and writing image.json leaves it empty.
+  @Test func emptyFolderOfAnImageIsNoFinding() async throws {
+    try await withBackup { test, made in
+      #expect(mkdir("\(test.repositoryPath)/\(RepositoryPath.image(ImageID()))", 0o750) == 0)
+      let scan = try await test.engine.scan(test.repository)
+      #expect(scan.findings == [] && scan.images.map(\.id) == [made.order.image.id])
+    }
+  }
+
   @Test func openingTellsOneRepositoryFromAnother() async throws {
     try await withBackup { test, made in
       let id = RepositoryID()

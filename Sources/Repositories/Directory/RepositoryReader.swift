@@ -58,6 +58,9 @@ struct RepositoryReader {
   }
 
   private mutating func readImage(_ image: ImageID) throws {
+    let entries = try entries(RepositoryPath.image(image))
+    // It was made, and the server was killed before it wrote anything in there.
+    guard !entries.isEmpty else { return }
     var name: ResourceName?
     do {
       let path = RepositoryPath.imageDocument(image)
@@ -71,7 +74,7 @@ struct RepositoryReader {
     } catch let error as SystemError where error.isOfOneFile {
       find("\(RepositoryPath.imageDocument(image)): \(error)")
     }
-    for entry in try entries(RepositoryPath.image(image)) where entry.name != "image.json" {
+    for entry in entries where entry.name != "image.json" {
       let path = "\(RepositoryPath.image(image))/\(entry.name)"
       if entry.kind == .folder, let chain = ChainID(entry.name), chain.description == entry.name {
         try readChain(chain, of: image, name)
