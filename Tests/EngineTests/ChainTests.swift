@@ -66,6 +66,34 @@ struct ChainTests {
     }
   }
 
+  /// Its manifest is as it was, so the scan calls the newest backup complete; but nothing could restore what is built
+  /// on it.
+  @Test(arguments: [StoredFile.hashes, .data], [false, true])
+  func whatCannotBeOpenedIsNotBuiltOn(_ file: StoredFile, _ isBelow: Bool) async throws {
+    try await withEngine { test in
+      var history = try History(test, byteCount: 4 << 20)
+      for index in 0..<3 {
+        try history.change { $0[index << 20] ^= 1 }
+        try await history.backUp(.auto)
+      }
+      let (part, other) = file == .hashes ? (BackupFileName.Part.hashes, 1) : (.data, 0)
+      // The middle one, or the newest, has another backup's file.
+      let damaged = history.points[isBelow ? 1 : 2].place
+      let stranger = history.points[isBelow ? 2 : other].place
+      try FileManager.default.removeItem(atPath: damaged.fullPath(part))
+      try FileManager.default.copyItem(atPath: stranger.fullPath(part), toPath: damaged.fullPath(part))
+      history.points.removeLast(isBelow ? 2 : 1)
+      for _ in 0..<2 {
+        try history.change { $0[3 << 20] ^= 1 }
+        try await history.backUp(.auto)
+      }
+      let plan = history.points[isBelow ? 1 : 2].plan
+      #expect(plan.kind == .incremental && plan.fallback?.reason == .parentMissing, "\(plan)")
+      #expect(plan.parent?.backup == history.points[isBelow ? 0 : 1].place.backup)
+      try await history.expectAllRestorable("\(file), below: \(isBelow)")
+    }
+  }
+
   @Test(.eachToolVersion) func anIncrementHoldsWhatChangedAndNothingElse() async throws {
     try await withEngine { test in
       var history = try History(test, byteCount: 5_000_000)

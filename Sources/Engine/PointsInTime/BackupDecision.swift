@@ -9,7 +9,7 @@ import Repositories
 /// Places in a chain are told by sequence, never by time. A new chain's id is above that of the newest one, whatever the
 /// clock says.
 struct BackupDecision {
-  let order: BackupOrder
+  var order: BackupOrder
   /// The newest that a full began.
   let chain: StoredChain?
   /// What the image's own bitmap tells.

@@ -60,14 +60,11 @@ extension LocalEngine {
         let lease = try await repository.takeLease(on: order.image.id, control: control)
         return try await attempt {
           let tracker = TrackerBitmapName.standardTracker(of: order.repository.id)
-          let decision = BackupDecision(
+          let wanted = BackupDecision(
             order: order, chain: try await repository.newestChain(of: order.image.id),
             tracker: try await telling(about: image.name) { try await StoredTracker.find(tracker, in: image) },
             byteCount: image.device.byteCount, moment: clock.now())
-          let (plan, base) = decision.plan
-          func stored(_ manifest: Manifest) -> StoredBackup {
-            StoredBackup(manifest: manifest, location: manifest.location(in: order.repository), repository: repository)
-          }
+          let (plan, base) = try await decisionThatHolds(wanted, in: repository, control).plan
           let place = StoredBackupLocation(
             repository: order.repository, image: order.image.id, chain: plan.chain, sequence: plan.sequence,
             backup: order.backup)
@@ -75,7 +72,8 @@ extension LocalEngine {
           return BegunBackup(
             order: order, image: image, repository: repository, lease: lease, stage: stage, loop: loop,
             job: control.job, plan: plan,
-            parent: (base?.parent).map(stored), tracked: (base?.tracked).map { (stored($0.from), $0.changes) })
+            parent: (base?.parent).map { stored($0, in: repository) },
+            tracked: (base?.tracked).map { (stored($0.from, in: repository), $0.changes) })
         } orCleanUp: {
           await lease.giveBack()
         }

@@ -174,7 +174,7 @@ package struct RepositoryFolder: Sendable {
     } catch let error as DocumentDamage {
       throw DomainError(
         .backupCorrupt, "the manifest \(path) can't be used: \(error.text)", remedy: "use another backup")
-    } catch let error as SystemError where error.code == EMSGSIZE {
+    } catch let error as SystemError where error.code == EMSGSIZE || error.isOfWhatHasTheName {
       throw DomainError(
         .backupCorrupt, "the manifest \(path) can't be used: \(error.detail ?? "it is too long")",
         remedy: "use another backup")
