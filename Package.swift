@@ -133,8 +133,8 @@ let package = Package(
     tests(
       "RepositoriesTests",
       [
-        "Repositories", "RepositoryTesting", "Model", "ModelTesting", "Bytes", "BlockCore", "Buffers", "EventLoops",
-        "Qcow2", "BlockTesting",
+        "Repositories", "RepositoryTesting", "Model", "ModelTesting", "Bytes", "Locks", "BlockCore", "Buffers",
+        "EventLoops", "Qcow2", "BlockTesting",
       ]),
     tests(
       "EngineTests",

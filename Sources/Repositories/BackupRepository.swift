@@ -143,7 +143,7 @@ package protocol BackupStage: Sendable {
 package struct StoredData: Sendable {
   /// At least as long as the guest's disk.
   package let device: any BlockDevice
-  /// The tables of the format, where it has any, to be checked: the same device.
+  /// The tables of the backup's own file, where its format has any, to be checked. Closed with the device.
   package let tables: Qcow2Image?
 
   package init(device: any BlockDevice, tables: Qcow2Image?) {

@@ -24,7 +24,9 @@
 // 4. A manifest commits to what the guest sees, by the root of the `HashTree`; each page of a tree proves itself against
 //    it. Documents guard themselves with a checksum, and readers ignore members that they don't know.
 // 5. Sequence numbers end at `Manifest.sequences`, for writers and readers alike.
-// 6. `trash/` belongs to a repository, with the time of deletion in its names (`TrashName`); nothing reads it as a
+// 6. A chain is read through a map of which file has the say, made when it is opened (`ChainImage`). Each file is
+//    compared with its manifest and its neighbours before the map relies on it, and again whenever it is opened anew.
+// 7. `trash/` belongs to a repository, with the time of deletion in its names (`TrashName`); nothing reads it as a
 //    backup, and recovery leaves it alone.
 //
 // ## The folders
@@ -34,4 +36,5 @@
 // - Leases/      the right to write below an image, and the beats that show other servers that its holder lives.
 // - Files/       the files beneath one folder, where everything that can fail is; names of work files. Restores to files
 //                use them too.
+// - ChainMap/    a chain of qcow2 files read as one image, whatever its depth.
 // - Directory/   the kind `directory`: what is called how, stages, deletion, recovery, scans.

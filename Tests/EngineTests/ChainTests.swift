@@ -123,6 +123,21 @@ struct ChainTests {
     }
   }
 
+  /// Deeper than images can be stacked on each other.
+  @Test func aDeepChainIsRestoredAndReadByQemuAlone() async throws {
+    try await withEngine { test in
+      var history = try History(test, byteCount: 400_000)
+      try await history.backUp(.full)
+      for index in 1..<67 {
+        try history.change { $0[index * 49_999 % 400_000] &+= 1 }
+        try await history.backUp(.incremental, index % 2 == 0 ? .zstd : .none)
+      }
+      #expect(history.points.allSatisfy { $0.place.chain == history.points[0].place.chain })
+      history.points = [1, 66].map { history.points[$0] }
+      try await history.expectAllRestorable("a chain of 67")
+    }
+  }
+
   @Test func aChainGrowsAndShrinksWithItsImage() async throws {
     try await withEngine { test in
       var history = try History(test, byteCount: 2_000_001)

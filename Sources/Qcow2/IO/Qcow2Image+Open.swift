@@ -15,6 +15,9 @@ package enum BackingSource: Sendable {
   case device(any BlockDevice)
   /// Whatever this opens for the name in the image; it decides whether the name may be followed.
   case resolve(BackingResolver)
+  /// The image by itself, to be read only, whatever it names: what it doesn't hold reads as zeroes, and its status is of
+  /// depth 0.
+  case ignored
 }
 
 /// Opens the external data file of the name that an image states; empty if it states none.
@@ -167,11 +170,15 @@ extension Qcow2Image {
   private static func open(
     _ header: Qcow2Header, _ source: BackingSource, _ options: OpenOptions
   ) async throws(Qcow2Error) -> (any BlockDevice)? {
+    if case .ignored = source {
+      guard options.isReadOnly else { throw .notWritable("its backing file isn't open") }
+      return nil
+    }
     guard var reference = try header.backingReference(depth: options.depth + 1) else { return nil }
     reference.tableByteCountAbove = options.tableByteCountAbove + header.l1ByteCount
     guard reference.depth <= maximumBackingDepth else { throw .chainTooDeep(maximumBackingDepth) }
     switch source {
-    case .none: throw .backingMissing(reference)
+    case .none, .ignored: throw .backingMissing(reference)
     case .device(let device): return AlignedAccess.over(device)
     case .resolve(let open):
       do {

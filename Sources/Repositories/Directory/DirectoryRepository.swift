@@ -116,8 +116,7 @@ struct DirectoryRepository: BackupRepository {
   nonisolated(nonsending)
     func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> StoredData
   {
-    let image = try await opener.open(manifest, at: backup)
-    return StoredData(device: image, tables: image)
+    try await opener.openData(manifest, at: backup)
   }
 
   nonisolated(nonsending)

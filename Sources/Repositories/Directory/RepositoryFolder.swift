@@ -188,24 +188,6 @@ package struct RepositoryFolder: Sendable {
     }
   }
 
-  /// Where the backup lies that the manifest builds on; nil if it builds on none. Blocks.
-  /// - Throws: `backupCorrupt` unless it is complete, with the root that it had then.
-  func parent(of manifest: Manifest, at place: StoredBackupLocation) throws -> StoredBackupLocation? {
-    guard let parent = manifest.parent else { return nil }
-    let file = try files.entries(of: place.folder, limit: Self.maximumEntryCount).compactMap { BackupFileName($0.name) }
-      .first { $0.backup == parent.backup && $0.part == .manifest }
-    guard let file else {
-      throw DomainError(.backupCorrupt, "the parent \(parent.backup) of \(place.backup) is missing")
-    }
-    var other = place
-    other.sequence = file.sequence
-    other.backup = file.backup
-    guard try self.manifest(other).merkleRoot == parent.merkleRoot else {
-      throw DomainError(.backupCorrupt, "the parent \(parent.backup) of \(place.backup) isn't what it was")
-    }
-    return other
-  }
-
   /// Writes image.json if it doesn't say the same already. The image's folder exists. Blocks.
   func record(_ image: ImageRecord, job: JobID) throws {
     let path = RepositoryPath.imageDocument(image.id)

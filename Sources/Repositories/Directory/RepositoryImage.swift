@@ -14,10 +14,36 @@ struct RepositoryImageOpener: Sendable {
   let pool: BufferPool
   let loop: EventLoop
 
-  /// The data file of a stored backup, read-only, with what it builds on.
+  /// The data of a stored backup, with all that they build on: a chain through one map.
+  /// - Throws: `backupCorrupt` where they aren't what the manifests say.
+  nonisolated(nonsending)
+    func openData(_ manifest: Manifest, at place: StoredBackupLocation) async throws -> StoredData
+  {
+    let links = try await loop.blocking(about: place.folder) { [repository] in
+      try repository.ancestry(of: manifest, at: place)
+    }
+    if links.count > 1, let chain = try await ChainImage.open(layers(links), work: work, pool: pool) {
+      return StoredData(device: chain, tables: chain.top)
+    }
+    // A map that would be too large: files that are stacked on each other need none, as far as that goes.
+    let image = try await open(manifest, at: place)
+    return StoredData(device: image, tables: image)
+  }
+
+  private func layers(_ links: [ChainLink]) -> [ChainLayer] {
+    links.indices.map { index in
+      let (link, below) = (links[index], index + 1 < links.count ? links[index + 1] : nil)
+      return ChainLayer(
+        name: link.place.fullPath(.data), byteCount: Qcow2Image.byteCount(holding: link.manifest.virtualSize),
+        backingName: below?.place.name(.data)
+      ) { try await openFile(link.place.path(.data)) }
+    }
+  }
+
+  /// The data file of a stored backup, read-only, stacked on what it builds on.
   /// - Throws: `backupCorrupt` where it isn't what the manifest says.
   nonisolated(nonsending)
-    func open(_ manifest: Manifest, at place: StoredBackupLocation) async throws -> Qcow2Image
+    private func open(_ manifest: Manifest, at place: StoredBackupLocation) async throws -> Qcow2Image
   {
     let path = place.path(.data)
     let backing = try await backingName(of: place)
