@@ -21,9 +21,10 @@ extension BlockDeviceConformance {
     let home: any Actor = isolation ?? LoopActor()
     let device = try await make(traits.byteCount)
     let lanes = lanes(of: device, seed)
+    let start = StartLine(lanes.count)
     let outcomes = await withTaskGroup { group in
       for lane in lanes {
-        group.addTask { await lane.run(device, on: home) }
+        group.addTask { await lane.run(device, from: start, on: home) }
       }
       return await group.reduce(into: []) { $0.append($1) }
     }
@@ -91,7 +92,10 @@ private struct Lane: Sendable {
   let range: ByteRange
   let random: SeededRandom
 
-  func run(_ device: any BlockDevice, on home: isolated any Actor) async -> Result<Void, any Error> {
+  func run(
+    _ device: any BlockDevice, from start: StartLine, on home: isolated any Actor
+  ) async -> Result<Void, any Error> {
+    await start.arrive(on: home)
     do {
       return .success(try await run(device))
     } catch {
@@ -120,5 +124,25 @@ private struct Lane: Sendable {
       }
     }
     try await model.check(device, range, "a lane at its end, \(random)")
+  }
+}
+
+/// Where lanes wait for each other. On a busy machine one could have ended before the next began, and so have met none.
+private final class StartLine: @unchecked Sendable {
+  // Safe to share: it is touched on the lanes' home alone.
+  private var missingCount: Int
+  private var waiting: [CheckedContinuation<Void, Never>] = []
+
+  init(_ count: Int) { missingCount = count }
+
+  /// Returns when all have arrived: by then each is in the home's queue.
+  func arrive(on home: isolated any Actor) async {
+    missingCount -= 1
+    guard missingCount > 0 else {
+      for lane in waiting { lane.resume() }
+      waiting = []
+      return
+    }
+    await withCheckedContinuation { waiting.append($0) }
   }
 }

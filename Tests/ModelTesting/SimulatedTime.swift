@@ -92,17 +92,21 @@ package final class SimulatedTime: TimeSource {
     for (_, sleeper) in woken { sleeper.continuation.resume() }
   }
 
-  /// How long nothing begins or ends to sleep before nothing is expected to be under way.
-  private static let quiet = Duration.microseconds(200)
+  /// So often in a row nothing may have begun or ended to sleep before nothing is expected to be under way.
+  private static let quietTurns = 4
+  /// Within a turn the processor is given up. On a busy machine the turn takes as long as others wait for it too.
+  private static let turn = Duration.microseconds(50)
 
   /// Lets what is awake go on until it sleeps too. What takes longer all the same only sees its time pass faster.
   private func settle() async {
     var seen = state.withLock { $0.activity }
-    var since = ContinuousClock.now
-    while ContinuousClock.now - since < Self.quiet {
+    var quietTurns = 0
+    while quietTurns < Self.quietTurns {
+      try? await Task.sleep(for: Self.turn)
       await Task.yield()
       let now = state.withLock { $0.activity }
-      if now != seen { (seen, since) = (now, .now) }
+      quietTurns = now == seen ? quietTurns + 1 : 0
+      seen = now
     }
   }
 }

@@ -1,4 +1,5 @@
 import Foundation
+import Locks
 import Logging
 import Model
 import ModelTesting
@@ -68,14 +69,20 @@ struct SimulatedDayTests {
       #expect(began >= Double(hour) * 3600, "hour \(hour)")
       #expect(length >= (hour == 5 ? 2.5 * 3600 + 1200 - 60 : 1200), "hour \(hour): \(length)")
     }
-    #expect(ContinuousClock.now - real < .seconds(20))
+    #expect(ContinuousClock.now - real < .seconds(120))
   }
 
   @Test func aWaitingRequestIsAnsweredWhenItsTimeIsUp() async throws {
     let job = try await submit()
-    let answer = Task { [service] in try await service.job(job, wait: .seconds(60)) }
-    _ = try await time.pass(atMost: .seconds(120)) { false }
+    let isAnswered = Lock(false)
+    let answer = Task { [service] in
+      defer { isAnswered.withLock { $0 = true } }
+      return try await service.job(job, wait: .seconds(60))
+    }
+    // A busy machine may let the request begin to wait late, or be answered late: still before the job's end.
+    #expect(try await time.pass(atMost: Self.workLength / 2) { isAnswered.withLock { $0 } })
     #expect(try await answer.value?.state == .running)
+    #expect(time.passed >= .seconds(60))
     await service.stop(grace: .zero)
   }
 
