@@ -42,13 +42,15 @@
 //
 // Files come from anywhere. What a table says is checked where it is used, memory is never taken by a size that the
 // file states beyond a named limit, and nothing is written over metadata, whatever the tables say (`MetadataRegions`).
+// Bits of bitmaps are read cluster by cluster; directory and tables have limits (`StoredBitmaps`, `BitmapsOnDisk`).
 // The tables that stay in memory have a limit for all files of a chain together (`maximumChainTableByteCount`).
 // Names and lists that leave this room are cut at a named length, and what holds them says that they were
 // (`Qcow2Description`, `Qcow2CheckReport`).
 //
 // ## The folders
 //
-// - Header/       the first cluster as a value, decoded, checked, encoded; its changes in place; descriptions.
+// - Header/       the first cluster as a value, decoded, checked, encoded; its changes in the file; descriptions; the mark
+//                 that says which record of changes goes with an image.
 // - Refcounts/    counts, 1 to 64 bits wide; finding and taking free clusters; growing.
 // - Metadata/     entries and what they mean; the L1 and L2 tables, which answer with mappings; the cache of tables.
 // - Compression/  clusters in and out of zlib and zstd.

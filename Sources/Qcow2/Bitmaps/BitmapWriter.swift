@@ -18,7 +18,9 @@ struct BitmapWriter {
   }
 
   /// Writes a bitmap for a disk of this geometry.
-  mutating func write(_ source: any BitmapSource, _ geometry: BitmapGeometry) async throws(BlockError) -> StoredBitmap {
+  mutating func write(_ source: any BitmapSource, _ geometry: BitmapGeometry) async throws(BlockError)
+    -> AllocatedBitmap
+  {
     var table: [UInt64] = []
     var clusters: [UInt64] = []
     table.reserveCapacity(geometry.clusterCount)
@@ -36,7 +38,7 @@ struct BitmapWriter {
       extraByteCount: 0)
     entry.isAuto = source.isAuto
     entry.isInUse = source.isInUse
-    return StoredBitmap(entry: entry, clusters: clusters)
+    return AllocatedBitmap(entry: entry, clusters: clusters)
   }
 
   /// Writes bytes to clusters that follow one another.
@@ -79,7 +81,7 @@ struct BitmapWriter {
 }
 
 /// A bitmap of the image, with the clusters of its bits.
-struct StoredBitmap: Sendable {
+struct AllocatedBitmap: Sendable {
   var entry: BitmapEntry
   /// By index in the file.
   var clusters: [UInt64]

@@ -25,7 +25,7 @@ final class BitmapsOnDisk {
   let file: ImageFile
   let header: HeaderOnDisk
   let map: ClusterMap
-  private(set) var bitmaps: [StoredBitmap]
+  private(set) var bitmaps: [AllocatedBitmap]
   private(set) var areTrusted: Bool
   /// Marked in use by the caller, or stored by it.
   private(set) var held: Set<[UInt8]> = []
@@ -36,7 +36,7 @@ final class BitmapsOnDisk {
 
   var clusterByteCount: UInt64 { file.clusterByteCount }
 
-  private init(_ map: ClusterMap, _ bitmaps: [StoredBitmap], areTrusted: Bool) {
+  private init(_ map: ClusterMap, _ bitmaps: [AllocatedBitmap], areTrusted: Bool) {
     file = map.file
     header = map.header
     self.map = map
@@ -53,7 +53,7 @@ final class BitmapsOnDisk {
     if let directory = try value.bitmapDirectory(), !file.holds(directory.offset, directory.byteCount) {
       throw .damaged("bitmaps extension: a directory at \(directory.offset), where none can be")
     }
-    var bitmaps: [StoredBitmap] = []
+    var bitmaps: [AllocatedBitmap] = []
     var tablesByteCount = 0
     for entry in stored.entries {
       tablesByteCount += entry.tableEntryCount * 8
@@ -61,7 +61,7 @@ final class BitmapsOnDisk {
         throw .notWritable("the tables of its bitmaps take more than \(maximumTablesByteCount) bytes")
       }
       bitmaps.append(
-        StoredBitmap(entry: entry, clusters: stored.areTrusted ? try await clusters(of: entry, file, value) : []))
+        AllocatedBitmap(entry: entry, clusters: stored.areTrusted ? try await clusters(of: entry, file, value) : []))
     }
     let opened = BitmapsOnDisk(map, bitmaps, areTrusted: stored.areTrusted)
     opened.noteRegions()
@@ -90,7 +90,7 @@ final class BitmapsOnDisk {
 
   var stored: StoredBitmaps { StoredBitmaps(entries: bitmaps.map(\.entry), areTrusted: areTrusted) }
 
-  func bitmap(named name: [UInt8]) -> StoredBitmap? { bitmaps.first { $0.entry.nameBytes == name } }
+  func bitmap(named name: [UInt8]) -> AllocatedBitmap? { bitmaps.first { $0.entry.nameBytes == name } }
 
   /// True if the bitmaps can only stay right while nothing writes.
   func isUnrecorded(_ entry: BitmapEntry) -> Bool {
@@ -141,7 +141,7 @@ final class BitmapsOnDisk {
   ///   - writer: has written those that are new.
   ///   - change: what else changes in the header, in the same step.
   func replace(
-    with new: [StoredBitmap], storing names: Set<[UInt8]>, _ writer: inout BitmapWriter,
+    with new: [AllocatedBitmap], storing names: Set<[UInt8]>, _ writer: inout BitmapWriter,
     and change: (inout Qcow2Header) -> Void = { _ in }
   ) async throws(BlockError) {
     var contents: [UInt8]?
@@ -191,7 +191,7 @@ final class BitmapsOnDisk {
   }
 
   /// The entries of a directory, in whole sectors.
-  private static func encoded(_ bitmaps: [StoredBitmap]) -> [UInt8] {
+  private static func encoded(_ bitmaps: [AllocatedBitmap]) -> [UInt8] {
     let bytes = bitmaps.flatMap { $0.entry.encoded() }
     let sector = HeaderOnDisk.sectorByteCount
     return bytes + [UInt8](repeating: 0, count: (sector - bytes.count % sector) % sector)
@@ -201,17 +201,12 @@ final class BitmapsOnDisk {
 extension Qcow2Header {
   /// - Parameter contents: of the header extension; nil where there are no bitmaps.
   fileprivate mutating func setBitmaps(_ contents: [UInt8]?) {
-    let place = extensions.firstIndex { $0.type == HeaderExtension.Kind.bitmaps }
     guard let contents else {
-      if let place { extensions.remove(at: place) }
+      extensions.removeAll { $0.type == HeaderExtension.Kind.bitmaps }
       autoclear.remove(.bitmaps)
       return
     }
-    if let place {
-      extensions[place].contents = contents
-    } else {
-      extensions.append(HeaderExtension(type: HeaderExtension.Kind.bitmaps, contents: contents))
-    }
+    set(extension: HeaderExtension.Kind.bitmaps, contents)
     autoclear.insert(.bitmaps)
   }
 }

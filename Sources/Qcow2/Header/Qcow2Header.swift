@@ -49,6 +49,8 @@ package struct Qcow2Header: Hashable, Sendable {
     package init(rawValue: UInt64) { self.rawValue = rawValue }
     package static let bitmaps = Autoclear(rawValue: 1)
     package static let rawExternalData = Autoclear(rawValue: 2)
+    /// Ours; unknown to others, and so cleared by them: see ``TrackingMark``.
+    package static let trackingMark = Autoclear(rawValue: 1 << 63)
   }
 
   package enum Encryption: UInt32, Hashable, Sendable { case none = 0, aes, luks }

@@ -126,7 +126,7 @@ extension BitmapsOnDisk {
   }
 }
 
-extension [StoredBitmap] {
+extension [AllocatedBitmap] {
   fileprivate func firstIndex(of name: [UInt8]) -> Int? { firstIndex { $0.entry.nameBytes == name } }
 }
 

@@ -4,7 +4,7 @@ import Buffers
 /// Bitmaps of a disk that changes its size. QEMU doesn't open an image with a consistent bitmap whose table hasn't the
 /// length that the disk's size asks for. So both change in one step.
 extension Qcow2Image {
-  private var consistentBitmaps: [StoredBitmap] {
+  private var consistentBitmaps: [AllocatedBitmap] {
     guard let disk = bitmapsOnDisk, disk.areTrusted else { return [] }
     return disk.bitmaps.filter { !$0.entry.isInUse }
   }
