@@ -233,3 +233,38 @@ import Testing
     }
   }
 }
+
+extension BitmapStoringTests {
+  /// Repairs count what bitmaps take, whatever the bitmaps are worth, and change none of them.
+  @Test(arguments: ["consistent", "in use", "untrusted"])
+  func repairsLeaveBitmapsAsTheyAre(_ kind: String) async throws {
+    let folder = try TemporaryFolder()
+    let path = try Self.image(in: folder)
+    try await LoopActor().run { _ in
+      var file = try SparseImage(contentsOf: path)
+      let header = try await Qcow2Header.read(from: MemoryDevice(file), pool: pool)
+      let directory = try #require(try header.bitmapDirectory())
+      let block = file.integer(at: header.refcountTableOffset)
+      let bits = file.integer(at: file.integer(at: directory.offset)) & L2Entry.offsetMask
+      if kind == "in use" { file.put(UInt32(3), at: directory.offset + 12) }
+      if kind == "untrusted" { file.put(UInt64(0), at: 88) }
+      // The last writer hadn't written its counts: those of bits are 0, and others too high.
+      file.put(UInt64(1), at: 72)
+      file.put(UInt16(0), at: block + bits / header.clusterByteCount * 2)
+      file.put(UInt16(3), at: block + directory.offset / header.clusterByteCount * 2)
+      let before = try await openImage(MemoryDevice(file), isReadOnly: true)
+      let monday = try await TestBitmap.load("monday", from: before)
+      #expect(!monday.dirtyRanges(3 << 20).isEmpty)
+      let device = MemoryDevice(file)
+      let image = try await openToKeepBitmaps(device)
+      #expect(image.repairedAtOpening == 2)
+      #expect(try await image.bitmaps().areTrusted == (kind != "untrusted"))
+      #expect(try await TestBitmap.load("monday", from: image) == monday)
+      #expect(try await image.repairRefcounts().isClean)
+      #expect(try await image.repairLeaks().isClean)
+      #expect(try await TestBitmap.load("monday", from: image) == monday)
+      try await image.close()
+      #expect(try await Qcow2Header.read(from: MemoryDevice(device.image), pool: pool).incompatible == [])
+    }
+  }
+}

@@ -51,13 +51,18 @@ import Testing
       let hasDataFile = variant.hasSuffix("data_file=")
       try Qemu.image(
         "create", "-q", "-f", "qcow2", "-o", hasDataFile ? variant + data : variant, path, "\(guestByteCount)")
+      let hasBitmaps = !variant.contains("0.10") && !hasDataFile
+      if hasBitmaps {
+        try Qemu.image("bitmap", "--add", path, "monday")
+        try Qemu.image("bitmap", "--add", "-g", number % 2 == 0 ? "512" : "4096", path, "tuesday")
+      }
       if !hasDataFile { try Qemu.io(path, ["write -c -P 9 4M 2M", "write -c -P 8 6M 2M"]) }
       try Qemu.io(path, ["write -P 1 200k 100k", "write -z 64k 70k", "discard 1536k 64k", "write -P 2 1300k 3000"])
       if number % 3 != 2, !hasDataFile {
         try Qemu.image("snapshot", "-c", "one", path)
         try Qemu.io(path, ["write -P 5 210k 40k"])
       }
-      if variant.contains("zstd") { try Qemu.image("bitmap", "--add", path, "monday") }
+      if number % 2 == 0, hasBitmaps { try Qemu.image("bitmap", "--disable", path, "tuesday") }
       let file = try SparseImage(contentsOf: path)
       let device = MemoryDevice(file)
       let header = try await Qcow2Header.read(from: device, pool: pool)
@@ -65,6 +70,10 @@ import Testing
       for place in [header.l1Offset, header.refcountTableOffset] {
         let entry = DamageTests.integer(try await device.readBytes(8, at: place)) & L2Entry.offsetMask
         if entry != 0, entry < file.byteCount { tables.append(entry) }
+      }
+      if let directory = try header.bitmapDirectory() {
+        tables += [120, directory.offset, directory.offset + 32]
+        tables += [directory.offset, directory.offset + 32].map { file.integer(at: $0) }
       }
       corpus.images.append(
         .init(
@@ -128,16 +137,48 @@ import Testing
     return true
   }
 
+  /// Reads all bits, records what can be recorded, and stores and removes some.
+  nonisolated(nonsending)
+    private static func useBitmaps(of image: Qcow2Image, _ random: inout SeededRandom) async
+  {
+    guard let bitmaps = try? await image.bitmaps() else { return }
+    var readByteCount = 0
+    for entry in bitmaps.entries {
+      guard let table = try? await image.table(of: entry) else { continue }
+      for index in 0..<table.clusterCount where readByteCount < 8 << 20 {
+        if table[index] != .zeroes { _ = try? await image.bitsOfCluster(index, of: table) }
+        readByteCount += image.clusterByteCount / 64
+      }
+    }
+    if image.isReadOnly { return }
+    if random.oneIn(3) { try? await image.setTrackingMark(TrackingMarkTests.mark) }
+    for name in bitmaps.entries.map(\.nameBytes) { try? await image.markBitmapsInUse([name]) }
+    if image.byteCount <= 64 << 20, random.oneIn(2) {
+      var new = TestBitmap("tuesday", granularity: 4096, byteCount: image.byteCount)
+      new.isInUse = random.oneIn(2)
+      new.isAuto = random.oneIn(2)
+      if image.byteCount > 0 { new.mark(0..<UInt64(1 + random.below(Int(image.byteCount)))) }
+      try? await image.changeBitmaps([.store(new)])
+    }
+    if random.oneIn(3), let first = bitmaps.entries.first {
+      try? await image.changeBitmaps([.remove(name: first.nameBytes)])
+    }
+  }
+
   nonisolated(nonsending)
     private static func use(
       _ file: SparseImage, _ dataFile: SparseImage?, isReadOnly: Bool, _ random: inout SeededRandom
     ) async -> Bool
   {
     let data = MemoryDevice(dataFile ?? SparseImage(byteCount: UInt64(guestByteCount)))
-    let opened = try? await openImage(
-      MemoryDevice(file), isReadOnly: isReadOnly, backing: .device(MemoryDevice(byteCount: 4096)),
-      dataFile: .device(data), cacheByteCount: 32 << 10)
+    var options = Qcow2Image.OpenOptions(
+      isReadOnly: isReadOnly, mappingCacheByteCount: 32 << 10, refcountCacheByteCount: 32 << 10)
+    options.bitmaps = .keep
+    let opened = try? await Qcow2Image.open(
+      MemoryDevice(file), options: options, backing: .device(MemoryDevice(byteCount: 4096)),
+      dataFile: .device(data), work: InlineWork(), pool: pool)
     guard let image = opened else { return false }
+    await useBitmaps(of: image, &random)
     let size = image.byteCount
     _ = try? await image.check()
     _ = try? await image.blockStatus(ByteRange(offset: 0, length: size), limit: 100)

@@ -31,7 +31,9 @@ struct TestBitmap: BitmapSource, Equatable {
       target.storeBytes(of: byte, toByteOffset: position, as: UInt8.self)
     }
     // What stands for nothing is the image's to clear.
-    for position in part.count..<count { target.storeBytes(of: 0xff, toByteOffset: position, as: UInt8.self) }
+    for position in part.count..<min(count, part.count + 64) {
+      target.storeBytes(of: 0xff, toByteOffset: position, as: UInt8.self)
+    }
     return .mixed
   }
 

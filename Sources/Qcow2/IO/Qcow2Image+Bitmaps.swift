@@ -65,8 +65,7 @@ extension Qcow2Image {
     try checkUsable(.read)
     switch table[index] {
     case .zeroes: return bytes.zero()
-    case .ones:
-      for position in 0..<bytes.byteCount { bytes.storeBytes(of: 0xff, toByteOffset: position, as: UInt8.self) }
+    case .ones: bytes.withUnsafeMutableBytes { _ = $0.initializeMemory(as: UInt8.self, repeating: 0xff) }
     case .mixed: try await file.read(into: &bytes, at: table.offset(ofCluster: index))
     }
     table.geometry.clearTail(of: &bytes, cluster: index)

@@ -60,8 +60,8 @@ extension Refcounts {
     var all = buffer.mutableBytes
     all.zero()
     for cluster in inUse { width.store(1, in: &all, at: Int(cluster - first)) }
-    try await file.writeTable(
-      buffer.bytes.extracting(0..<Int(clusterByteCount)), at: place << clusterBits, of: .refcountBlock)
+    // Nothing names it yet: a full disk concerns nothing else.
+    try await file.write(buffer.bytes.extracting(0..<Int(clusterByteCount)), at: place << clusterBits)
   }
 
   /// Moves the refcount table behind all that it covers, at least half as large again, with blocks for itself.
@@ -107,8 +107,7 @@ extension Refcounts {
     var bytes = file.pool.take(entryCount * 8)
     var all = bytes.mutableBytes
     for (index, entry) in larger.enumerated() { all.store(bigEndian: entry, at: index * 8) }
-    try await file.writeTable(
-      bytes.bytes.extracting(0..<entryCount * 8), at: tableCluster << clusterBits, of: .refcountTable)
+    try await file.write(bytes.bytes.extracting(0..<entryCount * 8), at: tableCluster << clusterBits)
     try await file.flush()
     try await header.moveRefcountTable(to: tableCluster << clusterBits, clusterCount: Int(used.end - tableCluster))
     for number in 0..<blockCount { file.regions.add(.refcountBlock, at: (used.first + number) << clusterBits) }
