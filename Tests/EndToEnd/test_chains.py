@@ -77,6 +77,16 @@ def test_every_point_of_a_chain_comes_back(server, workspace, format, each_versi
     extents = server.get(f"/backups/{grown['id']}/extents")["items"]
     assert sum(item["length"] for item in extents) == 40 * MIB
 
+    # The chain tells its story, and all of it is verified at once.
+    points = server.get(f"/chains/{full['chain']}")
+    assert not points["pointsTruncated"]
+    assert [point["backup"] for point in points["points"]] == points["backups"]
+    for point in points["points"]:
+        backup = server.get(f"/backups/{point.pop('backup')}")
+        assert point == {name: backup[name] for name in point}
+    verified = server.succeeded("POST", f"/chains/{full['chain']}/verify", {})["result"]["backups"]
+    assert [(part["backup"], part["outcome"]) for part in verified] == [(id, "sound") for id in points["backups"]]
+
     # What others need stays.
     problem = server.problem(409, "backup-has-dependents", "DELETE", f"/backups/{full['id']}")
     assert first["id"] in problem["detail"] and differential["id"] in problem["detail"]
@@ -161,3 +171,31 @@ def test_images_of_one_moment_go_on_in_their_own_chains(server, workspace):
     group = server.get(f"/groups/{backups[0]['group']}")
     assert group["complete"] and set(group["backups"]) == {backup["id"] for backup in backups}
     assert len({backup["pointInTime"] for backup in backups}) == 1
+
+
+def test_damage_of_one_is_damage_of_what_builds_on_it(server, workspace):
+    chain = Chain(server, workspace, "raw")
+    for pattern in range(3):
+        chain.write(f"write -P {pattern + 1} {pattern}M 1M")
+        chain.back_up("incremental", compression="none")
+    full, first, second = (backup for backup, _ in chain.points)
+    copy = server.back_up(kind="copy")
+    stored = images.stored_file(workspace / "backup", first)
+    kept = stored.read_bytes()
+    images.qemu_io(stored, "qcow2", "write -P 9 1M 64k")
+    job = server.finished(server.expect(202, "POST", f"/chains/{full['chain']}/verify", {"level": "checksum"}).json())
+    assert (job["state"], job["error"]["code"]) == ("failed", "backup-corrupt")
+    assert [part["outcome"] for part in job["result"]["backups"]] == ["sound", "damaged", "damaged"]
+    points = server.get(f"/chains/{full['chain']}")["points"]
+    assert [point["state"] for point in points] == ["complete", "corrupt", "corrupt"]
+    assert first["id"] in points[2]["failure"]
+    server.problem(409, "backup-corrupt", "POST", f"/backups/{second['id']}/restore", {
+        "target": {"kind": "file", "path": str(workspace / "images/back.raw"), "format": "raw"}})
+    assert server.get(f"/backups/{copy['id']}")["state"] == "complete"
+
+    # An increment goes on from what is whole.
+    further = chain.back_up("incremental")
+    assert (further["parent"], further["fallbackReason"]) == (full["id"], "parent-missing")
+    stored.write_bytes(kept)
+    server.succeeded("POST", f"/chains/{full['chain']}/verify", {"level": "checksum"})
+    chain.check_all()

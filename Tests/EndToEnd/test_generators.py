@@ -76,6 +76,7 @@ def answers(server, workspace):
         server.succeeded("POST", f"/backups/{backup['id']}/restore", {
             "target": {"kind": "image", "image": "vm1"}, "confirm": "vm1"}),
         server.succeeded("POST", "/images/vm1/check", {}), server.succeeded("POST", "/repositories/local/rescan", {}),
+        server.succeeded("POST", f"/chains/{backup['chain']}/verify", {"level": "metadata"}),
         server.succeeded("POST", "/images/vm1/attach", {}), server.succeeded("POST", "/images/vm1/detach", {}),
     ]
     export = server.expect(201, "POST", "/exports", {
@@ -88,6 +89,7 @@ def answers(server, workspace):
         ("Inspection", server.get("/images/vm1/inspect")), ("ExtentPage", server.get("/images/vm1/extents")),
         ("Repository", server.get("/repositories/local")), ("RepositoryPage", server.get("/repositories")),
         ("Backup", backup), ("BackupPage", server.get("/backups")), ("ChainPage", server.get("/chains")),
+        ("ChainDetail", server.get(f"/chains/{backup['chain']}")),
         ("Group", server.get(f"/groups/{backup['group']}")),
         *(("Job", job) for job in jobs), ("JobPage", server.get("/jobs")),
         ("JobLogPage", server.get(f"/jobs/{jobs[0]['id']}/log")), ("Export", export),
@@ -113,6 +115,7 @@ def test_a_job_tells_generated_clients_what_came_of_it(server, workspace, client
     kinds = {
         "backup": "BackupResult", "verify": "VerifyResult", "restore": "RestoreResult", "rescan": "RescanResult",
         "check": "CheckResult", "attach": "AttachResult", "detach": "DetachResult",
+        "verify-chain": "ChainVerifyResult",
     }
     answers(server, workspace)
     jobs = server.get("/jobs")["items"]

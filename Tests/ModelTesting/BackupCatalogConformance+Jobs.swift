@@ -175,6 +175,7 @@ extension BackupCatalogConformance {
     .attach(image: ImageID(), cache: .writeback),
     .attach(image: ImageID(), cache: nil),
     .detach(image: ImageID()),
+    .verifyChain(chain: ChainID(), level: .metadata),
   ]
 
   private static func event(job: JobID? = nil) -> Event {

@@ -32,6 +32,10 @@ import Testing
     #"{"image":"\#(id)","imageName":"vm1","virtualSize":5,"cache":"direct"}"#,
     #"{"image":"\#(id)","imageName":"vm1","virtualSize":5}"#,
     #"{"image":"\#(id)","imageName":"vm1"}"#,
+    #"{"backups":[{"backup":"\#(id)","sequence":0,"outcome":"damaged","findings":["a"],"findingCount":3,"#
+      + #""verifiedBytes":9},{"backup":"\#(id)","sequence":1,"outcome":"failed","findings":[],"findingCount":0,"#
+      + #""verifiedBytes":0,"error":{"code":"io-error","detail":"d","remedy":"r"}}],"chain":"\#(id)","#
+      + #""level":"checksum"}"#,
   ])
   func whatIsStoredIsReadAndWrittenAsItIs(_ text: String) throws {
     let result = try read(text)

@@ -49,4 +49,11 @@ struct StoredRequestTests {
     try expectForm(#"{"attach":{"image":"\#(id)"}}"#, is: .attach(image: image, cache: nil))
     try expectForm(#"{"detach":{"image":"\#(id)"}}"#, is: .detach(image: image))
   }
+
+  @Test func requestsAboutChainsKeepTheirForm() throws {
+    let id = Self.id
+    try expectForm(
+      #"{"verifyChain":{"chain":"\#(id)","level":"metadata"}}"#,
+      is: .verifyChain(chain: ChainID(try #require(ULID(id))), level: .metadata))
+  }
 }

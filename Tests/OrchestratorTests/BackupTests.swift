@@ -166,7 +166,7 @@ import Testing
     #expect(refusal?.detail.contains(child.description) == true)
     let view = try bench.service.backup(backup.id)
     #expect(view.dependents == [child] && !view.deletable)
-    let chain = try bench.service.chain(backup.chain)
+    let chain = try bench.service.chain(backup.chain).chain
     #expect(chain.backups == [backup.id, child])
     #expect(chain.storedSize == 2 << 15)
     #expect(try bench.service.chains(image: .name("vm1"), repository: .name("local"), PageRequest()).items == [chain])

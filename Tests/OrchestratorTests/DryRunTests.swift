@@ -38,6 +38,7 @@ import Testing
         BackupDraft(images: [.name("vm1")], repository: .name("local")), conditions
       ).planned())
     plans.append(try await service.verifyBackup(backup.id, level: .metadata, conditions).planned())
+    plans.append(try await service.verifyChain(backup.chain, level: .metadata, conditions).planned())
     plans.append(
       try await service.restoreBackup(backup.id, to: .newFile(path: "/images/x", format: .raw), conditions).planned())
     let over = try await service.restoreBackup(backup.id, to: .image(.name("vm1"), confirm: "vm1"), conditions)

@@ -103,7 +103,7 @@ import Testing
   @Test func whatAnExportedBackupBuildsOnIsKept() async throws {
     let bench = try await ServiceBench()
     let parent = try await bench.completeBackup()
-    let chain = try bench.service.chain(parent.chain).chain
+    let chain = try bench.service.chain(parent.chain).chain.chain
     let child = Backup.sample(in: chain, sequence: 1, parent: parent.id)
     try await bench.stored.write { try $0.insert(child) }
     try await bench.export("old", of: child)

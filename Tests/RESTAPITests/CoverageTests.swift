@@ -132,6 +132,9 @@ struct Specimen: Sendable {
     case "GET /backups/{backup}": item("backups", backup)
     case "GET /backups/{backup}/extents": item("backups", backup, "/extents", conflict: failed)
     case "GET /backups/{backup}/diff/{other}": item("backups", backup, "/diff/\(backup)", conflict: failed)
+    case "GET /chains/{chain}": item("chains", stock.chain.id.description)
+    case "POST /chains/{chain}/verify":
+      item("chains", stock.chain.id.description, "/verify", conflict: stock.failed.chain.description, "{}")
     case "GET /groups/{group}": item("groups", stock.complete.group.description)
     case "DELETE /backups/{backup}": item("backups", backup, conflict: stock.parent.id.description)
     case "POST /backups/{backup}/verify": item("backups", backup, "/verify", conflict: failed, #"{"level":"metadata"}"#)

@@ -57,6 +57,10 @@ import Testing
         #"{"compression":"zstd","images":["\#(id)"],"kind":"full","repository":"\#(id)","speedLimit":9}"#
       ),
       (.verification(of: backup, .checksum), #"{"backup":"\#(id)","level":"checksum"}"#),
+      (
+        .chainVerification(of: try Self.identifier(of: Chain.self), .metadata),
+        #"{"chain":"\#(id)","level":"metadata"}"#
+      ),
       (.restore(of: backup), #"{"backup":"\#(id)"}"#),
       (.deletion(of: backup), #"{"backup":"\#(id)"}"#),
     ]

@@ -42,6 +42,16 @@ import Testing
     .attached(JobResult.Attached(image: ImageID(), imageName: name, virtualSize: 5, cache: .direct)),
     .attached(JobResult.Attached(image: ImageID(), imageName: name, virtualSize: 5, cache: nil)),
     .detached(JobResult.Detached(image: ImageID(), imageName: name)),
+    .verifiedChain(
+      JobResult.VerifiedChain(
+        chain: ChainID(), level: .metadata,
+        backups: [
+          JobResult.VerifiedChain.Part(
+            backup: BackupID(), sequence: 0, outcome: .damaged, findings: ["a"], findingCount: 2, verifiedBytes: 9),
+          JobResult.VerifiedChain.Part(
+            backup: BackupID(), sequence: 1, outcome: .failed,
+            error: ProblemDetails(DomainError(.ioError, "gone", remedy: "replace it"))),
+        ])),
     .other(["later": [1, nil]]),
   ]
 

@@ -125,6 +125,7 @@ package enum JobKind: String, Sendable, Codable, CaseIterable {
   case backup, verify, restore
   case deleteBackup = "delete-backup"
   case rescan, check, attach, detach
+  case verifyChain = "verify-chain"
 }
 
 /// What a job was asked to do, with every name resolved to an id. Stored with the job.
@@ -138,6 +139,7 @@ package enum JobRequest: Hashable, Sendable, Codable {
   /// `cache` is nil for what suits the storage best.
   case attach(image: ImageID, cache: CacheMode?)
   case detach(image: ImageID)
+  case verifyChain(chain: ChainID, level: VerifyLevel)
 
   package var kind: JobKind {
     switch self {
@@ -149,6 +151,7 @@ package enum JobRequest: Hashable, Sendable, Codable {
     case .check: .check
     case .attach: .attach
     case .detach: .detach
+    case .verifyChain: .verifyChain
     }
   }
 }

@@ -11,6 +11,7 @@ package enum JobResult: Hashable, Sendable {
   case checked(Checked)
   case attached(Attached)
   case detached(Detached)
+  case verifiedChain(VerifiedChain)
   case other(JSONValue)
 
   package struct BackedUp: Hashable, Sendable, Codable {
@@ -193,6 +194,53 @@ package enum JobResult: Hashable, Sendable {
     package init(image: ImageID, imageName: ResourceName) {
       self.image = image
       self.imageName = imageName
+    }
+  }
+
+  package struct VerifiedChain: Hashable, Sendable, Codable {
+    package enum Outcome: String, Hashable, Sendable, Codable, CaseIterable {
+      case sound, damaged
+      /// It couldn't be told.
+      case failed
+      case cancelled
+      /// The server stopped in the middle.
+      case interrupted
+    }
+
+    /// One backup's part.
+    package struct Part: Hashable, Sendable, Codable {
+      package var backup: BackupID
+      package var sequence: Int
+      package var outcome: Outcome
+      /// The first of them; over all parts together no more than a result keeps.
+      package var findings: [String]
+      package var findingCount: Int
+      package var verifiedBytes: UInt64
+      package var error: ProblemDetails?
+
+      package init(
+        backup: BackupID, sequence: Int, outcome: Outcome, findings: [String] = [], findingCount: Int = 0,
+        verifiedBytes: UInt64 = 0, error: ProblemDetails? = nil
+      ) {
+        self.backup = backup
+        self.sequence = sequence
+        self.outcome = outcome
+        self.findings = findings
+        self.findingCount = findingCount
+        self.verifiedBytes = verifiedBytes
+        self.error = error
+      }
+    }
+
+    package var chain: ChainID
+    package var level: VerifyLevel
+    /// In order of sequence.
+    package var backups: [Part]
+
+    package init(chain: ChainID, level: VerifyLevel, backups: [Part]) {
+      self.chain = chain
+      self.level = level
+      self.backups = backups
     }
   }
 }

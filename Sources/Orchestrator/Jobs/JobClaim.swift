@@ -4,7 +4,7 @@ import Model
 ///
 ///                  image     history   chain     repository   path
 ///     backup       shared    alone¹    –         shared       –           ¹ but a copy, which builds on nothing
-///     verify       –         –         shared    shared       –
+///     verify⁵      –         –         shared    shared       –            ⁵ a backup or a chain
 ///     restore      alone²    –         shared    shared       alone³      ² the image it writes over
 ///                                                                         ³ the file it makes, or the NBD export
 ///     check        shared⁴   –         –         –            –           ⁴ alone if it repairs

@@ -49,6 +49,7 @@ extension JobRequest {
     case .check(let image, let repairsLeaks): CheckWork(image: image, repairsLeaks: repairsLeaks)
     case .attach(let image, let cache): AttachWork(image: image, cache: cache)
     case .detach(let image): DetachWork(image: image)
+    case .verifyChain(let chain, let level): VerifyChainWork(chain: chain, level: level)
     }
   }
 }

@@ -115,6 +115,9 @@ final class LiveJob: JobControl {
     wake()
   }
 
+  /// The parts of the work are others than was told at first, in bytes; to be called before the first report.
+  func expect(legs: [UInt64]) { state.withLock { $0.meter = ProgressMeter(legs: legs) } }
+
   /// The leg at hand is over, `whole` or after as much as was reported; reports are of the next one from now on.
   func finishLeg(whole: Bool) { state.withLock { $0.meter.finishLeg(whole: whole) } }
 

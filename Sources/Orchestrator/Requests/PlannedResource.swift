@@ -18,6 +18,7 @@ package enum PlannedResource: Hashable, Sendable {
   case rescan(of: RepositoryID)
   case backups(of: [ImageID], into: RepositoryID, RequestedBackupKind, Compression, speedLimit: UInt64)
   case verification(of: BackupID, VerifyLevel)
+  case chainVerification(of: ChainID, VerifyLevel)
   case restore(of: BackupID)
   case deletion(of: BackupID)
 }

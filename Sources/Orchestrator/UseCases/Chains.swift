@@ -28,11 +28,68 @@ package struct ChainView: Hashable, Sendable {
   }
 }
 
+/// A chain with its backups, one by one.
+package struct ChainDetailView: Hashable, Sendable {
+  package var chain: ChainView
+  /// In order of sequence; the first ``maximumPointCount`` of them.
+  package var points: [Backup]
+
+  package var isTruncated: Bool { points.count < chain.backups.count }
+
+  /// More than a page of a list holds aren't shown at once.
+  package static let maximumPointCount = PageRequest.maximumLimit
+
+  fileprivate init(_ chain: Chain, in catalog: any CatalogReading) throws {
+    self.chain = try ChainView.all(of: [chain], in: catalog)[0]
+    points = try Array(catalog.backupsInOrder(of: chain.id).prefix(Self.maximumPointCount))
+  }
+}
+
+extension CatalogReading {
+  func find(_ id: ChainID) throws -> Chain {
+    guard let chain = try chain(id) else {
+      throw DomainError(
+        .notFound, "there is no chain \(id)", remedy: "list the chains; a rescan finds those of a repository")
+    }
+    return chain
+  }
+
+  /// In order of sequence.
+  func backupsInOrder(of chain: ChainID) throws -> [Backup] {
+    try backups(of: [chain])[chain, default: []].sorted { ($0.sequence, $0.id) < ($1.sequence, $1.id) }
+  }
+}
+
 extension BackupService {
-  package func chain(_ id: ChainID) throws -> ChainView {
-    try transactions.read { catalog in
-      guard let chain = try catalog.chain(id) else { throw DomainError(.notFound, "there is no chain \(id)") }
-      return try ChainView.all(of: [chain], in: catalog)[0]
+  package func chain(_ id: ChainID) throws -> ChainDetailView {
+    try transactions.read { try ChainDetailView($0.find(id), in: $0) }
+  }
+
+  /// A job that verifies each stored backup of the chain, in order of sequence. Throws `backupNotComplete` where it has
+  /// none.
+  package func verifyChain(
+    _ id: ChainID, level: VerifyLevel, _ conditions: ChangeConditions<Job> = ChangeConditions()
+  ) async throws -> Answer<Job> {
+    try await submit(conditions) { view in
+      let chain = try view.catalog.find(id)
+      let backups = try view.catalog.backupsInOrder(of: id).filter(\.isStored)
+      guard !backups.isEmpty else {
+        throw DomainError(
+          .backupNotComplete, "chain \(id) has no backup that could be verified",
+          remedy: "wait for the first one to be complete")
+      }
+      return JobDraft(
+        request: .verifyChain(chain: id, level: level),
+        links: JobLinks(image: chain.image, repository: chain.repository, chains: [id]),
+        plan: Plan(
+          action: "verify-chain",
+          steps: backups.prefix(ChainDetailView.maximumPointCount).map {
+            "verify backup \($0.id) at level \(level.rawValue)"
+          },
+          warnings: backups.count > ChainDetailView.maximumPointCount
+            ? ["\(backups.count) backups would be verified: the first of them are told"] : [],
+          resource: .chainVerification(of: id, level)),
+        legs: backups.map(\.virtualSize))
     }
   }
 

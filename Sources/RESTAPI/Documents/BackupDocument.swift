@@ -67,16 +67,63 @@ struct ChainDocument: JSONWritable, Sendable {
   }
 
   func write(to json: inout JSONWriter) {
+    json.object { writeMembers(to: &$0) }
+  }
+
+  func writeMembers(to json: inout JSONWriter) {
     let chain = view.chain
+    json.member("id", chain.id)
+    json.member("image", chain.image)
+    json.member("imageName", view.imageName)
+    json.member("repository", chain.repository)
+    json.member("repositoryName", view.repositoryName)
+    json.member("backups", view.backups)
+    json.member("storedSize", view.storedSize)
+    json.member("createdAt", chain.createdAt)
+  }
+}
+
+/// A chain with its backups, one by one.
+struct ChainDetailDocument: JSONWritable, Sendable {
+  let view: ChainDetailView
+
+  init(_ view: ChainDetailView) {
+    self.view = view
+  }
+
+  func write(to json: inout JSONWriter) {
     json.object { json in
-      json.member("id", chain.id)
-      json.member("image", chain.image)
-      json.member("imageName", view.imageName)
-      json.member("repository", chain.repository)
-      json.member("repositoryName", view.repositoryName)
-      json.member("backups", view.backups)
-      json.member("storedSize", view.storedSize)
-      json.member("createdAt", chain.createdAt)
+      ChainDocument(view.chain).writeMembers(to: &json)
+      json.member("points", view.points.map(ChainPointDocument.init))
+      json.member("pointsTruncated", view.isTruncated)
+    }
+  }
+}
+
+/// A backup as a link of its chain.
+private struct ChainPointDocument: JSONWritable {
+  let backup: Backup
+
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("backup", backup.id)
+      json.member("kind", backup.kind)
+      json.member("requestedKind", backup.requestedKind)
+      json.member("sequence", backup.sequence)
+      json.member("parent", backup.parent)
+      json.member("state", backup.state)
+      json.member("failure", backup.failure)
+      json.member("storedSize", backup.storedSize)
+      json.member("virtualSize", backup.virtualSize)
+      json.member("dirtyBytes", backup.dirtyBytes)
+      json.member("pointInTime", backup.pointInTime)
+      json.member("consistency", backup.consistency)
+      json.member("trackingFallback", backup.trackingFallback)
+      json.member("fallbackReason", backup.fallbackReason)
+      json.member("reason", backup.reason)
+      json.member("verifiedAt", backup.verifiedAt)
+      json.member("verifyLevel", backup.verifyLevel)
+      json.member("mixture", backup.isMixture)
     }
   }
 }

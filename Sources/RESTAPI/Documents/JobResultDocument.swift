@@ -13,6 +13,7 @@ extension JobResult: JSONWritable {
     case .checked(let result): result.write(to: &json)
     case .attached(let result): result.write(to: &json)
     case .detached(let result): result.write(to: &json)
+    case .verifiedChain(let result): result.write(to: &json)
     case .other(let value): value.write(to: &json)
     }
   }
@@ -38,7 +39,7 @@ extension JobResult.BackedUp.Part: JSONWritable {
   }
 }
 
-/// Why one image of several couldn't be backed up.
+/// Why one part of several failed.
 private struct PartFailure: JSONWritable {
   let details: ProblemDetails
 
@@ -156,6 +157,32 @@ extension JobResult.Detached: JSONWritable {
     json.object { json in
       json.member("image", image)
       json.member("imageName", imageName)
+    }
+  }
+}
+
+extension JobResult.VerifiedChain: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("backups", backups)
+      json.member("chain", chain)
+      json.member("level", level)
+    }
+  }
+}
+
+extension JobResult.VerifiedChain.Outcome: JSONWritable {}
+
+extension JobResult.VerifiedChain.Part: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("backup", backup)
+      if let error { json.member("error", PartFailure(details: error)) }
+      json.member("findingCount", findingCount)
+      json.member("findings", findings)
+      json.member("outcome", outcome)
+      json.member("sequence", sequence)
+      json.member("verifiedBytes", verifiedBytes)
     }
   }
 }

@@ -59,6 +59,9 @@ extension PlannedResource: JSONWritable {
       case .verification(let backup, let level):
         json.member("backup", backup)
         json.member("level", level)
+      case .chainVerification(let chain, let level):
+        json.member("chain", chain)
+        json.member("level", level)
       case .restore(let backup), .deletion(let backup): json.member("backup", backup)
       }
     }

@@ -8,6 +8,7 @@ struct BackupRoutes {
 
   private static let collection = "\(APIPath.root)/backups"
   private static let item = "\(collection)/{backup}"
+  private static let chain = "\(APIPath.root)/chains/{chain}"
 
   var all: [Route] {
     [
@@ -24,6 +25,9 @@ struct BackupRoutes {
         .get, "\(Self.item)/diff/{other}", needs: .read, query: [.offset, .length, .limit], .later(differences)),
       Route(
         .get, "\(APIPath.root)/chains", needs: .read, query: [.image, .repository, .limit, .cursor], .now(listChains)),
+      Route(.get, Self.chain, needs: .read, .now(getChain)),
+      Route(
+        .post, "\(Self.chain)/verify", needs: .verify, query: [.dryRun], body: .optionalObject, .later(verifyChain)),
       Route(.get, "\(APIPath.root)/groups/{group}", needs: .read, .now(getGroup)),
     ]
   }
@@ -81,6 +85,16 @@ struct BackupRoutes {
       image: try call.query.reference(.image), repository: try call.query.reference(.repository),
       try call.query.page())
     return try JSONAnswer.ok(PageDocument(page.map(ChainDocument.init)), to: call)
+  }
+
+  @Sendable private func getChain(_ call: Call) throws -> HTTPResponse {
+    try JSONAnswer.ok(ChainDetailDocument(try service.chain(try call.id(of: "chain"))), to: call)
+  }
+
+  @Sendable private func verifyChain(_ call: Call) async throws -> HTTPResponse {
+    let id: ChainID = try call.id(of: "chain")
+    let level = try call.fields().verifyLevel()
+    return try await call.change(render: StoredAnswer.accepted, { try await service.verifyChain(id, level: level, $0) })
   }
 
   @Sendable private func extents(_ call: Call) async throws -> HTTPResponse {

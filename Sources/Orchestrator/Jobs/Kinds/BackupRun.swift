@@ -264,6 +264,10 @@ struct BackupRun: Sendable {
     switch outcome.end {
     case .complete(let receipt):
       backup.complete(with: receipt)
+      // What it builds on may have been found damaged while it was stored.
+      if let damage = try transaction.catalog.damage(below: backup) {
+        (backup.state, backup.failure) = (.corrupt, damage)
+      }
       try note(receipt, of: outcome.image, job: job, in: transaction)
     case .failed(let problem): backup.fail(problem.detail, at: transaction.now)
     case .stopped(.cancelled): backup.fail("the job was cancelled", at: transaction.now)

@@ -1,4 +1,3 @@
-import Foundation
 import Model
 
 /// A verify job. A damaged backup fails it, as does anything that keeps it from telling; only damage marks the backup.
@@ -16,51 +15,29 @@ struct VerifyWork: JobWork {
 
   func run(_ context: JobContext) async -> JobEnd {
     do {
-      let stored = try context.transactions.read { try $0.storedBackup(backup) }
-      context.log(.info, "verifying backup \(backup) of '\(stored.imageName)' at level \(level.rawValue)")
-      let report = try await context.engine.verify(
-        VerifyOrder(backup: stored.location, level: level), control: context.live)
-      for finding in report.findings { context.log(.error, finding) }
-      return end(report, context)
+      return end(try await Verification.of(backup, level, context), context)
     } catch {
       return JobEnd(error, of: context.live)
     }
   }
 
-  private func end(_ report: VerifyReport, _ context: JobContext) -> JobEnd {
-    let isSound = report.findingCount == 0
+  private func end(_ verification: Verification, _ context: JobContext) -> JobEnd {
+    let report = verification.report
     let result = JobResult.Verified(
-      backup: backup, level: level, isSound: isSound,
+      backup: backup, level: level, isSound: verification.isSound,
       findings: Array(report.findings.prefix(context.limits.findingsPerResult)), findingCount: report.findingCount,
       verifiedBytes: report.verifiedBytes)
-    let (id, level, job) = (backup, level, context.job.id)
-    let damage = isSound ? nil : Self.damage(report)
+    let (id, job) = (backup, context.job.id)
     let verdict: JobEnd.Verdict =
-      damage.map {
+      verification.damage.map {
         .failed(
           ProblemDetails(
-            DomainError(
-              .backupCorrupt, "backup \(id) is damaged: \($0)",
-              remedy: "make a new full backup of the image, and look after the repository's storage")))
+            DomainError(.backupCorrupt, "backup \(id) is damaged: \($0)", remedy: DomainError.remedyOfDamage)))
       } ?? .succeeded
-    return JobEnd(verdict, result: .verified(result)) { transaction in
-      guard var backup = try transaction.catalog.backup(id) else { return }
-      backup.verifiedAt = transaction.now
-      backup.verifyLevel = level
-      if let damage {
-        backup.state = .corrupt
-        backup.failure = damage
-      } else if backup.state == .corrupt, level == .checksum {
-        // Every byte was compared: whatever was found before is gone.
-        backup.state = .complete
-        backup.failure = nil
-      }
-      try transaction.update(backup, job: job)
-    }
+    return JobEnd(verdict, result: .verified(result)) { try $0.record(verification, job: job) }
   }
+}
 
-  private static func damage(_ report: VerifyReport) -> String {
-    let first = report.findings.first ?? "verification found damage"
-    return report.findingCount > 1 ? "\(first) (and \(report.findingCount - 1) more)" : first
-  }
+extension DomainError {
+  static let remedyOfDamage = "make a new full backup of the image, and look after the repository's storage"
 }
