@@ -91,7 +91,7 @@ def test_what_would_harm_an_attached_image_is_refused(server, workspace, disk):
     export_image(server, workspace)
     problem = server.problem(409, "image-in-use", "POST", "/backups", {
         "images": ["vm1"], "repository": "local", "kind": "full"})
-    assert "detach" in problem["remedy"]
+    assert problem["remedy"] == "delete its exports first"
     server.problem(409, "image-in-use", "POST", "/images/vm1/check")
     server.problem(409, "image-in-use", "DELETE", "/images/vm1")
     server.problem(409, "image-in-use", "POST", f"/backups/{backup['id']}/restore", {
