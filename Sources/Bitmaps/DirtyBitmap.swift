@@ -110,7 +110,7 @@ package struct DirtyBitmap: Hashable, Sendable {
 
   /// Makes clean every granule that lies within the range. The last one does if the range reaches the disk's end.
   package mutating func clear(_ range: ByteRange) {
-    let first = (range.offset + granularity - 1) / granularity
+    let first = range.offset / granularity + (range.offset % granularity == 0 ? 0 : 1)
     let end = range.end >= byteCount ? granuleCount : range.end / granularity
     guard first < end else { return }
     change(first..<end) { page, bits in page.remove(bits) }

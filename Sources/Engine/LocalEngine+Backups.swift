@@ -10,10 +10,10 @@ extension LocalEngine {
     try await onLoop(in: backup.repository.lane) { [self] loop in
       let stored = try await open(backup.repository, on: loop).stored(backup)
       let data = try await stored.openData()
-      return try await closing([data.device]) {
+      return try await closing([data]) {
         try await telling(about: stored.dataName, damage: .backupCorrupt) {
           try await Self.page(
-            of: data.device, byteCount: stored.manifest.virtualSize, stored.manifest.merkleRoot, query)
+            of: data, byteCount: stored.manifest.virtualSize, stored.manifest.merkleRoot, query)
         }
       }
     }

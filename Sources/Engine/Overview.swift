@@ -13,7 +13,8 @@
 // order, a value that says all it needs, and tells through `JobControl`: progress, log, pause, cancellation.
 //
 // One backup: the source is opened and its locks taken; a lease on the image's folder in the repository is taken. Then
-// `Regions` tell where data lies, `CopyPlan` makes steps of them {copy, zero, skip}, and `CopyLoop` keeps several in
+// `BackupDecision` says what it will be and what it builds on; a tracker's bitmap, or else the hashes of that, say what
+// changed. `Regions` tell where data lies, `CopyPlan` makes steps of them {copy, zero, skip}, and `CopyLoop` keeps several in
 // flight, at a `CopyPace`: read on the loop, hashed and compressed on the worker pool, given in any order to the
 // `BackupSink`, which puts leaves into the hash tree and, through its `TargetWriter`, clusters into the new qcow2 file.
 // Verification and restore are the same copy with other sinks. Data and hashes are made durable and get their names; the
@@ -37,7 +38,9 @@
 //
 // - Opening/      which paths may be used: allowed folders and devices, and the names that an image gives its files.
 // - Images/       opening images, who may use one and excludes whom, and the graph of one that is open to be written.
-// - PointsInTime/ one moment over several open images.
+// - Tracking/     what changed since a backup: the bitmaps of an image that is open to be written, and the one that a
+//                 backup leaves in it. K1–K5 stand at the head of `Tracker.swift`.
+// - PointsInTime/ one moment over several images, and what a backup will be (`BackupDecision`).
 // - Exports/      what is served over NBD, at which addresses, to whom.
 // - Peers/        other NBD servers as sources and targets.
 // - Copying/      what to copy (`Regions`), in which steps (`CopyPlan`, `ChunkGeometry`), how fast (`CopyPace`), and where

@@ -84,10 +84,14 @@ package protocol BackupRepository: Sendable {
   /// The hashes of a backup, as stored.
   nonisolated(nonsending) func openHashes(of backup: StoredBackupLocation) async throws -> any BlockDevice
 
-  /// The data of a backup, as a guest would see them, with all that they build on.
+  /// The data of a backup, as a guest would see them, with all that they build on: at least as long as its disk.
   /// - Throws: `backupCorrupt` where they aren't what the manifest says.
   nonisolated(nonsending)
-    func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> StoredData
+    func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> any BlockDevice
+
+  /// The backup's own data file, without what it builds on: its tables, to be checked. Nil where the kind has none.
+  /// - Throws: `backupCorrupt` where it can't be opened as what it should be.
+  nonisolated(nonsending) func openTables(of backup: StoredBackupLocation) async throws -> Qcow2Image?
 
   /// What the backup builds on, as it was then; nil if it builds on none.
   /// - Throws: `backupCorrupt` unless that is complete, with the root that it had.
@@ -137,19 +141,6 @@ package protocol BackupStage: Sendable {
 
   /// Removes everything that the stage made, what claims to be complete first. Returns what couldn't be removed.
   nonisolated(nonsending) func discard() async -> [String]
-}
-
-/// The data of a stored backup, open to be read.
-package struct StoredData: Sendable {
-  /// At least as long as the guest's disk.
-  package let device: any BlockDevice
-  /// The tables of the backup's own file, where its format has any, to be checked. Closed with the device.
-  package let tables: Qcow2Image?
-
-  package init(device: any BlockDevice, tables: Qcow2Image?) {
-    self.device = device
-    self.tables = tables
-  }
 }
 
 extension BackupRepository {

@@ -16,7 +16,7 @@
 //
 // ## What keeps it sound
 //
-// 1. A backup is complete when its manifest is there: R1–R5 at the head of `BackupRepository`.
+// 1. A backup is complete when its manifest is there: R1–R6 at the head of `BackupRepository`.
 // 2. In a folder, the order of publishing is that of `StageFolder`; that of taking away is the reverse
 //    (`BackupDeletion`). `RepositoryRecovery` puts right what a crash left between two steps.
 // 3. A writer below an image's folder holds its `Lease`, and confirms it right before each step that other servers could

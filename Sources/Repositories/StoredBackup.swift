@@ -57,7 +57,7 @@ package struct StoredBackup: Sendable {
   /// The data, as a guest would see them.
   /// - Throws: `backupCorrupt` where they aren't what the manifest says.
   nonisolated(nonsending)
-    package func openData() async throws -> StoredData
+    package func openData() async throws -> any BlockDevice
   {
     try await repository.openData(of: manifest, at: location)
   }

@@ -151,6 +151,9 @@ struct DirtyBitmapTests {
     #expect(bitmap.dirtyByteCount == 16 << 40)
     bitmap.clear(ByteRange(offset: 1 << 40, length: 65536))
     #expect(Array(bitmap.dirtyRanges).count == 2)
+    bitmap.clear(ByteRange(offset: .max - 10, length: 5))
+    bitmap.set(ByteRange(offset: .max - 10, length: 5))
+    #expect(bitmap.dirtyByteCount == (16 << 40) - 65536)
     #expect(!DirtyBitmap.isPossible(granularity: 512, byteCount: 16 << 40))
     #expect(
       !DirtyBitmap.isPossible(granularity: 1000, byteCount: 1)

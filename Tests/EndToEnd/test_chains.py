@@ -4,6 +4,7 @@ import shutil
 import time
 
 import pytest
+import requests
 
 import images
 from images import MIB
@@ -156,6 +157,32 @@ def test_killed_in_the_midst_the_next_one_is_right(server, workspace):
     assert increment["parent"] == full["id"] and increment["kind"] == "incremental"
     assert images.work_files(workspace / "backup") == []
     chain.check_all()
+
+
+@pytest.mark.usefixtures("each_version")
+def test_a_server_that_was_killed_compares_everything(server, workspace):
+    chain = Chain(server, workspace, "qcow2")
+    chain.write("write -P 1 0 4M")
+    chain.back_up("full")
+    socket = workspace / "run/vm1.sock"
+    server.expect(201, "POST", "/exports", {
+        "name": "vm1", "source": {"kind": "image", "image": "vm1"}, "readOnly": False, "listen": {"unix": str(socket)}})
+    images.run("qemu-io", "-f", "raw", "-c", "write -P 9 1M 200k", "-c", "flush", f"nbd+unix:///vm1?socket={socket}")
+    server.kill()
+    # It is attached again, as its export is served again, and has no bitmap to record in by now.
+    server.start()
+    images.run("qemu-io", "-f", "raw", "-c", "write -P 8 3M 64k", f"nbd+unix:///vm1?socket={socket}")
+    server.expect(204, "DELETE", "/exports/vm1")
+    compared = chain.back_up("incremental")
+    assert (compared["kind"], compared["trackingFallback"], compared["fallbackReason"]) == (
+        "incremental", "hash", "unclean-stop")
+    chain.write("write -P 7 2M 64k")
+    assert chain.back_up("incremental")["fallbackReason"] is None
+    chain.check_all()
+    with requests.get(server.url + "/api/v1/events", headers={"Last-Event-ID": "0"}, stream=True, timeout=20) as stream:
+        for line in stream.iter_lines(decode_unicode=True):
+            if line.startswith("data: ") and compared["id"] in line and '"fallbackReason":"unclean-stop"' in line:
+                break
 
 
 def test_images_of_one_moment_go_on_in_their_own_chains(server, workspace):

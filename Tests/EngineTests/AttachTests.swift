@@ -216,6 +216,13 @@ struct AttachTests {
       for number in 0...64 { try Tool.run("qemu-img", "bitmap", "--add", location.source.place, "b\(number)") }
       let refusal = await #expect(throws: DomainError.self) { try await test.attach(location, as: ImageID()) }
       #expect(refusal?.code == .formatUnsupported && refusal?.detail.contains("bitmap") == true, "\(refusal as Any)")
+      // Together they could take more memory than is taken for one image.
+      let large = test.images + "/large.qcow2"
+      try Tool.run("qemu-img", "create", "-q", "-f", "qcow2", large, "1T")
+      for number in 0...4 { try Tool.run("qemu-img", "bitmap", "--add", "-g", "512", large, "b\(number)") }
+      let location2 = ImageLocation(source: .file(path: large), format: .qcow2)
+      let tooMuch = await #expect(throws: DomainError.self) { try await test.attach(location2, as: ImageID()) }
+      #expect(tooMuch?.code == .formatUnsupported && tooMuch?.detail.contains("MiB") == true, "\(tooMuch as Any)")
       let remote = ImageLocation(source: .nbd(uri: "nbd://127.0.0.1:1/x"), format: .raw)
       #expect(await code { try await test.attach(remote, as: ImageID()) } == .sourceNotAFile)
       #expect(try await test.engine.inspect(location).locks.isEmpty)

@@ -280,6 +280,32 @@ struct ChainTests {
     }.map { UInt64($0 / 65536) }
   }
 
+  /// A restore needs the tables of every file below: a look at metadata names the one that is damaged.
+  @Test func damagedTablesBelowAreMetadata() async throws {
+    try await withEngine { test in
+      var history = try History(test, byteCount: 4_000_000)
+      try await history.backUp(.full, .none)
+      for _ in 1...2 {
+        try history.change { $0[9] &+= 1 }
+        try await history.backUp(.incremental)
+      }
+      for point in history.points { #expect(try await test.verify(point.place, .metadata).findings == []) }
+      // The count of a cluster is too low (qcow2.txt, "Host cluster management"): nothing that is read says so.
+      let full = history.points[0].place.fullPath(.data)
+      let bytes = try SampleImage.bytes(full)
+      func number(_ offset: Int) -> Int { bytes[offset..<offset + 8].reduce(0) { $0 << 8 | Int($1) } }
+      let block = number(number(48))
+      let file = try #require(FileHandle(forUpdatingAtPath: full))
+      try file.seek(toOffset: UInt64(block) + 2 * UInt64(bytes.count / 65536 - 1))
+      try file.write(contentsOf: [0, 0])
+      try file.close()
+      for point in history.points {
+        let report = try await test.verify(point.place, .metadata)
+        #expect(report.findingCount > 0 && report.findings.allSatisfy { $0.hasPrefix(full) }, "\(report)")
+      }
+    }
+  }
+
   /// Of what can be read of a parent's files, every damage is an error that names the file; nothing wrong is restored.
   @Test(arguments: [BackupFileName.Part.data, .hashes, .manifest]) func damageBelowIsTold(part: BackupFileName.Part)
     async throws

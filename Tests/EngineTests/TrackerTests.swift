@@ -1,6 +1,7 @@
 import BlockTesting
 import Engine
 import Foundation
+import Glibc
 import Model
 import ModelTesting
 import Repositories
@@ -183,6 +184,64 @@ struct TrackerTests {
       let plan = try await history.backUp(.incremental)
       #expect(plan.fallback == nil && plan.parent?.backup == history.points[0].place.backup && plan.sequence == 2)
       try await history.expectNothingMissed("put back", all: true)
+    }
+  }
+
+  /// Somebody reads the image, so that no bitmap can be stored: the backup is complete, and what was recorded stays.
+  @Test(.eachToolVersion) func aCheckpointThatCannotBeSetLeavesTheOneBefore() async throws {
+    try await withEngine { test in
+      var history = try History(test)
+      func backUpBesideAReader(_ kind: RequestedBackupKind) async throws -> BackupPlan {
+        let reader = try await PeerProcess("qemu-io", ["-r", "-f", "qcow2", history.path])
+        try await eventually("the reader holds the image") {
+          try await test.engine.inspect(history.location).locks.contains { $0.held }
+        }
+        let plan = try await history.backUp(kind)
+        reader.stop()
+        return plan
+      }
+      _ = try await backUpBesideAReader(.full)
+      #expect(try await history.bitmapNames == [])
+      try history.write("write -P 7 1M 128k")
+      #expect(try await history.backUp(.incremental).fallback == .init(to: .hash, reason: .bitmapMissing))
+      try await history.expectNothingMissed("no bitmap")
+      let names = try await history.bitmapNames
+      try history.write("write -P 8 2M 64k")
+      #expect(try await backUpBesideAReader(.incremental).fallback == nil)
+      #expect(try await history.bitmapNames == names)
+      try history.write("write -P 9 3M 64k")
+      // It goes by the bitmap before, and so builds on the backup before.
+      let plan = try await history.backUp(.incremental)
+      #expect(plan.fallback == nil && plan.parent?.backup == history.points[1].place.backup)
+      try await history.expectNothingMissed("the bitmap before", all: true)
+    }
+  }
+
+  /// The times of a block device don't tell that somebody wrote to it: it carries no tracker.
+  @Test func aDeviceIsComparedWhole() async throws {
+    guard geteuid() == 0 else { return print("aDeviceIsComparedWhole: NOT TESTED, needs root for a loop device") }
+    let root = NSTemporaryDirectory() + "cobweb-engine-\(ULID())"
+    defer { try? FileManager.default.removeItem(atPath: root) }
+    try FileManager.default.createDirectory(atPath: root, withIntermediateDirectories: true)
+    try Tool.run("qemu-img", "create", "-q", "-f", "qcow2", root + "/disk", "4M")
+    try Tool.run("truncate", "--size", "8M", root + "/disk")
+    guard let found = try? Tool.run("losetup", "--find", "--show", root + "/disk").split(separator: "\n").first else {
+      return print("aDeviceIsComparedWhole: NOT TESTED, no loop device to be had")
+    }
+    let device = String(found)
+    defer { _ = try? Tool.run("losetup", "--detach", device) }
+    try await withEngine(root: root, devices: [device]) { test in
+      let image = ImageRecord(id: ImageID(), name: "vm", source: .device(path: device), format: .qcow2, labels: [:])
+      for kind in [RequestedBackupKind.full, .incremental] {
+        try Tool.run("qemu-io", "-f", "qcow2", "-c", "write -P 5 1M 64k", device)
+        let order = test.order(image, kind: kind)
+        let beginning = try await test.engine.begin(GroupOrder([order]), control: RecordingJobControl())
+        guard case .begun(let plan) = beginning[0] else { throw Tool.Failure(description: "\(beginning)") }
+        _ = try await test.engine.store(order.backup, control: RecordingJobControl())
+        #expect(plan.fallback == (kind == .full ? nil : .init(to: .hash, reason: .bitmapMissing)), "\(plan.reason)")
+      }
+      let location = ImageLocation(source: image.source, format: .qcow2)
+      #expect(try await test.engine.inspect(location).bitmaps.isEmpty)
     }
   }
 

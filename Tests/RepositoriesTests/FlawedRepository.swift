@@ -2,6 +2,7 @@ import BlockCore
 import EventLoops
 import Foundation
 import Model
+import Qcow2
 import Repositories
 
 /// A mistake that a kind of repository could make, which the conformance suite has to find.
@@ -86,8 +87,12 @@ private struct FlawedRepository: BackupRepository {
   { try await next.openHashes(of: backup) }
 
   nonisolated(nonsending)
-    func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> StoredData
+    func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> any BlockDevice
   { try await next.openData(of: manifest, at: backup) }
+
+  nonisolated(nonsending)
+    func openTables(of backup: StoredBackupLocation) async throws -> Qcow2Image?
+  { try await next.openTables(of: backup) }
 
   nonisolated(nonsending)
     func parent(of backup: StoredBackup) async throws -> StoredBackup?

@@ -144,9 +144,9 @@ struct RepositoryConformance {
     var bytes = [UInt8](repeating: 9, count: 65537)
     var span = bytes.mutableSpan
     var raw = span.mutableBytes
-    try await data.device.read(into: &raw, at: 0)
+    try await data.read(into: &raw, at: 0)
     #expect(bytes[..<65536].allSatisfy { $0 == 1 } && bytes[65536] == 0)
-    try await data.device.close()
+    try await data.close()
   }
 
   nonisolated(nonsending)

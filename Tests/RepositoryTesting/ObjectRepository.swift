@@ -152,10 +152,14 @@ private struct ObjectRepository: BackupRepository {
   { try device(Self.key(.hashes, backup.backup)) }
 
   nonisolated(nonsending)
-    func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> StoredData
+    func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> any BlockDevice
+  { try await openImage("\(backup.backup)", depth: 0) }
+
+  nonisolated(nonsending)
+    func openTables(of backup: StoredBackupLocation) async throws -> Qcow2Image?
   {
-    let image = try await openImage("\(backup.backup)", depth: 0)
-    return StoredData(device: image, tables: image)
+    try await Qcow2Image.open(
+      try device("data/\(backup.backup)"), options: .init(), backing: .ignored, work: InlineWork(), pool: BufferPool())
   }
 
   private func openImage(_ backup: String, depth: Int) async throws -> Qcow2Image {

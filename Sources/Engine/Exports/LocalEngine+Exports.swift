@@ -70,7 +70,7 @@ extension LocalEngine {
         let stored = try await open(place.repository, on: loop).stored(place)
         let data = try await stored.openData()
         return OpenExportSource(
-          device: Window(data.device, byteCount: stored.manifest.virtualSize), loop: loop, joined: nil)
+          device: Window(data, byteCount: stored.manifest.virtualSize), loop: loop, joined: nil)
       }
     }
   }

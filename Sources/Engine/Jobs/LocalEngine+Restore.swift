@@ -15,9 +15,9 @@ extension LocalEngine {
       let hashes = try await stored.openHashes(work: work)
       return try await closing([hashes.device]) {
         let data = try await stored.openData()
-        return try await closing([data.device]) {
+        return try await closing([data]) {
           let reading = RestoreReading(
-            stored: stored, hashes: hashes.reader, data: data.device, loop: loop, control: control)
+            stored: stored, hashes: hashes.reader, data: data, loop: loop, control: control)
           let written = try await restore(reading, to: order.target)
           return RestoreReport(virtualSize: stored.manifest.virtualSize, writtenBytes: written)
         }

@@ -45,7 +45,7 @@ extension LocalEngine {
       var findings = Findings()
       let stored = try await findings.collect { try await repository.stored(order.backup) }
       guard let stored else { return report(findings, 0) }
-      let verified = try await verify(stored, order.level, &findings, loop, control)
+      let verified = try await verify(stored, order, &findings, loop, control)
       return report(findings, verified)
     }
   }
@@ -57,45 +57,69 @@ extension LocalEngine {
   /// Bytes of the guest's data that were read and compared.
   nonisolated(nonsending)
     private func verify(
-      _ stored: StoredBackup, _ level: VerifyLevel, _ findings: inout Findings, _ loop: EventLoop,
+      _ stored: StoredBackup, _ order: VerifyOrder, _ findings: inout Findings, _ loop: EventLoop,
       _ control: any JobControl
     ) async throws -> UInt64
   {
     let hashes = try await findings.collect { try await stored.openHashes(work: work) }
     return try await closing(hashes.map { [$0.device] } ?? []) {
       let data = try await findings.collect { try await stored.openData() }
-      return try await closing(data.map { [$0.device] } ?? []) {
-        try await checkMetadata(stored, hashes?.reader, data?.tables, &findings, control)
-        guard level == .checksum, let hashes, let data else { return 0 }
-        return try await compare(stored, hashes.reader, data.device, &findings, loop, control)
+      return try await closing(data.map { [$0] } ?? []) {
+        try await prove(hashes?.reader, of: stored, &findings, control)
+        try await checkTables(downFrom: stored, isPath: order.coversTablesBelow, &findings, control)
+        guard order.level == .checksum, let hashes, let data else { return 0 }
+        return try await compare(stored, hashes.reader, data, &findings, loop, control)
       }
     }
   }
 
   nonisolated(nonsending)
-    private func checkMetadata(
-      _ stored: StoredBackup, _ hashes: HashTreeReader?, _ tables: Qcow2Image?, _ findings: inout Findings,
-      _ control: any JobControl
+    private func prove(
+      _ hashes: HashTreeReader?, of stored: StoredBackup, _ findings: inout Findings, _ control: any JobControl
     ) async throws
   {
-    if let hashes {
-      _ = try await findings.collect {
-        try await tellingAboutHashes(stored.hashesName) {
-          try await hashes.proveAll { try await control.checkpoint() }
-        }
+    guard let hashes else { return }
+    _ = try await findings.collect {
+      try await tellingAboutHashes(stored.hashesName) {
+        try await hashes.proveAll { try await control.checkpoint() }
       }
     }
-    guard let tables else { return }
-    try await control.checkpoint()
+  }
+
+  /// The tables of the backup's own file and, of a path, of each below it: a restore needs them all.
+  nonisolated(nonsending)
+    private func checkTables(
+      downFrom stored: StoredBackup, isPath: Bool, _ findings: inout Findings, _ control: any JobControl
+    ) async throws
+  {
+    var next: StoredBackup? = stored
+    // A chain that leads back to itself ends where its places do.
+    for _ in Manifest.sequences {
+      guard let backup = next else { return }
+      try await control.checkpoint()
+      try await checkTables(of: backup, &findings, control)
+      guard isPath else { return }
+      next = try await findings.collect { try await backup.repository.parent(of: backup) } ?? nil
+    }
+  }
+
+  nonisolated(nonsending)
+    private func checkTables(
+      of stored: StoredBackup, _ findings: inout Findings, _ control: any JobControl
+    ) async throws
+  {
     let name = stored.dataName
-    let report = try await findings.collect {
-      try await telling(about: name, damage: .backupCorrupt) {
-        try await Self.walking(control, telling: nil) { (progress) async throws(BlockError) in
-          try await tables.check(progress)
+    let report = try await findings.collect { () async throws -> Qcow2CheckReport? in
+      guard let tables = try await stored.repository.openTables(of: stored.location) else { return nil }
+      return try await closing([tables]) {
+        try await telling(about: name, damage: .backupCorrupt) {
+          try await Self.walking(control, telling: nil) { (progress) async throws(BlockError) in
+            try await tables.check(progress)
+          }
         }
       }
     }
-    guard let report else { return }
+    guard let report = report ?? nil else { return }
     for finding in report.findings { findings.add("\(name): \(finding.kind.rawValue): \(finding.place)") }
     let untold = report.corruptionCount + report.leakCount - report.findings.count
     if untold > 0 { findings.add("\(name): \(untold) more such places in its tables") }

@@ -39,7 +39,7 @@ extension LocalEngine {
         guard let manifest = manifests[id] else { continue }
         try await stored(manifest, in: repository).openHashes(work: work).device.close()
       }
-      try await stored(backup, in: repository).openData().device.close()
+      try await stored(backup, in: repository).openData().close()
       return nil
     } catch let error as DomainError
       where [.backupCorrupt, .backupNotComplete, .backingRefused, .formatUnsupported].contains(error.code)

@@ -21,8 +21,9 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   private var isClosed = false
   var next: any BlockDevice { image }
 
-  /// Bitmaps that are recorded of one image.
+  /// Bitmaps that are recorded of one image, and the bytes that they may take when all of their bits differ.
   static let maximumCount = 64
+  static let maximumByteCount: UInt64 = 1 << 30
 
   /// Loads them, and marks them in use. Nil if there is none to record.
   /// - Parameter name: what a person knows the image by.
@@ -38,6 +39,12 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
         enabled.count > maximumCount
           ? "it carries \(enabled.count) enabled dirty bitmaps, and \(maximumCount) are recorded at most"
           : "it carries a dirty bitmap that isn't understood, which a write would make wrong")
+    }
+    let byteCount = enabled.reduce(UInt64(0)) { $0 + image.byteCount / $1.granularityByteCount / 8 }
+    guard byteCount <= maximumByteCount else {
+      throw Qcow2Error.notWritable(
+        "its enabled dirty bitmaps take up to \(byteCount >> 20) MiB, and \(maximumByteCount >> 20) MiB are recorded at most"
+      )
     }
     var recorded: [(entry: BitmapEntry, bitmap: DirtyBitmap)] = []
     for entry in enabled { recorded.append((entry, try await image.load(entry))) }
@@ -55,11 +62,15 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   }
 
   func record(_ range: ByteRange) {
-    for index in recorded.indices {
-      if range.end > recorded[index].bitmap.byteCount {
-        recorded[index].bitmap = recorded[index].bitmap.resized(to: range.end, isGrowthDirty: true)
-      }
-      recorded[index].bitmap.set(range)
+    if recorded.contains(where: { range.end > $0.bitmap.byteCount }) { grow(to: range.end) }
+    for index in recorded.indices { recorded[index].bitmap.set(range) }
+  }
+
+  private func grow(to byteCount: UInt64) {
+    // A bitmap that has no place for so long a disk is lost: it stays in use in the file.
+    recorded.removeAll { !DirtyBitmap.isPossible(granularity: $0.bitmap.granularity, byteCount: byteCount) }
+    for index in recorded.indices where byteCount > recorded[index].bitmap.byteCount {
+      recorded[index].bitmap = recorded[index].bitmap.resized(to: byteCount, isGrowthDirty: true)
     }
   }
 

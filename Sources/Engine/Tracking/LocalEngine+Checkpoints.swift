@@ -17,8 +17,7 @@ struct NewCheckpoint: Sendable {
 extension LocalEngine {
   /// The checkpoint of a backup that later ones may build on; nil where the image can't carry a tracker.
   func newCheckpoint(_ begun: BegunBackup) -> NewCheckpoint? {
-    guard begun.plan.kind != .copy, begun.image.files.count == 1, let qcow2 = begun.image.format.qcow2,
-      qcow2.canCarryBitmaps,
+    guard begun.plan.kind != .copy, begun.image.trackable != nil,
       DirtyBitmap.isPossible(granularity: StoredTracker.granularity, byteCount: begun.image.device.byteCount)
     else { return nil }
     return NewCheckpoint(marks: StoredTracker.marks(byteCount: begun.image.device.byteCount))
@@ -27,8 +26,8 @@ extension LocalEngine {
   /// A file's times tell two changes apart if there is so much between them.
   private static let timeResolution = 0.1
 
-  /// Sets the checkpoint in the image, in the place of the tracker's last one. Where that can't be done the next backup
-  /// compares by hash: this one is complete, whatever comes of it.
+  /// Sets the checkpoint in the image, in the place of the tracker's last one. Where that can't be done the image keeps the
+  /// last one, or none: this backup is complete, whatever comes of it.
   nonisolated(nonsending)
     func set(
       _ checkpoint: NewCheckpoint, after begun: BegunBackup, on loop: EventLoop, _ control: any JobControl
@@ -51,7 +50,7 @@ extension LocalEngine {
     } catch {
       control.log(
         .info,
-        "no bitmap counts from this backup, so that the next one compares by hash: "
+        "no bitmap counts from this backup; the next one goes by the one before it, or compares by hash: "
           + ((error as? DomainError)?.detail ?? "\(error)"))
     }
   }

@@ -15,7 +15,8 @@ import Qcow2
 //     are taken anew its files stay as they were.
 // K4. A new bitmap has a few granules set, which the manifest names, the disk's last one among them. One that is missing
 //     later says that somebody cleared the bitmap, or cut the disk off.
-// K5. What an image stands on, a backing file or a data file, may change without it: such images have no tracker.
+// K5. What an image stands on, a backing file or a data file, may change without it, and the times of a block device say
+//     nothing of its contents: such images have no tracker.
 
 /// The name of a tracker's bitmap: `cobweb.<tracker>.<checkpoint>`.
 struct TrackerBitmapName: Hashable {
@@ -60,8 +61,8 @@ struct StoredTracker: Sendable {
   nonisolated(nonsending)
     static func find(_ tracker: String, in image: OpenImage) async throws -> Finding
   {
-    guard image.files.count == 1, let qcow2 = image.format.qcow2 else {
-      return .missing(.bitmapMissing, "only a qcow2 image of one file carries a bitmap that can be trusted")
+    guard let qcow2 = image.trackable else {
+      return .missing(.bitmapMissing, "only a qcow2 image of one regular file carries a bitmap that can be trusted")
     }
     do throws(BlockError) {
       let stored = try await qcow2.bitmaps()
@@ -91,6 +92,16 @@ struct StoredTracker: Sendable {
   }
 
   func has(marks: [UInt64]) -> Bool {
-    marks.allSatisfy { bitmap.contains($0.multipliedReportingOverflow(by: bitmap.granularity).partialValue) }
+    marks.allSatisfy { $0 < bitmap.granuleCount && bitmap.contains($0 * bitmap.granularity) }
+  }
+}
+
+extension OpenImage {
+  /// The image, if it can carry a tracker, see K5.
+  var trackable: Qcow2Image? {
+    guard files.count == 1, files[0].status.kind == .regular, let qcow2 = format.qcow2, qcow2.canCarryBitmaps else {
+      return nil
+    }
+    return qcow2
   }
 }

@@ -179,10 +179,13 @@ package struct StoredBackupLocation: Hashable, Sendable, Codable {
 package struct VerifyOrder: Hashable, Sendable, Codable {
   package var backup: StoredBackupLocation
   package var level: VerifyLevel
+  /// Whether the tables of the backups below are checked too. Whoever verifies a chain has looked at each by itself.
+  package var coversTablesBelow: Bool
 
-  package init(backup: StoredBackupLocation, level: VerifyLevel) {
+  package init(backup: StoredBackupLocation, level: VerifyLevel, coversTablesBelow: Bool = true) {
     self.backup = backup
     self.level = level
+    self.coversTablesBelow = coversTablesBelow
   }
 }
 

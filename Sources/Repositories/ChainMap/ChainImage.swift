@@ -17,8 +17,7 @@ package final class ChainImage: BlockDevice, @unchecked Sendable {
   private let map: ChainMap
   private let layers: ChainLayers
   private let lowest: Qcow2Image
-  /// The image at the top, by itself: its tables, to be checked.
-  package let top: Qcow2Image
+  private let top: Qcow2Image
   /// Held by each request, and alone by closing.
   private let requests = RangeLock()
   private var isClosed = false

@@ -4,6 +4,7 @@ import EventLoops
 import Failures
 import Foundation
 import Model
+import Qcow2
 
 /// Repositories of kind `directory`: folders of this machine, local or mounted.
 package final class DirectoryRepositories: RepositoryKind {
@@ -114,9 +115,15 @@ struct DirectoryRepository: BackupRepository {
   }
 
   nonisolated(nonsending)
-    func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> StoredData
+    func openData(of manifest: Manifest, at backup: StoredBackupLocation) async throws -> any BlockDevice
   {
     try await opener.openData(manifest, at: backup)
+  }
+
+  nonisolated(nonsending)
+    func openTables(of backup: StoredBackupLocation) async throws -> Qcow2Image?
+  {
+    try await opener.openTables(at: backup)
   }
 
   nonisolated(nonsending)

@@ -17,17 +17,30 @@ struct RepositoryImageOpener: Sendable {
   /// The data of a stored backup, with all that they build on: a chain through one map.
   /// - Throws: `backupCorrupt` where they aren't what the manifests say.
   nonisolated(nonsending)
-    func openData(_ manifest: Manifest, at place: StoredBackupLocation) async throws -> StoredData
+    func openData(_ manifest: Manifest, at place: StoredBackupLocation) async throws -> any BlockDevice
   {
     let links = try await loop.blocking(about: place.folder) { [repository] in
       try repository.ancestry(of: manifest, at: place)
     }
     if links.count > 1, let chain = try await ChainImage.open(layers(links), work: work, pool: pool) {
-      return StoredData(device: chain, tables: chain.top)
+      return chain
     }
     // A map that would be too large: files that are stacked on each other need none, as far as that goes.
-    let image = try await open(manifest, at: place)
-    return StoredData(device: image, tables: image)
+    return try await open(manifest, at: place)
+  }
+
+  /// The backup's own file, by itself.
+  nonisolated(nonsending)
+    func openTables(at place: StoredBackupLocation) async throws -> Qcow2Image
+  {
+    let device = try await openFile(place.path(.data))
+    return try await telling(about: place.fullPath(.data), damage: .backupCorrupt) {
+      try await attempt {
+        try await Qcow2Image.open(device, options: .init(), backing: .ignored, work: work, pool: pool)
+      } orCleanUp: {
+        try? await device.close()
+      }
+    }
   }
 
   private func layers(_ links: [ChainLink]) -> [ChainLayer] {

@@ -21,11 +21,14 @@ struct Verification: Sendable {
   }
 
   /// Verifies the backup. Throws what keeps it from telling.
-  static func of(_ backup: BackupID, _ level: VerifyLevel, _ context: JobContext) async throws -> Verification {
+  /// - Parameter isInChain: what it builds on was verified right before.
+  static func of(
+    _ backup: BackupID, _ level: VerifyLevel, isInChain: Bool = false, _ context: JobContext
+  ) async throws -> Verification {
     let stored = try context.transactions.read { try $0.storedBackup(backup) }
     context.log(.info, "verifying backup \(backup) of '\(stored.imageName)' at level \(level.rawValue)")
     var report = try await context.engine.verify(
-      VerifyOrder(backup: stored.location, level: level), control: context.live)
+      VerifyOrder(backup: stored.location, level: level, coversTablesBelow: !isInChain), control: context.live)
     if let below = try context.transactions.read({ try $0.damage(below: stored.backup) }) {
       report.findings = Array(([below] + report.findings).prefix(VerifyReport.maximumFindingCount))
       report.findingCount += 1

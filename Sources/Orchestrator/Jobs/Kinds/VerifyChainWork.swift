@@ -50,7 +50,7 @@ struct VerifyChainWork: JobWork {
     let job = context.job.id
     do {
       try await context.live.checkpoint()
-      let verification = try await Verification.of(backup.id, level, context)
+      let verification = try await Verification.of(backup.id, level, isInChain: true, context)
       part.outcome = verification.isSound ? .sound : .damaged
       part.findings = Array(verification.report.findings.prefix(findingsLeft))
       part.findingCount = verification.report.findingCount
