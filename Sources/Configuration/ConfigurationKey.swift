@@ -24,7 +24,7 @@ package struct ConfigurationKey: Hashable, Sendable {
   package static let all: [ConfigurationKey] = [
     listen, tls, hosts, socketMode, tokens, stateFolder, imageFolders, imageDevices, repositoryFolders,
     socketFolder, socketGroup, repositories, images, exportTLS, exportConnections, nbdPeers, peerTLS, ioBackend,
-    compressionLevel, chainLength, jobsAtOnce, eventStreams, eventsKept, logLevel,
+    compressionLevel, chainLength, sampledCheck, jobsAtOnce, eventStreams, eventsKept, logLevel,
   ]
 
   // MARK: The API
@@ -143,6 +143,9 @@ package struct ConfigurationKey: Hashable, Sendable {
   static let chainLength = ConfigurationKey(
     "chainLength", "1 to 9999", standard: "200",
     "Backups in a row after which kind auto begins a new chain with a full.")
+  static let sampledCheck = ConfigurationKey(
+    "sampledCheck", "0 to 1", standard: "0.001",
+    "Share of what a bitmap calls unchanged that an increment compares with the hashes of its parent all the same.")
   static let jobsAtOnce = ConfigurationKey(
     "jobsAtOnce", "1 to 64", standard: "2", "Jobs that run at one time; the others wait.")
   static let eventStreams = ConfigurationKey(

@@ -50,6 +50,13 @@ struct ConfigurationNode {
     return number
   }
 
+  func share() -> Double {
+    guard let number = plainText.flatMap({ Double($0) }), (0...1).contains(number) else {
+      return fault("must be a number from 0 to 1", else: 0)
+    }
+    return number
+  }
+
   func choice<Choice: RawRepresentable<String> & CaseIterable>(_ type: Choice.Type, else standIn: Choice) -> Choice {
     guard let text = plainText else { return fault("must be a single value", else: standIn) }
     guard let choice = Choice(rawValue: text) else {

@@ -23,6 +23,7 @@ struct ConfigurationReader {
       let tokens = root.required("tokens"), let state = root.required("stateFolder"),
       let sockets = root.required("socketFolder"), let backend = root.required("ioBackend"),
       let level = root.required("compressionLevel"), let length = root.required("chainLength"),
+      let sample = root.required("sampledCheck"),
       let jobs = root.required("jobsAtOnce"),
       let streams = root.required("eventStreams"), let kept = root.required("eventsKept"),
       let connections = root.required("exportConnections"), let logLevel = root.required("logLevel")
@@ -41,6 +42,7 @@ struct ConfigurationReader {
       peerTLS: peerTLS(),
       ioBackend: backend.choice(ServerConfiguration.IOBackendChoice.self, else: .auto),
       compressionLevel: level.integer(in: 1...19), chainLength: length.integer(in: 1...9999),
+      sampledCheck: sample.share(),
       jobsAtOnce: jobs.integer(in: 1...64),
       eventStreams: streams.integer(in: 1...4096), eventsKept: kept.integer(in: 100...10_000_000),
       logLevel: logLevel.choice(ServerConfiguration.LogLevel.self, else: .info))

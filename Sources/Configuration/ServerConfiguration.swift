@@ -81,6 +81,7 @@ package struct ServerConfiguration: Hashable, Sendable {
   package var ioBackend: IOBackendChoice
   package var compressionLevel: Int
   package var chainLength: Int
+  package var sampledCheck: Double
   package var jobsAtOnce: Int
   package var eventStreams: Int
   package var eventsKept: Int

@@ -15,6 +15,8 @@ package struct EngineConfiguration: Sendable {
   package var writer: ULID
   /// Of zstd, 1–19.
   package var compressionLevel: Int
+  /// Share of what a bitmap calls unchanged that is compared with the hashes all the same, see ``SampledCheck``.
+  package var sampledCheck: Double
   package var lease: LeaseTiming
   /// What is served to NBD clients, and how.
   package var exports: ExportConfiguration
@@ -27,7 +29,8 @@ package struct EngineConfiguration: Sendable {
 
   package init(
     imageFolders: [String], imageDevices: [String] = [], repositoryFolders: [String], writer: ULID,
-    compressionLevel: Int = EngineConfiguration.defaultCompressionLevel, lease: LeaseTiming = LeaseTiming(),
+    compressionLevel: Int = EngineConfiguration.defaultCompressionLevel, sampledCheck: Double = 0.001,
+    lease: LeaseTiming = LeaseTiming(),
     exports: ExportConfiguration = ExportConfiguration(), peers: PeerConfiguration = PeerConfiguration(),
     openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) }
   ) {
@@ -36,6 +39,7 @@ package struct EngineConfiguration: Sendable {
     self.repositoryFolders = repositoryFolders
     self.writer = writer
     self.compressionLevel = compressionLevel
+    self.sampledCheck = sampledCheck
     self.lease = lease
     self.exports = exports
     self.peers = peers

@@ -39,7 +39,8 @@ final class Server: Sendable {
         imageFolders: configuration.imageFolders, imageDevices: configuration.imageDevices,
         repositoryFolders: configuration.repositoryFolders,
         writer: try ServerIdentity.load(from: configuration.stateFolder),
-        compressionLevel: configuration.compressionLevel, exports: configuration.engineExports,
+        compressionLevel: configuration.compressionLevel, sampledCheck: configuration.sampledCheck,
+        exports: configuration.engineExports,
         peers: configuration.enginePeers),
       group: group)
     var limits = ServiceLimits()

@@ -37,7 +37,7 @@ final class TestEngine: Sendable {
   init(
     root: String? = nil, backend: IOBackend? = nil, writer: ULID = ULID(), lease: LeaseTiming = LeaseTiming(),
     repository: RepositoryLocation? = nil, exports: ExportConfiguration? = nil,
-    peers: PeerConfiguration = PeerConfiguration(), devices: [String] = [],
+    peers: PeerConfiguration = PeerConfiguration(), devices: [String] = [], sampledCheck: Double = 0.1,
     openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) }
   ) async throws {
     guard let group = Self.groups[backend ?? Self.backends[0]] else { throw Tool.Failure(description: "no loops") }
@@ -50,7 +50,7 @@ final class TestEngine: Sendable {
     engine = try LocalEngine(
       EngineConfiguration(
         imageFolders: [self.root + "/images"], imageDevices: devices,
-        repositoryFolders: [self.root + "/backup"], writer: writer, lease: lease,
+        repositoryFolders: [self.root + "/backup"], writer: writer, sampledCheck: sampledCheck, lease: lease,
         exports: exports ?? ExportConfiguration(socketFolder: self.root + "/run"), peers: peers,
         openFiles: openFiles),
       group: group, logger: quietLogger)
@@ -135,13 +135,13 @@ final class TestEngine: Sendable {
 /// Runs `body` with a new test engine, shuts it down, and removes its folder.
 func withEngine(
   root: String? = nil, backend: IOBackend? = nil, lease: LeaseTiming = LeaseTiming(),
-  exports: ExportConfiguration? = nil, peers: [String] = [], devices: [String] = [],
+  exports: ExportConfiguration? = nil, peers: [String] = [], devices: [String] = [], sampledCheck: Double = 0.1,
   openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) },
   _ body: (TestEngine) async throws -> Void
 ) async throws {
   let test = try await TestEngine(
     root: root, backend: backend, lease: lease, exports: exports, peers: PeerConfiguration(allowed: peers),
-    devices: devices, openFiles: openFiles)
+    devices: devices, sampledCheck: sampledCheck, openFiles: openFiles)
   defer { test.removeFolder() }
   do {
     try await body(test)

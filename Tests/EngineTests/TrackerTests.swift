@@ -245,6 +245,31 @@ struct TrackerTests {
     }
   }
 
+  /// A change that no bitmap has is found, if a grain with it is looked at: the backup fails, and the next compares all.
+  @Test func aBitmapThatMissedAChangeIsFoundOut() async throws {
+    try await withEngine(sampledCheck: 1) { test in
+      var history = try History(test)
+      _ = try await history.backUp(.full)
+      try history.write("write -P 7 1M 128k")
+      let bitmap = try await history.bitmapNames[0]
+      // Written as by a program that records nothing, and leaves the bits that vouch for bitmaps: its clusters are changed
+      // in the file itself.
+      let map = try Tool.run("qemu-img", "map", "--output=json", "-f", "qcow2", history.path)
+      let extents = try #require(try JSONSerialization.jsonObject(with: Data(map.utf8)) as? [[String: Any]])
+      let data = try #require(extents.first { $0["data"] as? Bool == true && ($0["start"] as? Int ?? 0) < 1 << 20 })
+      let file = try #require(FileHandle(forUpdatingAtPath: history.path))
+      try file.seek(toOffset: UInt64(data["offset"] as? Int ?? 0))
+      try file.write(contentsOf: [UInt8](repeating: 0xA5, count: 512))
+      try file.close()
+      #expect(await code { _ = try await history.backUp(.incremental) } == .trackingLost)
+      #expect(try await history.bitmapNames != [bitmap])
+      let plan = try await history.backUp(.incremental)
+      #expect(plan.fallback == .init(to: .hash, reason: .sampledCheckFailed), "\(plan.reason)")
+      try await history.expectNothingMissed("found out")
+      #expect(try await history.backUp(.incremental).fallback == nil)
+    }
+  }
+
   @Test func aBackupThatFailsKeepsWhatWasRecorded() async throws {
     try await withEngine { test in
       var history = try History(test)

@@ -16,7 +16,8 @@ extension LocalEngine {
       try await closing([begun.image.device]) {
         let result: Result<BackupReceipt, any Error>
         do { result = .success(try await fill(begun, loop, control)) } catch { result = .failure(error) }
-        if case .failure = result {
+        if case .failure(let error) = result {
+          if (error as? DomainError)?.code == .trackingLost { await giveUpTracking(begun, on: loop, control) }
           for text in await begun.stage.discard() {
             control.log(.warning, "a leftover couldn't be removed, recovery will try again: \(text)")
           }
@@ -96,7 +97,11 @@ extension LocalEngine {
     // A full has nothing below it that zeroes would have to hide.
     let writer = TargetWriter(target, name: names.data, zeroes: base == nil ? .leave : .write, control: control)
     let sink = BackupSink(source: image.name, hashes: hashes, hashesName: names.hashes, over: base, target: writer)
-    let regions = try await changedRegions(begun, over: base)
+    var regions: RangeRegions?
+    if let base, let changed = try await changedRanges(begun, over: base) {
+      try await checkSample(of: image, changed, over: base, control)
+      regions = RangeRegions(changed, of: image.device, byteCount: image.device.byteCount)
+    }
     try await run(
       from: image.device, byteCount: image.device.byteCount, regions: regions, to: sink,
       compressors: order.compression == .zstd ? compressors : nil, loop, control
@@ -117,9 +122,9 @@ extension LocalEngine {
   /// What a bitmap says is to be looked at, in whole grains: what changed since the backup that it counts from, and where
   /// that one differs from the parent. Nil: everything.
   nonisolated(nonsending)
-    private func changedRegions(_ begun: BegunBackup, over base: BackupSink.Base?) async throws -> RangeRegions?
+    private func changedRanges(_ begun: BegunBackup, over base: BackupSink.Base) async throws -> [ByteRange]?
   {
-    guard let tracked = begun.tracked, let parent = begun.parent, let base else { return nil }
+    guard let tracked = begun.tracked, let parent = begun.parent else { return nil }
     var changes = tracked.changes
     if tracked.from.manifest.backup != parent.manifest.backup {
       let hashes = try await tracked.from.openHashes(work: work)
@@ -147,7 +152,21 @@ extension LocalEngine {
         ranges.append(range)
       }
     }
-    return RangeRegions(ranges, of: begun.image.device, byteCount: byteCount)
+    return ranges
+  }
+
+  nonisolated(nonsending)
+    private func checkSample(
+      of image: OpenImage, _ changed: [ByteRange], over base: BackupSink.Base, _ control: any JobControl
+    ) async throws
+  {
+    let check = SampledCheck(
+      share: configuration.sampledCheck, source: image.device, base: base, changed: changed, work: work)
+    let missed = try await telling(about: image.name) { try await check.firstMissed { try await control.checkpoint() } }
+    guard let missed else { return }
+    throw DomainError(
+      .trackingLost, "\(image.name): its bitmap says nothing of a change of the bytes \(missed)",
+      remedy: "start the backup again: it reads everything; find out what writes to the image without recording it")
   }
 
   /// A new qcow2 image for `byteCount` bytes of a guest: its size is a multiple of 512, as the format wants it.

@@ -34,19 +34,7 @@ extension LocalEngine {
     ) async
   {
     do {
-      let before = begun.image.generation
-      try await waitUntilTimesTell(of: begun.image, on: loop)
-      try await begun.image.device.close()
-      let location = ImageLocation(source: begun.order.image.source, format: begun.order.image.format)
-      let graph = try await opener(on: loop).openToWrite(
-        location, tracking: .unchanged(because: "only a bitmap is stored"),
-        for: ImageUse(.job("backup", control.job), needs: .alone))
-      try await closing([graph.slot]) {
-        guard graph.image.generation == before else {
-          throw DomainError(.imageInUse, "\(graph.name) was changed right after it was backed up")
-        }
-        try await telling(about: graph.name) { try await store(checkpoint, begun, graph) }
-      }
+      try await store(checkpoint, begun, on: loop, control)
     } catch {
       control.log(
         .info,
@@ -55,23 +43,55 @@ extension LocalEngine {
     }
   }
 
+  /// Has the next backup compare everything: the tracker's bitmap missed a change.
   nonisolated(nonsending)
-    private func store(_ checkpoint: NewCheckpoint, _ begun: BegunBackup, _ graph: ImageGraph) async throws
+    func giveUpTracking(_ begun: BegunBackup, on loop: EventLoop, _ control: any JobControl) async
+  {
+    do {
+      try await store(nil, begun, on: loop, control)
+    } catch {
+      control.log(.error, "the bitmap that missed a change can't be taken out of \(begun.image.name): \(error)")
+    }
+  }
+
+  /// Stores the bitmap of a checkpoint in the place of the tracker's last one; nil: one that rests, and counts from none.
+  nonisolated(nonsending)
+    private func store(
+      _ checkpoint: NewCheckpoint?, _ begun: BegunBackup, on loop: EventLoop, _ control: any JobControl
+    ) async throws
+  {
+    let before = begun.image.generation
+    try await waitUntilTimesTell(of: begun.image, on: loop)
+    try await begun.image.device.close()
+    let location = ImageLocation(source: begun.order.image.source, format: begun.order.image.format)
+    let graph = try await opener(on: loop).openToWrite(
+      location, tracking: .unchanged(because: "only a bitmap is stored"),
+      for: ImageUse(.job("backup", control.job), needs: .alone))
+    try await closing([graph.slot]) {
+      guard checkpoint == nil || graph.image.generation == before else {
+        throw DomainError(.imageInUse, "\(graph.name) was changed right after it was backed up")
+      }
+      try await telling(about: graph.name) { try await store(checkpoint, begun, graph) }
+    }
+  }
+
+  nonisolated(nonsending)
+    private func store(_ checkpoint: NewCheckpoint?, _ begun: BegunBackup, _ graph: ImageGraph) async throws
   {
     guard let qcow2 = graph.image.format.qcow2 else { return }
     let tracker = TrackerBitmapName.standardTracker(of: begun.order.repository.id)
     var bitmap = DirtyBitmap(byteCount: qcow2.byteCount, granularity: StoredTracker.granularity)
-    for mark in checkpoint.marks {
+    for mark in checkpoint?.marks ?? [] {
       bitmap.set(ByteRange(offset: mark * StoredTracker.granularity, length: 1))
     }
     let stored = try await qcow2.bitmaps()
     let old = stored.areTrusted ? stored.entries.filter { TrackerBitmapName($0.nameBytes)?.tracker == tracker } : []
-    let name = TrackerBitmapName(tracker: tracker, checkpoint: checkpoint.id)
+    let name = TrackerBitmapName(tracker: tracker, checkpoint: checkpoint?.id ?? TrackerBitmapName.noCheckpoint)
     try await qcow2.changeBitmaps(
       old.map { .remove(name: $0.nameBytes) } + [
         .store(
           BitmapToStore(
-            name: name.bytes, isAuto: true, bitmap: bitmap, clusterByteCount: qcow2.clusterByteCount))
+            name: name.bytes, isAuto: checkpoint != nil, bitmap: bitmap, clusterByteCount: qcow2.clusterByteCount))
       ])
     // Durable only then.
     try await graph.slot.close()

@@ -37,6 +37,9 @@ struct TrackerBitmapName: Hashable {
     self.init(tracker: String(parts[1]), checkpoint: checkpoint)
   }
 
+  /// Stands for no checkpoint: the tracker's bitmap missed a change.
+  static let noCheckpoint = ULID(high: 0, low: 0)
+
   var bytes: [UInt8] { Array("\(Self.prefix).\(tracker).\(checkpoint)".utf8) }
 
   /// The tracker of all backups in a repository that name no other.
@@ -70,6 +73,9 @@ struct StoredTracker: Sendable {
         TrackerBitmapName(entry.nameBytes).flatMap { $0.tracker == tracker ? (entry: entry, name: $0) : nil }
       }.max { $0.name.checkpoint < $1.name.checkpoint }
       guard let mine else { return .missing(.bitmapMissing, "the image carries no bitmap of this repository") }
+      guard mine.name.checkpoint != TrackerBitmapName.noCheckpoint else {
+        return .missing(.sampledCheckFailed, "the image's bitmap missed a change")
+      }
       guard stored.areTrusted, mine.entry.isUnderstood else {
         return .missing(.bitmapInconsistent, "a program changed the image that didn't keep its bitmap up to date")
       }

@@ -46,6 +46,7 @@ package enum ProblemCode: String, Sendable, Codable, CaseIterable {
   case repositoryInUse = "repository-in-use"
   case repositoryLeased = "repository-leased"
   case pointInTimeLost = "point-in-time-lost"
+  case trackingLost = "tracking-lost"
   case backupNotComplete = "backup-not-complete"
   case backupHasDependents = "backup-has-dependents"
   case backupCorrupt = "backup-corrupt"

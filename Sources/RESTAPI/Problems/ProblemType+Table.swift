@@ -271,6 +271,14 @@ extension ProblemType {
         code, 409, "Another server writes there",
         "Another server holds a lease on what this request would write.",
         remedy: "wait until it is done or its lease runs out")
+    case .trackingLost:
+      ProblemType(
+        code, 409, "A bitmap missed a change",
+        """
+        What the image's bitmap called unchanged isn't what the backup before holds. The backup was not made, and the \
+        bitmap is of no use: the next backup reads everything and compares it by hash.
+        """,
+        remedy: "start the backup again, and find out what wrote to the image without recording it")
     case .pointInTimeLost:
       ProblemType(
         code, 409, "The point in time couldn't be had",
