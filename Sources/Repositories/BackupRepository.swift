@@ -97,6 +97,10 @@ package protocol BackupRepository: Sendable {
   /// - Throws: `backupCorrupt` unless that is complete, with the root that it had.
   nonisolated(nonsending) func parent(of backup: StoredBackup) async throws -> StoredBackup?
 
+  /// All that the backup builds on, from its parent down to the full.
+  /// - Throws: `backupCorrupt` unless all is complete, with the roots that it had, and none comes twice.
+  nonisolated(nonsending) func ancestry(of backup: StoredBackup) async throws -> [StoredBackup]
+
   /// The newest chain of the image that a full began, as far as it can be built on; nil if there is none.
   nonisolated(nonsending) func newestChain(of image: ImageID) async throws -> StoredChain?
 

@@ -200,6 +200,28 @@ def test_images_of_one_moment_go_on_in_their_own_chains(server, workspace):
     assert len({backup["pointInTime"] for backup in backups}) == 1
 
 
+def test_plan_of_a_restore_checks_its_path(server, workspace):
+    chain = Chain(server, workspace, "qcow2")
+    for pattern in range(3):
+        chain.write(f"write -P {pattern + 1} {pattern}M 1M")
+        chain.back_up("incremental")
+    full, first, second = (backup for backup, _ in chain.points)
+    request = {"target": {"kind": "file", "path": str(workspace / "images/back.raw"), "format": "raw"}}
+    plan = server.expect(200, "POST", f"/backups/{second['id']}/restore?dryRun=true", request).json()
+    assert len(plan["steps"]) == 4
+    for step, backup in zip(plan["steps"], (full, first, second)):
+        assert backup["id"] in step and backup["kind"] in step
+    stored = images.stored_file(workspace / "backup", first)
+    stored.rename(workspace / "aside")
+    hashes = images.stored_file(workspace / "backup", full).with_suffix(".hashes")
+    hashes.write_bytes(hashes.read_bytes()[:-4096])
+    problem = server.problem(409, "backup-corrupt", "POST", f"/backups/{second['id']}/restore?dryRun=true", request)
+    assert str(stored) in problem["detail"] and str(hashes) in problem["detail"], "each that is damaged is named"
+    problem = server.problem(409, "backup-corrupt", "POST", f"/backups/{full['id']}/restore?dryRun=true", request)
+    assert str(hashes) in problem["detail"] and str(stored) not in problem["detail"]
+    assert not (workspace / "images/back.raw").exists()
+
+
 def test_damage_of_one_is_damage_of_what_builds_on_it(server, workspace):
     chain = Chain(server, workspace, "raw")
     for pattern in range(3):
@@ -226,3 +248,29 @@ def test_damage_of_one_is_damage_of_what_builds_on_it(server, workspace):
     stored.write_bytes(kept)
     server.succeeded("POST", f"/chains/{full['chain']}/verify", {"level": "checksum"})
     chain.check_all()
+
+
+def test_images_of_one_moment_come_back_together(server, workspace):
+    moments = {}
+    for pattern, name in enumerate(("vm1", "vm2"), start=1):
+        path = images.make_image(workspace / f"images/{name}.raw", "raw", "8M")
+        server.register(path, "raw", name)
+        images.qemu_io(path, "raw", f"write -P {pattern} {pattern}M 1M")
+        moments[name] = workspace / f"moment-{name}"
+        shutil.copy(path, moments[name])
+    job = server.succeeded("POST", "/backups", {"images": ["vm1", "vm2"], "repository": "local", "kind": "auto"})
+    group = server.get(f"/backups/{job['result']['backups'][0]['backup']}")["group"]
+    for name in moments:
+        images.qemu_io(workspace / f"images/{name}.raw", "raw", "write -P 9 0 8M")
+    targets = [{"image": name, "target": {"kind": "image", "image": name}} for name in moments]
+    problem = server.problem(422, "confirmation-required", "POST", f"/groups/{group}/restore", {"targets": targets})
+    assert group in problem["remedy"]
+    plan = server.expect(200, "POST", f"/groups/{group}/restore?dryRun=true", {"targets": targets}).json()
+    assert plan["action"] == "restore-group" and len(plan["steps"]) == 4
+    restored = server.succeeded("POST", f"/groups/{group}/restore", {"targets": targets, "confirm": group})
+    assert [part["outcome"] for part in restored["result"]["restores"]] == ["complete", "complete"]
+    for name, moment in moments.items():
+        assert images.same(moment, "raw", workspace / f"images/{name}.raw", "raw")
+    problem = server.problem(400, "invalid-field", "POST", f"/groups/{group}/restore", {
+        "targets": [{"image": "vm1", "target": {"kind": "file", "path": "back.raw", "format": "raw", "colour": 1}}]})
+    assert {error["pointer"] for error in problem["errors"]} == {"/targets/0/target/path", "/targets/0/target/colour"}

@@ -76,6 +76,8 @@ def answers(server, workspace):
         server.succeeded("POST", f"/backups/{backup['id']}/restore", {
             "target": {"kind": "image", "image": "vm1"}, "confirm": "vm1"}),
         server.succeeded("POST", "/images/vm1/check", {}), server.succeeded("POST", "/repositories/local/rescan", {}),
+        server.succeeded("POST", f"/groups/{backup['group']}/restore", {
+            "targets": [{"image": "vm1", "target": {"kind": "image", "image": "vm1"}}], "confirm": backup["group"]}),
         server.succeeded("POST", f"/chains/{backup['chain']}/verify", {"level": "metadata"}),
         server.succeeded("POST", "/images/vm1/attach", {}), server.succeeded("POST", "/images/vm1/detach", {}),
     ]
@@ -115,7 +117,7 @@ def test_a_job_tells_generated_clients_what_came_of_it(server, workspace, client
     kinds = {
         "backup": "BackupResult", "verify": "VerifyResult", "restore": "RestoreResult", "rescan": "RescanResult",
         "check": "CheckResult", "attach": "AttachResult", "detach": "DetachResult",
-        "verify-chain": "ChainVerifyResult",
+        "verify-chain": "ChainVerifyResult", "restore-group": "GroupRestoreResult",
     }
     answers(server, workspace)
     jobs = server.get("/jobs")["items"]

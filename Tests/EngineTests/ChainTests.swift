@@ -8,70 +8,12 @@ import Testing
 
 /// Backups that build on others: what changed is found by hashes, and every point of a chain can be restored.
 struct ChainTests {
-  /// A raw image, and the bytes that it held at each backup.
-  private struct History {
-    struct Point {
-      let place: StoredBackupLocation
-      let plan: BackupPlan
-      let receipt: BackupReceipt
-      let bytes: Data
-    }
-
-    let test: TestEngine
-    let path: String
-    let image: ImageRecord
-    var bytes: Data
-    var points: [Point] = []
-
-    init(_ test: TestEngine, byteCount: Int, seed: UInt64 = 1) throws {
-      self.test = test
-      path = test.images + "/vm.raw"
-      try SampleImage.raw(at: path, byteCount: UInt64(byteCount), seed: seed)
-      image = test.record("vm", path, .raw)
-      bytes = try SampleImage.bytes(path)
-    }
-
-    mutating func change(_ body: (inout Data) -> Void) throws {
-      body(&bytes)
-      try bytes.write(to: URL(fileURLWithPath: path))
-    }
-
-    mutating func backUp(
-      _ kind: RequestedBackupKind, _ compression: Compression = .zstd, unusable: Set<BackupID> = []
-    ) async throws {
-      var order = test.order(image, compression, kind: kind)
-      order.unusableParents = unusable
-      let beginning = try await test.engine.begin(GroupOrder([order]), control: RecordingJobControl())
-      guard case .begun(let plan) = beginning[0] else { throw Tool.Failure(description: "\(beginning)") }
-      let receipt = try await test.engine.store(order.backup, control: RecordingJobControl())
-      let place = StoredBackupLocation(
-        repository: test.repository, image: image.id, chain: plan.chain, sequence: plan.sequence,
-        backup: order.backup)
-      points.append(Point(place: place, plan: plan, receipt: receipt, bytes: bytes))
-    }
-
-    /// Each point is restored by us, and by qemu-img from its files alone.
-    func expectAllRestorable(_ what: Comment) async throws {
-      for (index, point) in points.enumerated() {
-        let target = test.images + "/restored"
-        try await test.restore(point.place, to: target, .raw)
-        #expect(try SampleImage.bytes(target) == point.bytes, "\(what), point \(index)")
-        try FileManager.default.removeItem(atPath: target)
-        try Tool.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", point.place.fullPath(.data), target)
-        #expect(try SampleImage.bytes(target).prefix(point.bytes.count) == point.bytes, "\(what), point \(index)")
-        try FileManager.default.removeItem(atPath: target)
-        let report = try await test.verify(point.place)
-        #expect(report.findings == [], "\(what), point \(index)")
-      }
-    }
-  }
-
   /// Its manifest is as it was, so the scan calls the newest backup complete; but nothing could restore what is built
   /// on it.
   @Test(arguments: [StoredFile.hashes, .data], [false, true])
   func whatCannotBeOpenedIsNotBuiltOn(_ file: StoredFile, _ isBelow: Bool) async throws {
     try await withEngine { test in
-      var history = try History(test, byteCount: 4 << 20)
+      var history = try RawHistory(test, byteCount: 4 << 20)
       for index in 0..<3 {
         try history.change { $0[index << 20] ^= 1 }
         try await history.backUp(.auto)
@@ -96,7 +38,7 @@ struct ChainTests {
 
   @Test(.eachToolVersion) func anIncrementHoldsWhatChangedAndNothingElse() async throws {
     try await withEngine { test in
-      var history = try History(test, byteCount: 5_000_000)
+      var history = try RawHistory(test, byteCount: 5_000_000)
       try await history.backUp(.full)
       // Data over data, data over zeroes at the end, and zeroes over data: the base must not show through.
       try history.change { bytes in
@@ -126,7 +68,7 @@ struct ChainTests {
   /// Deeper than images can be stacked on each other.
   @Test func aDeepChainIsRestoredAndReadByQemuAlone() async throws {
     try await withEngine { test in
-      var history = try History(test, byteCount: 400_000)
+      var history = try RawHistory(test, byteCount: 400_000)
       try await history.backUp(.full)
       for index in 1..<67 {
         try history.change { $0[index * 49_999 % 400_000] &+= 1 }
@@ -140,7 +82,7 @@ struct ChainTests {
 
   @Test func aChainGrowsAndShrinksWithItsImage() async throws {
     try await withEngine { test in
-      var history = try History(test, byteCount: 2_000_001)
+      var history = try RawHistory(test, byteCount: 2_000_001)
       try await history.backUp(.full)
       for (index, byteCount) in [3_000_500, 1_000_003, 1_000_003, 4_000_000].enumerated() {
         try history.change { bytes in
@@ -162,7 +104,7 @@ struct ChainTests {
     let effort = ProcessInfo.processInfo.environment["TEST_EFFORT"].flatMap(Int.init) ?? 1
     try await withEngine { test in
       var random = SeededRandom(seed: seed)
-      var history = try History(test, byteCount: 1_500_000 + random.below(70_000), seed: seed)
+      var history = try RawHistory(test, byteCount: 1_500_000 + random.below(70_000), seed: seed)
       for step in 0..<6 + 2 * effort {
         let kinds: [RequestedBackupKind] = [.incremental, .incremental, .differential, .auto, .full, .copy]
         try await history.backUp(kinds[random.below(kinds.count)], random.below(2) == 0 ? .zstd : .none)
@@ -185,7 +127,7 @@ struct ChainTests {
 
   @Test func whatCannotBeBuiltOnIsPassedOver() async throws {
     try await withEngine { test in
-      var history = try History(test, byteCount: 1_000_000)
+      var history = try RawHistory(test, byteCount: 1_000_000)
       try await history.backUp(.incremental)
       #expect(history.points[0].plan.kind == .full)
       #expect(history.points[0].plan.fallback == .init(to: .full, reason: .noParent))
@@ -216,7 +158,7 @@ struct ChainTests {
 
   @Test func whatABackupBuildsOnStays() async throws {
     try await withEngine { test in
-      var history = try History(test, byteCount: 1_000_000)
+      var history = try RawHistory(test, byteCount: 1_000_000)
       for kind in [RequestedBackupKind.full, .incremental, .incremental] {
         try history.change { $0[9] &+= 1 }
         try await history.backUp(kind)
@@ -239,7 +181,7 @@ struct ChainTests {
 
   @Test func twoPointsTellWhereTheyDiffer() async throws {
     try await withEngine { test in
-      var history = try History(test, byteCount: 33_554_432)
+      var history = try RawHistory(test, byteCount: 33_554_432)
       try await history.backUp(.full)
       try history.change { bytes in
         bytes.resetBytes(in: 300_000..<500_000)
@@ -283,7 +225,7 @@ struct ChainTests {
   /// A restore needs the tables of every file below: a look at metadata names the one that is damaged.
   @Test func damagedTablesBelowAreMetadata() async throws {
     try await withEngine { test in
-      var history = try History(test, byteCount: 4_000_000)
+      var history = try RawHistory(test, byteCount: 4_000_000)
       try await history.backUp(.full, .none)
       for _ in 1...2 {
         try history.change { $0[9] &+= 1 }
@@ -312,7 +254,7 @@ struct ChainTests {
   {
     try await withEngine { test in
       // More than one page of hashes, so that an increment leaves most of them to its parent.
-      var history = try History(test, byteCount: 18_000_000)
+      var history = try RawHistory(test, byteCount: 18_000_000)
       try await history.backUp(.full, .none)
       try history.change { $0[9] &+= 1 }
       try await history.backUp(.incremental)

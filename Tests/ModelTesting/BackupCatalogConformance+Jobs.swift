@@ -176,6 +176,8 @@ extension BackupCatalogConformance {
     .attach(image: ImageID(), cache: nil),
     .detach(image: ImageID()),
     .verifyChain(chain: ChainID(), level: .metadata),
+    .restoreGroup(
+      group: ULID(), restores: [GroupRestore(image: ImageID(), backup: BackupID(), target: .image(ImageID()))]),
   ]
 
   private static func event(job: JobID? = nil) -> Event {

@@ -24,6 +24,7 @@ package final class ScriptedEngine: BlockEngine {
     case record(ImageRecord, RepositoryLocation)
     case backUp(BackupOrder, job: JobID)
     case verify(VerifyOrder, job: JobID)
+    case restorePath(StoredBackupLocation)
     case restore(RestoreOrder, job: JobID)
     case delete(StoredBackupLocation, job: JobID)
     case storedExtents(StoredBackupLocation, StoredExtentQuery)
@@ -95,6 +96,10 @@ package final class ScriptedEngine: BlockEngine {
     }
     package var restore: @Sendable (RestoreOrder) throws -> RestoreReport = { _ in
       RestoreReport(virtualSize: 1 << 20, writtenBytes: 1 << 16)
+    }
+    /// What a restore reads.
+    package var restorePath: @Sendable (StoredBackupLocation) throws -> RestorePath = {
+      RestorePath(backups: [$0.backup])
     }
     package var check: @Sendable (CheckOrder) throws -> CheckReport = { _ in
       CheckReport(findings: [], errorCount: 0, leakCount: 0, repairedLeakCount: 0, checkedBytes: 1 << 16)
@@ -340,6 +345,12 @@ package final class ScriptedEngine: BlockEngine {
     if order.target.isOverwritten { try await control.willOverwrite() }
     try await script.work(.restore(order, job: control.job), control)
     return try script.restore(order)
+  }
+
+  package func restorePath(to backup: StoredBackupLocation) async throws -> RestorePath {
+    let script = note(.restorePath(backup))
+    try await script.storage(.restorePath(backup))
+    return try script.restorePath(backup)
   }
 
   package func delete(_ backup: StoredBackupLocation, control: any JobControl) async throws {

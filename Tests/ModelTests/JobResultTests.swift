@@ -32,6 +32,9 @@ import Testing
     #"{"image":"\#(id)","imageName":"vm1","virtualSize":5,"cache":"direct"}"#,
     #"{"image":"\#(id)","imageName":"vm1","virtualSize":5}"#,
     #"{"image":"\#(id)","imageName":"vm1"}"#,
+    #"{"group":"\#(id)","restores":[{"image":"\#(id)","imageName":"vm1","backup":"\#(id)","outcome":"complete","#
+      + #""restored":{"backup":"\#(id)","image":"\#(id)","imageName":"vm1","#
+      + #""target":{"kind":"file","path":"/a","format":"raw"},"virtualSize":1,"writtenBytes":0}}]}"#,
     #"{"backups":[{"backup":"\#(id)","sequence":0,"outcome":"damaged","findings":["a"],"findingCount":3,"#
       + #""verifiedBytes":9},{"backup":"\#(id)","sequence":1,"outcome":"failed","findings":[],"findingCount":0,"#
       + #""verifiedBytes":0,"error":{"code":"io-error","detail":"d","remedy":"r"}}],"chain":"\#(id)","#

@@ -50,8 +50,15 @@ struct StoredRequestTests {
     try expectForm(#"{"detach":{"image":"\#(id)"}}"#, is: .detach(image: image))
   }
 
-  @Test func requestsAboutChainsKeepTheirForm() throws {
+  @Test func requestsAboutChainsAndGroupsKeepTheirForm() throws {
     let id = Self.id
+    let ulid = try #require(ULID(id))
+    try expectForm(
+      #"{"restoreGroup":{"group":"\#(id)","restores":[{"backup":"\#(id)","image":"\#(id)","#
+        + #""target":{"image":{"_0":"\#(id)"}}}]}}"#,
+      is: .restoreGroup(
+        group: ulid,
+        restores: [GroupRestore(image: ImageID(ulid), backup: BackupID(ulid), target: .image(ImageID(ulid)))]))
     try expectForm(
       #"{"verifyChain":{"chain":"\#(id)","level":"metadata"}}"#,
       is: .verifyChain(chain: ChainID(try #require(ULID(id))), level: .metadata))

@@ -44,6 +44,8 @@ import Testing
     let over = try await service.restoreBackup(backup.id, to: .image(.name("vm1"), confirm: "vm1"), conditions)
       .planned()
     #expect(over.warnings.contains { $0.contains("is lost") })
+    let member = GroupRestoreDraft.Member(image: .name("vm1"), target: .newFile(path: "/images/x", format: .raw))
+    plans.append(try await service.restoreGroup(backup.group, GroupRestoreDraft([member]), conditions).planned())
     plans.append(try await service.deleteBackup(backup.id, conditions).planned())
     plans.append(try await service.pauseJob(job.id, .standard, conditions).planned())
     plans.append(try await service.cancelJob(job.id, conditions).planned())
@@ -74,10 +76,35 @@ import Testing
     }
   }
 
+  @Test func planOfARestoreNamesAllThatIsReadAndChecksIt() async throws {
+    let bench = try await ServiceBench()
+    let backup = try await bench.completeBackup()
+    let target = RestoreDraft.newFile(path: "/images/x", format: .raw)
+    let below = (0..<250).map { _ in BackupID() }
+    for (count, steps) in [(0, 2), (99, 101), (100, 102), (250, 102)] {
+      let path = below.prefix(count) + [backup.id]
+      bench.engine.script { $0.restorePath = { _ in RestorePath(backups: Array(path)) } }
+      let plan = try await bench.service.restoreBackup(backup.id, to: target, ChangeConditions(dryRun: true)).planned()
+      #expect(plan.steps.count == steps)
+      #expect(plan.steps[0].contains(path[0].description))
+      #expect(plan.steps[steps - 2] == "read backup \(backup.id) (full, sequence 0)")
+      #expect(plan.steps.last?.contains("/images/x") == true)
+    }
+    bench.engine.script {
+      $0.restorePath = {
+        RestorePath(backups: [$0.backup], findings: ["0001-x.qcow2 is missing", "0002-y.qcow2 too"], findingCount: 3)
+      }
+    }
+    let refusal = await expectRefusal(.backupCorrupt) {
+      try await bench.service.restoreBackup(backup.id, to: target, ChangeConditions(dryRun: true))
+    }
+    #expect(refusal?.detail.contains("0001-x.qcow2 is missing; 0002-y.qcow2 too; and 1 more") == true)
+  }
+
   /// Orders that change nothing in the world.
   private static func isRead(_ order: ScriptedEngine.Order) -> Bool {
     switch order {
-    case .suggestFormat, .inspect, .extents, .scan, .resolveTarget, .identities: true
+    case .suggestFormat, .inspect, .extents, .scan, .resolveTarget, .identities, .restorePath: true
     default: false
     }
   }

@@ -134,6 +134,8 @@ import Testing
       "ChainVerifyResult/level": verifyLevels,
       "ChainVerifyResult/backups/outcome": values(JobResult.VerifiedChain.Outcome.self),
       "ChainVerifyResult/backups/error/code": problemCodes,
+      "GroupRestoreResult/restores/outcome": values(JobResult.BackedUp.Outcome.self),
+      "GroupRestoreResult/restores/error/code": problemCodes,
       "VerifyResult/level": verifyLevels, "AttachResult/cache": cacheModes,
       "RestoreTargetShown/kind": restoreTargets, "RestoreTargetShown/format": formats,
       "JobLogEntry/level": values(JobLogEntry.Level.self), "Event/kind": values(Event.Kind.self),

@@ -135,6 +135,10 @@ struct Specimen: Sendable {
     case "GET /chains/{chain}": item("chains", stock.chain.id.description)
     case "POST /chains/{chain}/verify":
       item("chains", stock.chain.id.description, "/verify", conflict: stock.failed.chain.description, "{}")
+    case "POST /groups/{group}/restore":
+      item(
+        "groups", stock.complete.group.description, "/restore", conflict: stock.failed.group.description,
+        #"{"targets":[{"image":"vm1","target":{"kind":"file","path":"/images/new","format":"raw"}}]}"#)
     case "GET /groups/{group}": item("groups", stock.complete.group.description)
     case "DELETE /backups/{backup}": item("backups", backup, conflict: stock.parent.id.description)
     case "POST /backups/{backup}/verify": item("backups", backup, "/verify", conflict: failed, #"{"level":"metadata"}"#)

@@ -61,6 +61,9 @@ import Testing
         .chainVerification(of: try Self.identifier(of: Chain.self), .metadata),
         #"{"chain":"\#(id)","level":"metadata"}"#
       ),
+      (
+        .groupRestore(of: backup.ulid, [backup]), #"{"backups":["\#(id)"],"group":"\#(id)"}"#
+      ),
       (.restore(of: backup), #"{"backup":"\#(id)"}"#),
       (.deletion(of: backup), #"{"backup":"\#(id)"}"#),
     ]

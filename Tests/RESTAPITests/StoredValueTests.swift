@@ -42,6 +42,19 @@ import Testing
     .attached(JobResult.Attached(image: ImageID(), imageName: name, virtualSize: 5, cache: .direct)),
     .attached(JobResult.Attached(image: ImageID(), imageName: name, virtualSize: 5, cache: nil)),
     .detached(JobResult.Detached(image: ImageID(), imageName: name)),
+    .restoredGroup(
+      JobResult.RestoredGroup(
+        group: ULID(),
+        restores: [
+          JobResult.RestoredGroup.Part(
+            image: ImageID(), imageName: "vm1", backup: BackupID(), outcome: .complete,
+            restored: JobResult.Restored(
+              backup: BackupID(), image: ImageID(), imageName: name, target: .file(path: "/a", format: .raw),
+              virtualSize: 1, writtenBytes: 1)),
+          JobResult.RestoredGroup.Part(
+            image: ImageID(), imageName: "vm2", backup: BackupID(), outcome: .failed,
+            error: ProblemDetails(DomainError(.ioError, "gone"))),
+        ])),
     .verifiedChain(
       JobResult.VerifiedChain(
         chain: ChainID(), level: .metadata,

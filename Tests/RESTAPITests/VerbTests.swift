@@ -23,6 +23,7 @@ struct VerbTests {
     "POST /api/v1/backups/{backup}/verify": .verify,
     "POST /api/v1/backups/{backup}/restore": .restore,
     "POST /api/v1/chains/{chain}/verify": .verify,
+    "POST /api/v1/groups/{group}/restore": .restore,
     "POST /api/v1/exports": .export,
     "DELETE /api/v1/exports/{export}": .export,
     "POST /api/v1/jobs/{job}/cancel": .backup,

@@ -18,6 +18,7 @@ enum RepositoryFlaw: CaseIterable, Sendable {
   case forgetsNames
   case forgetsChains
   case findsNoParent
+  case losesAncestors
 }
 
 /// A kind of repository that is sound but for one mistake.
@@ -97,6 +98,13 @@ private struct FlawedRepository: BackupRepository {
   nonisolated(nonsending)
     func parent(of backup: StoredBackup) async throws -> StoredBackup?
   { flaw == .findsNoParent ? nil : try await next.parent(of: backup) }
+
+  nonisolated(nonsending)
+    func ancestry(of backup: StoredBackup) async throws -> [StoredBackup]
+  {
+    let ancestry = try await next.ancestry(of: backup)
+    return flaw == .losesAncestors ? Array(ancestry.prefix(1)) : ancestry
+  }
 
   nonisolated(nonsending)
     func newestChain(of image: ImageID) async throws -> StoredChain?

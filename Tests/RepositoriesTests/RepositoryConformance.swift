@@ -251,15 +251,18 @@ struct RepositoryConformance {
     let full = try await store(base)
     let increment = try await store(place(base.chain, sequence: 1), parent: full)
     _ = try await store(place(base.chain, sequence: 4), parent: full)
+    let second = try await store(place(base.chain, sequence: 5), parent: increment)
     let chain = try #require(try await open(as: ULID()).newestChain(of: image.id))
-    #expect(chain.id == base.chain && chain.nextSequence == 5 && chain.brokenCount == 0)
-    #expect(chain.links.map(\.depth) == [1, 2, 2] && chain.links.map(\.manifest.sequence) == [0, 1, 4])
+    #expect(chain.id == base.chain && chain.nextSequence == 6 && chain.brokenCount == 0)
+    #expect(chain.links.map(\.depth) == [1, 2, 2, 3] && chain.links.map(\.manifest.sequence) == [0, 1, 4, 5])
     #expect(chain.links[1].manifest.backup == increment.backup)
     #expect(try await open().newestChain(of: ImageID()) == nil)
     let stored = try await open().stored(increment.location(in: storage.location))
     let parent = try await open().parent(of: stored)
     #expect(parent?.manifest.backup == full.backup)
     if let parent { #expect(try await open().parent(of: parent)?.manifest == nil) }
+    let ancestry = try await open().ancestry(of: try await open().stored(second.location(in: storage.location)))
+    #expect(ancestry.map(\.manifest.backup) == [increment.backup, full.backup])
   }
 
   nonisolated(nonsending)

@@ -181,6 +181,17 @@ private struct ObjectRepository: BackupRepository {
   }
 
   nonisolated(nonsending)
+    func ancestry(of backup: StoredBackup) async throws -> [StoredBackup]
+  {
+    var ancestry: [StoredBackup] = []
+    while let parent = try await parent(of: ancestry.last ?? backup) {
+      guard ancestry.count < Manifest.sequences.count else { throw DomainError(.backupCorrupt, "it leads back") }
+      ancestry.append(parent)
+    }
+    return ancestry
+  }
+
+  nonisolated(nonsending)
     func newestChain(of image: ImageID) async throws -> StoredChain?
   {
     let chains = Dictionary(grouping: manifests(image), by: \.chain)

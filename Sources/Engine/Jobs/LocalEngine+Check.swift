@@ -44,20 +44,20 @@ extension LocalEngine {
     }
   }
 
-  /// Walks through an image's tables; the job can be ended meanwhile.
+  /// Walks through an image's tables; the job can be ended meanwhile, if it is one.
   /// - Parameter byteCount: what the job shows as done in the end; nil if it shows something else.
   nonisolated(nonsending)
     static func walking(
-      _ control: any JobControl, telling byteCount: UInt64?,
+      _ control: (any JobControl)?, telling byteCount: UInt64?,
       _ walk: (@escaping CheckProgress) async throws(BlockError) -> Qcow2CheckReport
     ) async throws -> Qcow2CheckReport
   {
     var cancellation: (any Error)?
     do throws(BlockError) {
       return try await walk { (part) async throws(BlockError) in
-        if let byteCount { control.report(done: UInt64(Double(byteCount) * part), total: byteCount) }
+        if let byteCount { control?.report(done: UInt64(Double(byteCount) * part), total: byteCount) }
         do {
-          try await control.checkpoint()
+          try await control?.checkpoint()
         } catch {
           cancellation = error
           throw BlockError(.cancelled, .read)

@@ -5,39 +5,6 @@ import Model
 import Qcow2
 import Repositories
 
-/// What verification has found so far.
-private struct Findings {
-  private(set) var texts: [String] = []
-  private(set) var count = 0
-
-  mutating func add(_ text: String) {
-    count += 1
-    if texts.count < VerifyReport.maximumFindingCount { texts.append(text) }
-  }
-
-  mutating func add(_ sink: VerifySink) {
-    for text in sink.findings { add(text) }
-    count += sink.findingCount - sink.findings.count
-  }
-
-  /// Runs `body`; a refusal that is about the backup itself becomes a finding, and nil comes back.
-  /// - Throws: everything else: it says nothing about the backup.
-  nonisolated(nonsending)
-    mutating func collect<Result>(_ body: () async throws -> Result) async throws -> Result?
-  {
-    do {
-      return try await body()
-    } catch let error as DomainError {
-      switch error.code {
-      case .backupCorrupt, .backupNotComplete, .imageCorrupt, .backingRefused, .formatUnsupported, .formatMismatch:
-        add(error.detail)
-        return nil
-      default: throw error
-      }
-    }
-  }
-}
-
 extension LocalEngine {
   package func verify(_ order: VerifyOrder, control: any JobControl) async throws -> VerifyReport {
     try await onLoop(in: order.backup.repository.lane) { [self] loop in
@@ -103,9 +70,10 @@ extension LocalEngine {
     }
   }
 
+  /// - Parameter control: of the job that checks them, if it is one.
   nonisolated(nonsending)
-    private func checkTables(
-      of stored: StoredBackup, _ findings: inout Findings, _ control: any JobControl
+    func checkTables(
+      of stored: StoredBackup, _ findings: inout Findings, _ control: (any JobControl)?
     ) async throws
   {
     let name = stored.dataName

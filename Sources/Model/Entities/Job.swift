@@ -126,6 +126,7 @@ package enum JobKind: String, Sendable, Codable, CaseIterable {
   case deleteBackup = "delete-backup"
   case rescan, check, attach, detach
   case verifyChain = "verify-chain"
+  case restoreGroup = "restore-group"
 }
 
 /// What a job was asked to do, with every name resolved to an id. Stored with the job.
@@ -140,6 +141,7 @@ package enum JobRequest: Hashable, Sendable, Codable {
   case attach(image: ImageID, cache: CacheMode?)
   case detach(image: ImageID)
   case verifyChain(chain: ChainID, level: VerifyLevel)
+  case restoreGroup(group: ULID, restores: [GroupRestore])
 
   package var kind: JobKind {
     switch self {
@@ -152,6 +154,7 @@ package enum JobRequest: Hashable, Sendable, Codable {
     case .attach: .attach
     case .detach: .detach
     case .verifyChain: .verifyChain
+    case .restoreGroup: .restoreGroup
     }
   }
 }
@@ -198,6 +201,20 @@ package enum RestoreTarget: Hashable, Sendable, Codable {
   case image(ImageID)
   /// Over an export of an NBD server. `targetIsZero`: it reads as zeroes, so that zeroes needn't be written.
   case nbd(uri: String, targetIsZero: Bool)
+}
+
+/// One backup of a group, and where it goes.
+package struct GroupRestore: Hashable, Sendable, Codable {
+  /// That the backup is of.
+  package var image: ImageID
+  package var backup: BackupID
+  package var target: RestoreTarget
+
+  package init(image: ImageID, backup: BackupID, target: RestoreTarget) {
+    self.image = image
+    self.backup = backup
+    self.target = target
+  }
 }
 
 package struct JobLogEntry: Hashable, Sendable, Codable {

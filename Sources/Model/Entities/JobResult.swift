@@ -12,6 +12,7 @@ package enum JobResult: Hashable, Sendable {
   case attached(Attached)
   case detached(Detached)
   case verifiedChain(VerifiedChain)
+  case restoredGroup(RestoredGroup)
   case other(JSONValue)
 
   package struct BackedUp: Hashable, Sendable, Codable {
@@ -241,6 +242,41 @@ package enum JobResult: Hashable, Sendable {
       self.chain = chain
       self.level = level
       self.backups = backups
+    }
+  }
+
+  package struct RestoredGroup: Hashable, Sendable, Codable {
+    /// One image's part.
+    package struct Part: Hashable, Sendable, Codable {
+      /// That the backup is of.
+      package var image: ImageID
+      package var imageName: String
+      package var backup: BackupID
+      package var outcome: BackedUp.Outcome
+      /// What was restored, and where to; nil unless it is complete.
+      package var restored: Restored?
+      package var error: ProblemDetails?
+
+      package init(
+        image: ImageID, imageName: String, backup: BackupID, outcome: BackedUp.Outcome, restored: Restored? = nil,
+        error: ProblemDetails? = nil
+      ) {
+        self.image = image
+        self.imageName = imageName
+        self.backup = backup
+        self.outcome = outcome
+        self.restored = restored
+        self.error = error
+      }
+    }
+
+    package var group: ULID
+    /// In the order of the request.
+    package var restores: [Part]
+
+    package init(group: ULID, restores: [Part]) {
+      self.group = group
+      self.restores = restores
     }
   }
 }

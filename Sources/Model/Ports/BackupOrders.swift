@@ -207,6 +207,22 @@ package struct VerifyReport: Hashable, Sendable, Codable {
   }
 }
 
+/// What a restore of a backup reads, and what keeps it from being restored.
+package struct RestorePath: Hashable, Sendable, Codable {
+  /// From the full to the backup itself; from what builds on a missing one on, where one is missing.
+  package var backups: [BackupID]
+  /// Each a sentence that names the file; at most ``VerifyReport/maximumFindingCount``.
+  package var findings: [String]
+  /// How many there were in all.
+  package var findingCount: Int
+
+  package init(backups: [BackupID], findings: [String] = [], findingCount: Int = 0) {
+    self.backups = backups
+    self.findings = findings
+    self.findingCount = findingCount
+  }
+}
+
 package struct RestoreOrder: Hashable, Sendable, Codable {
   package enum Target: Hashable, Sendable, Codable {
     /// A file that must not exist; it appears under its name only when it is whole.

@@ -77,6 +77,9 @@ package protocol BlockEngine: Sendable {
   func abandon(_ backups: [BackupID]) async
   func verify(_ order: VerifyOrder, control: any JobControl) async throws -> VerifyReport
   func restore(_ order: RestoreOrder, control: any JobControl) async throws -> RestoreReport
+  /// What a restore of the backup reads, and what of it is missing, of another size, or has tables that don't hold
+  /// together. The guest's data aren't read.
+  func restorePath(to backup: StoredBackupLocation) async throws -> RestorePath
   /// Where a stored backup holds data, with all that it builds on.
   func extents(ofBackup backup: StoredBackupLocation, _ query: StoredExtentQuery) async throws -> ExtentPage
   /// Where the backup isn't what the other one is, by their hashes: of one chain or of two.

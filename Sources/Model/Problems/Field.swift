@@ -25,6 +25,7 @@ extension Field {
   package static let images = Field("images")
   package static let labels = Field("labels")
   package static let readOnly = Field("readOnly")
+  package static let targets = Field("targets")
   package static let tls = Field("tls")
   package static let until = Field("until")
   package static let sourceURI = Field("source").member("uri")

@@ -11,8 +11,8 @@ protocol JobWork: Sendable {
   var speedLimit: UInt64 { get }
   /// The images that it reads or writes.
   var images: [ImageID] { get }
-  /// The image that it writes over.
-  var overwrittenImage: ImageID? { get }
+  /// The images that it writes over.
+  var overwrittenImages: [ImageID] { get }
   /// What a success tells of its repository's storage.
   var findingOfSuccess: RepositoryFinding? { get }
 
@@ -31,7 +31,7 @@ protocol JobWork: Sendable {
 extension JobWork {
   var speedLimit: UInt64 { 0 }
   var images: [ImageID] { [] }
-  var overwrittenImage: ImageID? { nil }
+  var overwrittenImages: [ImageID] { [] }
   var findingOfSuccess: RepositoryFinding? { nil }
   func repository(in catalog: any CatalogReading) throws -> RepositoryID? { nil }
   func giveUp(_ job: JobID, why: String, in transaction: CatalogTransaction) throws {}
@@ -50,6 +50,7 @@ extension JobRequest {
     case .attach(let image, let cache): AttachWork(image: image, cache: cache)
     case .detach(let image): DetachWork(image: image)
     case .verifyChain(let chain, let level): VerifyChainWork(chain: chain, level: level)
+    case .restoreGroup(let group, let restores): RestoreGroupWork(group: group, restores: restores)
     }
   }
 }

@@ -20,5 +20,6 @@ package enum PlannedResource: Hashable, Sendable {
   case verification(of: BackupID, VerifyLevel)
   case chainVerification(of: ChainID, VerifyLevel)
   case restore(of: BackupID)
+  case groupRestore(of: ULID, [BackupID])
   case deletion(of: BackupID)
 }

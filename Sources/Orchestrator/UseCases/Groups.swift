@@ -44,10 +44,7 @@ extension BackupService {
   package func group(_ id: ULID) throws -> GroupView {
     try transactions.read { catalog in
       let page = try catalog.backups(ofGroup: id, PageRequest(limit: PageRequest.maximumLimit))
-      guard !page.items.isEmpty else {
-        throw DomainError(
-          .notFound, "there is no group \(id)", remedy: "take the id from a backup's group; a rescan finds the backups")
-      }
+      guard !page.items.isEmpty else { throw DomainError.noGroup(id) }
       return try GroupView(id, page.items, isWhole: page.next == nil, in: catalog)
     }
   }

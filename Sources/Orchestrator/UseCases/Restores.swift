@@ -21,20 +21,23 @@ extension BackupService {
       // What the rows tell first, then what the engine tells, then the rows again with the job.
       _ = try transactions.read { try Self.resolve(id, target, conditions, in: $0) }
       let target = try await look(at: target, for: id)
-      let overlays = conditions.dryRun ? try await overlays(on: target) : .none
+      let outlook = conditions.dryRun ? try await outlook(of: id, target) : RestoreOutlook()
+      try RestoreOutlook.requireSound([id: outlook])
       return try await submitNew(conditions) { view in
         let (backup, resolved) = try Self.resolve(id, target, conditions, in: view.catalog)
         var links = Self.links(to: backup)
         if case .image(let image) = resolved { links.target = image }
         return JobDraft(
           request: .restore(backup: id, target: resolved), links: links,
-          plan: try Self.plan(backup, resolved, overlays, in: view.catalog), legs: [backup.virtualSize])
+          plan: try Self.plan(backup, resolved, outlook, in: view.catalog), legs: [backup.virtualSize])
       }
     }
   }
 
-  private static func resolve(
-    _ id: BackupID, _ target: RestoreDraft, _ conditions: ChangeConditions<Job>, in catalog: any CatalogReading
+  /// - Parameter isConfirmed: whether an overwriting was confirmed already.
+  static func resolve(
+    _ id: BackupID, _ target: RestoreDraft, _ conditions: ChangeConditions<Job>, isConfirmed: Bool = false,
+    in catalog: any CatalogReading
   ) throws -> (Backup, RestoreTarget) {
     let backup = try catalog.find(id)
     try conditions.require(revision: backup.revision, of: "backup \(backup.id)")
@@ -43,7 +46,7 @@ extension BackupService {
     case .newFile(let path, let format): return (backup, .newFile(path: path, format: format))
     case .image(let reference, let confirm):
       let image = try catalog.find(reference)
-      if !conditions.dryRun {
+      if !conditions.dryRun, !isConfirmed {
         try image.requireConfirmation(confirm, because: "this overwrites image '\(image.name)'")
       }
       try catalog.requireRestorable(backup, over: image)
@@ -59,7 +62,7 @@ extension BackupService {
 
   /// What only the storage knows: whether there is a file already, whether the target can be opened, and its size.
   /// Returns the target with the links on its path resolved: the job's claim is on the file, however it was written.
-  private func look(at target: RestoreDraft, for id: BackupID) async throws -> RestoreDraft {
+  func look(at target: RestoreDraft, for id: BackupID) async throws -> RestoreDraft {
     switch target {
     case .newFile(let path, let format):
       return .newFile(path: try await engine.resolveTarget(path), format: format)
@@ -77,13 +80,18 @@ extension BackupService {
     return target
   }
 
-  private func overlays(on target: RestoreDraft) async throws -> Overlays {
-    guard case .image(let reference, _) = target else { return .none }
-    return try await overlays(on: try transactions.read { try $0.find(reference) })
+  /// What only the storage can tell a plan.
+  func outlook(of id: BackupID, _ target: RestoreDraft) async throws -> RestoreOutlook {
+    var outlook = RestoreOutlook()
+    outlook.path = try await engine.restorePath(to: try transactions.read { try $0.storedBackup(id).location })
+    if case .image(let reference, _) = target {
+      outlook.overlays = try await overlays(on: try transactions.read { try $0.find(reference) })
+    }
+    return outlook
   }
 
-  private static func plan(
-    _ backup: Backup, _ target: RestoreTarget, _ overlays: Overlays, in catalog: any CatalogReading
+  static func plan(
+    _ backup: Backup, _ target: RestoreTarget, _ outlook: RestoreOutlook, in catalog: any CatalogReading
   ) throws -> Plan {
     var warnings: [String] = []
     let step: String
@@ -93,7 +101,7 @@ extension BackupService {
       let image = try catalog.find(id)
       step = "restore backup \(backup.id) over image '\(image.name)'"
       warnings.append("what image '\(image.name)' holds now is lost")
-      warnings += overlays.warnings(of: image)
+      warnings += outlook.overlays.warnings(of: image)
     case .nbd(let uri, let targetIsZero):
       step = "restore backup \(backup.id) to \(uri)" + (targetIsZero ? ", without its zeroes" : "")
       warnings.append("what \(uri) holds now is lost")
@@ -102,7 +110,7 @@ extension BackupService {
     if backup.isMixture { warnings.append("the backup is of a mixture: \(backup.reason)") }
     if backup.verifiedAt == nil { warnings.append("the backup was never verified") }
     return Plan(
-      action: "restore-backup", steps: [step], warnings: warnings,
+      action: "restore-backup", steps: try outlook.steps(in: catalog) + [step], warnings: warnings,
       resource: .restore(of: backup.id))
   }
 }

@@ -14,6 +14,7 @@ extension JobResult: JSONWritable {
     case .attached(let result): result.write(to: &json)
     case .detached(let result): result.write(to: &json)
     case .verifiedChain(let result): result.write(to: &json)
+    case .restoredGroup(let result): result.write(to: &json)
     case .other(let value): value.write(to: &json)
     }
   }
@@ -183,6 +184,28 @@ extension JobResult.VerifiedChain.Part: JSONWritable {
       json.member("outcome", outcome)
       json.member("sequence", sequence)
       json.member("verifiedBytes", verifiedBytes)
+    }
+  }
+}
+
+extension JobResult.RestoredGroup: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("group", group)
+      json.member("restores", restores)
+    }
+  }
+}
+
+extension JobResult.RestoredGroup.Part: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("backup", backup)
+      if let error { json.member("error", PartFailure(details: error)) }
+      json.member("image", image)
+      json.member("imageName", imageName)
+      json.member("outcome", outcome)
+      if let restored { json.member("restored", restored) }
     }
   }
 }

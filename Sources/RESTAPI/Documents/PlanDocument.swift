@@ -62,6 +62,9 @@ extension PlannedResource: JSONWritable {
       case .chainVerification(let chain, let level):
         json.member("chain", chain)
         json.member("level", level)
+      case .groupRestore(let group, let backups):
+        json.member("backups", backups)
+        json.member("group", group)
       case .restore(let backup), .deletion(let backup): json.member("backup", backup)
       }
     }

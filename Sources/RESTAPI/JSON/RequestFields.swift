@@ -193,6 +193,24 @@ final class RequestFields {
     return child
   }
 
+  /// One or more objects whose members this API knows.
+  func objects(_ name: String, atMost limit: Int) -> [RequestFields]? {
+    guard let value = value(name, required: true) else { return nil }
+    guard case .array(let items) = value, !items.isEmpty, items.count <= limit else {
+      mismatch(name, "a list of 1 to \(limit) objects")
+      return nil
+    }
+    return items.enumerated().compactMap { index, item in
+      guard case .object(let members) = item else {
+        refuse(name, at: index, "must be an object")
+        return nil
+      }
+      let child = RequestFields(members: members, field: field.member(name).item(index), faults: faults)
+      children.append(child)
+      return child
+    }
+  }
+
   /// The value as it stands, for the caller to judge.
   func any(_ name: String, required: Bool = true) -> JSONValue? { value(name, required: required) }
 

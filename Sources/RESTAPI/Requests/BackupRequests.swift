@@ -34,7 +34,24 @@ extension RequestFields {
     return draft
   }
 
-  private func restoreTarget(_ target: RequestFields) -> RestoreDraft? {
+  /// The body that starts the restore of a group.
+  func groupRestoreDraft(imageLimit: Int) throws(DomainError) -> GroupRestoreDraft {
+    let targets = objects("targets", atMost: imageLimit)
+    let members = targets?.map { item -> GroupRestoreDraft.Member? in
+      let image = item.reference("image", to: Image.self)
+      let target = item.object("target").flatMap { restoreTarget($0, isConfirmable: false) }
+      guard let image, let target else { return nil }
+      return GroupRestoreDraft.Member(image: image, target: target)
+    }
+    let confirm = string("confirm", required: false)
+    try finish()
+    guard let members else { throw Self.incomplete }
+    return GroupRestoreDraft(members.compactMap(\.self), confirm: confirm)
+  }
+
+  private func restoreTarget(_ target: RequestFields) -> RestoreDraft? { restoreTarget(target, isConfirmable: true) }
+
+  private func restoreTarget(_ target: RequestFields, isConfirmable: Bool) -> RestoreDraft? {
     switch target.choice("kind", of: RestoreTargetKind.self) {
     case .file:
       let path = target.absolutePath("path")
@@ -43,7 +60,7 @@ extension RequestFields {
       return .newFile(path: path, format: format)
     case .image:
       // Asked for at once with the image, so that each is known even where the other is wrong.
-      let confirm = string("confirm", required: false)
+      let confirm = isConfirmable ? string("confirm", required: false) : nil
       guard let image = target.reference("image", to: Image.self) else { return nil }
       return .image(image, confirm: confirm)
     case .nbd:

@@ -8,6 +8,7 @@ struct BackupRoutes {
 
   private static let collection = "\(APIPath.root)/backups"
   private static let item = "\(collection)/{backup}"
+  private static let group = "\(APIPath.root)/groups/{group}"
   private static let chain = "\(APIPath.root)/chains/{chain}"
 
   var all: [Route] {
@@ -28,7 +29,8 @@ struct BackupRoutes {
       Route(.get, Self.chain, needs: .read, .now(getChain)),
       Route(
         .post, "\(Self.chain)/verify", needs: .verify, query: [.dryRun], body: .optionalObject, .later(verifyChain)),
-      Route(.get, "\(APIPath.root)/groups/{group}", needs: .read, .now(getGroup)),
+      Route(.get, Self.group, needs: .read, .now(getGroup)),
+      Route(.post, "\(Self.group)/restore", needs: .restore, query: [.dryRun], body: .object, .later(restoreGroup)),
     ]
   }
 
@@ -106,6 +108,12 @@ struct BackupRoutes {
     let other = try call.id(of: "backup", Backup.self, at: 1)
     let page = try await service.differences(try call.backup(), from: other, try call.query.storedExtents())
     return try JSONAnswer.ok(DifferencePageDocument(page: page), to: call)
+  }
+
+  @Sendable private func restoreGroup(_ call: Call) async throws -> HTTPResponse {
+    let id = try call.id(of: "group", GroupView.self).ulid
+    let draft = try call.fields().groupRestoreDraft(imageLimit: service.limits.imagesPerBackup)
+    return try await call.change(render: StoredAnswer.accepted, { try await service.restoreGroup(id, draft, $0) })
   }
 
   @Sendable private func getGroup(_ call: Call) throws -> HTTPResponse {

@@ -137,6 +137,16 @@ struct DirectoryRepository: BackupRepository {
   }
 
   nonisolated(nonsending)
+    func ancestry(of backup: StoredBackup) async throws -> [StoredBackup]
+  {
+    try await loop.blocking(about: name(of: backup.location)) { [folder, self] in
+      try folder.ancestry(of: backup.manifest, at: backup.location).dropFirst().map {
+        StoredBackup(manifest: $0.manifest, location: $0.place, repository: self)
+      }
+    }
+  }
+
+  nonisolated(nonsending)
     func newestChain(of image: ImageID) async throws -> StoredChain?
   {
     try await loop.blocking(about: location.path) { [folder] in

@@ -22,9 +22,10 @@ final class InheritedHashFiles: InheritedHashes, @unchecked Sendable {
   }
 
   private let work: any BackgroundWork
+  private let top: StoredBackup
   private var links: [Link] = []
-  /// What builds on the next link.
-  private var lowest: StoredBackup
+  /// All that the top builds on; nil until it is asked for.
+  private var ancestry: [StoredBackup]?
   private var openCount = 0
   private var useCount: UInt64 = 0
 
@@ -35,7 +36,7 @@ final class InheritedHashFiles: InheritedHashes, @unchecked Sendable {
 
   /// - Parameter backup: what builds on them.
   init(below backup: StoredBackup, work: any BackgroundWork) {
-    lowest = backup
+    top = backup
     self.work = work
   }
 
@@ -54,7 +55,7 @@ final class InheritedHashFiles: InheritedHashes, @unchecked Sendable {
       depth += 1
     }
     throw .damaged(
-      HashFileDamage("its page \(index) of level \(level) is missing", in: lowest.hashesName))
+      HashFileDamage("its page \(index) of level \(level) is missing", in: (links.last?.backup ?? top).hashesName))
   }
 
   nonisolated(nonsending)
@@ -77,16 +78,27 @@ final class InheritedHashFiles: InheritedHashes, @unchecked Sendable {
     private func reach(_ depth: Int) async throws(HashTreeReader.Failure) -> Bool
   {
     while links.count <= depth {
-      do {
-        guard let backup = try await lowest.repository.parent(of: lowest) else { return false }
-        links.append(Link(backup: backup, tree: HashTree(byteCount: backup.manifest.virtualSize)))
-        lowest = backup
-      } catch {
-        throw .refused(DomainError(any: error, of: lowest.hashesName))
-      }
+      let ancestry = try await ancestors()
+      guard links.count < ancestry.count else { return false }
+      let backup = ancestry[links.count]
+      links.append(Link(backup: backup, tree: HashTree(byteCount: backup.manifest.virtualSize)))
       links[links.count - 1].stored = try await storedRanges(of: try await open(links.count - 1))
     }
     return true
+  }
+
+  /// Their manifests are read at once: the folder of a chain is listed once, whatever its depth.
+  nonisolated(nonsending)
+    private func ancestors() async throws(HashTreeReader.Failure) -> [StoredBackup]
+  {
+    if let ancestry { return ancestry }
+    do {
+      let found = try await top.repository.ancestry(of: top)
+      ancestry = found
+      return found
+    } catch {
+      throw .refused(DomainError(any: error, of: top.hashesName))
+    }
   }
 
   nonisolated(nonsending)

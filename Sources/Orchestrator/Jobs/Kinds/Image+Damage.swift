@@ -46,6 +46,12 @@ struct Aftermath: Sendable {
     }
   }
 
+  /// What several parts of one job left behind; nil if none left anything.
+  init?(_ parts: [Aftermath]) {
+    guard !parts.isEmpty else { return nil }
+    words = parts.map(\.words).joined(separator: "; ")
+  }
+
   func added(to problem: ProblemDetails) -> ProblemDetails {
     ProblemDetails(
       DomainError(
@@ -86,7 +92,8 @@ extension BackupService {
       if !conditions.dryRun {
         try image.requireConfirmation(confirm, because: "this takes image '\(image.name)' for a good one again")
       }
-      for job in try catalog.liveJobs() where job.state != .queued && job.request.work.overwrittenImage == image.id {
+      for job in try catalog.liveJobs()
+      where job.state != .queued && job.request.work.overwrittenImages.contains(image.id) {
         throw DomainError(
           .imageInUse, "the restore job \(job.id) overwrites image '\(image.name)'", remedy: "wait for it, or cancel it"
         )

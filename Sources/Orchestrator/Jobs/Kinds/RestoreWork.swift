@@ -9,7 +9,7 @@ struct RestoreWork: JobWork {
   let findingOfSuccess: RepositoryFinding? = .reached
 
   var images: [ImageID] { if case .image(let id) = target { [id] } else { [] } }
-  var overwrittenImage: ImageID? { images.first }
+  var overwrittenImages: [ImageID] { images }
 
   func repository(in catalog: any CatalogReading) throws -> RepositoryID? { try catalog.backup(backup)?.repository }
 
