@@ -61,29 +61,37 @@ package struct DirtyBitmap: Hashable, Sendable {
   }
 
   /// The first dirty stretch at or after `offset`, from there on; nil if there is none. It is as long as it goes on, up to
-  /// the disk's end.
-  package func nextDirty(from offset: UInt64) -> ByteRange? {
-    guard offset < byteCount, let first = next(isSet: true, from: offset / granularity) else { return nil }
-    let end = next(isSet: false, from: first) ?? granuleCount
+  /// `limit` or the disk's end: nothing behind these is looked at.
+  package func nextDirty(from offset: UInt64, before limit: UInt64 = .max) -> ByteRange? {
+    let limit = min(limit, byteCount)
+    guard offset < limit else { return nil }
+    let last = (limit - 1) / granularity + 1
+    guard let first = next(isSet: true, from: offset / granularity, before: last) else { return nil }
+    let end = next(isSet: false, from: first, before: last) ?? last
     let start = max(offset, first * granularity)
-    return ByteRange(start..<min(byteCount, end * granularity))
+    return ByteRange(start..<min(limit, end * granularity))
   }
 
-  /// Everything that is dirty, in order, neighbours joined.
-  package var dirtyRanges: some Sequence<ByteRange> {
-    sequence(state: UInt64(0)) { offset in
-      guard let range = nextDirty(from: offset) else { return nil }
-      offset = range.end
-      return range
+  /// Everything that is dirty within a range, in order, neighbours joined.
+  package func dirtyRanges(in range: ByteRange) -> some Sequence<ByteRange> {
+    sequence(state: range.offset) { offset in
+      guard let dirty = nextDirty(from: offset, before: range.end) else { return nil }
+      offset = dirty.end
+      return dirty
     }
   }
 
-  private func next(isSet: Bool, from granule: UInt64) -> UInt64? {
+  /// Everything that is dirty, in order, neighbours joined.
+  package var dirtyRanges: some Sequence<ByteRange> { dirtyRanges(in: ByteRange(0..<byteCount)) }
+
+  /// The first granule like that, before `limit` or the disk's end.
+  private func next(isSet: Bool, from granule: UInt64, before limit: UInt64 = .max) -> UInt64? {
+    let limit = min(limit, granuleCount)
     var (page, bit) = (Int(granule >> 16), Int(granule & 0xFFFF))
-    while page < pages.count {
+    while UInt64(page) << 16 < limit {
       if let found = pages[page].next(isSet: isSet, from: bit) {
         let granule = UInt64(page) << 16 | UInt64(found)
-        return granule < granuleCount ? granule : nil
+        return granule < limit ? granule : nil
       }
       (page, bit) = (page + 1, 0)
     }

@@ -72,6 +72,12 @@ struct DirtyBitmapTests {
       let next = model.ranges.first { $0.end > offset }
       #expect(model.bitmap.nextDirty(from: offset)?.end == next?.end, "\(random)")
       #expect(model.bitmap.nextDirty(from: offset)?.offset == next.map { max(offset, $0.offset) }, "\(random)")
+      let end = min(UInt64(byteCount), offset + UInt64(1 + random.below(byteCount)))
+      let within = model.ranges.compactMap { range in
+        range.offset < end && range.end > offset
+          ? ByteRange(max(range.offset, offset)..<min(range.end, end)) : nil
+      }
+      #expect(Array(model.bitmap.dirtyRanges(in: ByteRange(offset..<end))) == within, "\(random)")
     }
   }
 

@@ -1,3 +1,4 @@
+import Bitmaps
 import BlockCore
 import Bytes
 import Failures
@@ -6,18 +7,21 @@ import Repositories
 
 /// Where a backup's chunks go: leaves into the hash tree, data into the repository's new image.
 ///
-/// An increment's image gets only what differs from its parent, leaf by leaf: whatever told the copy where to look, the
-/// parent's hashes say what is stored.
+/// An increment's image gets only what differs from its parent. The parent's hashes say which leaves do; where a bitmap
+/// told the copy where to look, it is stored of them what that has.
 package final class BackupSink: CopySink {
   /// What an increment builds on.
   package struct Base {
     let hashes: HashTreeReader
     let name: String
+    /// Where the source may differ from it; nil: anywhere.
+    let changes: DirtyBitmap?
 
     /// - Parameter name: what a person knows the hashes by.
-    package init(hashes: HashTreeReader, name: String) {
+    package init(hashes: HashTreeReader, name: String, changes: DirtyBitmap? = nil) {
       self.hashes = hashes
       self.name = name
+      self.changes = changes
     }
   }
 
@@ -40,14 +44,19 @@ package final class BackupSink: CopySink {
   }
 
   nonisolated(nonsending)
-    package func base(of range: ByteRange, _ geometry: ChunkGeometry) async throws -> [Digest]?
+    package func base(of range: ByteRange, _ geometry: ChunkGeometry) async throws -> KnownBase?
   {
     guard let base else { return nil }
     let leaves = geometry.leaves(of: range)
     // Beyond its end a parent reads as zeroes.
     let known = leaves.clamped(to: 0..<base.hashes.tree.leafCount)
     do throws(HashTreeReader.Failure) {
-      return try await base.hashes.leaves(known) + [Digest](repeating: .zero, count: leaves.count - known.count)
+      let unknown = [Digest](repeating: .zero, count: leaves.count - known.count)
+      return KnownBase(
+        leaves: try await base.hashes.leaves(known) + unknown,
+        changes: base.changes?.dirtyRanges(in: range).map {
+          Int($0.offset - range.offset)..<Int($0.end - range.offset)
+        })
     } catch {
       throw DomainError(error, of: base.name)
     }

@@ -25,8 +25,8 @@ package final class Chunk: @unchecked Sendable {
   private var output: UnsafeMutableRawPointer?
   /// One for each grain that was read.
   package private(set) var leaves: [Digest] = []
-  /// What the target builds on, one for each grain: what has the same leaf isn't stored. Empty if all is stored.
-  private var base: [Digest] = []
+  /// What the target builds on, and isn't stored; nil if all is.
+  private var base: KnownBase?
   /// Of a step of zeroes: where they are to be stored.
   package private(set) var zeroRanges: [ByteRange] = []
   package private(set) var damages: [Damage] = []
@@ -61,11 +61,11 @@ package final class Chunk: @unchecked Sendable {
   /// - Parameter base: see ``CopySink/base(of:)``.
   nonisolated(nonsending)
     package func begin(
-      _ step: CopyStep, over base: [Digest]? = nil, from device: any BlockDevice
+      _ step: CopyStep, over base: KnownBase? = nil, from device: any BlockDevice
     ) async throws(BlockError)
   {
     self.step = step
-    self.base = base ?? []
+    self.base = base
     zeroRanges = step.action == .zero ? [step.range] : []
     leaves.removeAll(keepingCapacity: true)
     damages.removeAll()
@@ -125,12 +125,25 @@ package final class Chunk: @unchecked Sendable {
     for start in stride(from: 0, to: count, by: size) {
       let part = start..<min(start + size, count)
       guard !isUnchanged(part), !isZero(part) else { continue }
+      // A cluster is compressed whole. Where little of it has changed, that is stored alone, as it is.
+      let plain = changedByteCount(in: part)
+      guard plain * Self.worthwhileRatio > part.count else { continue }
       var room = MutableRawSpan(_unsafeStart: output + compressedByteCount, byteCount: size)
-      guard let shrunk = compressor.compress(RawSpan(_unsafeStart: input + start, byteCount: size), into: &room)
+      guard let shrunk = compressor.compress(RawSpan(_unsafeStart: input + start, byteCount: size), into: &room),
+        shrunk < plain
       else { continue }
       compressed.append(CompressedCluster(guestOffset: range.offset + UInt64(start), byteCount: shrunk))
       compressedByteCount += shrunk
     }
+  }
+
+  /// A cluster is hardly ever compressed to less than the inverse of this.
+  private static let worthwhileRatio = 8
+
+  /// Bytes of a part of what was read that may differ from the target's base.
+  private func changedByteCount(in part: Range<Int>) -> Int {
+    guard let changes = base?.changes else { return part.count }
+    return changes.reduce(0) { $0 + $1.clamped(to: part).count }
   }
 
   /// Whether a part of what was read is zero: told by the leaves where these do.
@@ -143,9 +156,9 @@ package final class Chunk: @unchecked Sendable {
 
   /// Whether the target's base holds a part of what was read already.
   private func isUnchanged(_ part: Range<Int>) -> Bool {
-    guard !base.isEmpty else { return false }
+    guard let base else { return false }
     let grains = part.lowerBound / geometry.grain...(part.upperBound - 1) / geometry.grain
-    return leaves[grains] == base[grains]
+    return leaves[grains] == base.leaves[grains]
   }
 
   /// Narrows a step of zeroes to those that the target's base doesn't have.
@@ -170,7 +183,7 @@ package final class Chunk: @unchecked Sendable {
   /// What was read, isn't compressed and is to be stored, cut into zeroes and what isn't.
   /// - Parameter block: in bytes; it divides a grain, and a cluster where some are compressed.
   package func plainRuns(of block: Int) -> [BlockRun] {
-    var (runs, start, clusters) = ([BlockRun](), 0, compressed[...])
+    var (runs, start, clusters, changes) = ([BlockRun](), 0, compressed[...], base?.changes?[...])
     while start < count {
       if let cluster = clusters.first, cluster.guestOffset == range.offset + UInt64(start) {
         clusters.removeFirst()
@@ -185,6 +198,11 @@ package final class Chunk: @unchecked Sendable {
       // A grain of zeroes is one whatever the blocks; it holds no compressed cluster, but may lie within one.
       let isZeroGrain = start % geometry.grain == 0 && leaves[start / geometry.grain] == .zero
       let end = min(start + (isZeroGrain ? geometry.grain : block), count)
+      while let first = changes?.first, first.upperBound <= start { changes?.removeFirst() }
+      if let changes, changes.first.map({ $0.lowerBound >= end }) ?? true {
+        start = end
+        continue
+      }
       let isZero = isZeroGrain || isZero(start..<end)
       if let last = runs.last, last.isZero == isZero, last.range.upperBound == start {
         runs[runs.count - 1].range = last.range.lowerBound..<end
@@ -196,12 +214,14 @@ package final class Chunk: @unchecked Sendable {
     return runs
   }
 
-  /// Bytes of grains that differ from the base's; of those that aren't zero where there is no base.
+  /// Bytes of grains that differ from the base's, as far as these may have changed; of those that aren't zero where there
+  /// is no base.
   package var changedByteCount: UInt64 {
     if step.action == .zero { return zeroRanges.reduce(0) { $0 + $1.length } }
     return leaves.indices.reduce(0) { sum, index in
-      leaves[index] == (base.isEmpty ? .zero : base[index])
-        ? sum : sum + UInt64(min(geometry.grain, count - index * geometry.grain))
+      guard leaves[index] != base?.leaves[index] ?? .zero else { return sum }
+      let start = index * geometry.grain
+      return sum + UInt64(changedByteCount(in: start..<min(start + geometry.grain, count)))
     }
   }
 }

@@ -145,7 +145,7 @@ package actor CopyLoop {
   private func carry(_ step: CopyStep, _ ticket: Int) async {
     let chunk = freeChunks.popLast() ?? Chunk(geometry)
     do {
-      var base: [Digest]?
+      var base: KnownBase?
       if step.action == .copy {
         let isGoingOn = try await exclusively { base = try await self.sink.base(of: step.range, self.geometry) }
         guard isGoingOn else { return end(chunk, ticket) }

@@ -1,11 +1,24 @@
 import BlockCore
 import Bytes
 
+/// What a copy's target builds on, of one step.
+package struct KnownBase: Sendable {
+  /// One for each grain of the step: what has the same leaf is there already.
+  package var leaves: [Digest]
+  /// Where something else may stand, in bytes from the step's beginning, in order and apart; nil: anywhere.
+  package var changes: [Range<Int>]?
+
+  package init(leaves: [Digest], changes: [Range<Int>]? = nil) {
+    self.leaves = leaves
+    self.changes = changes
+  }
+}
+
 /// What a copy does with its steps, chunk by chunk.
 package protocol CopySink: AnyObject {
-  /// The leaves of what the target builds on, for a step that is to be read: one for each of its grains, so that only
-  /// what differs is compressed and stored. Nil: everything is. One call at a time, and none beside ``admit(_:)``.
-  nonisolated(nonsending) func base(of range: ByteRange, _ geometry: ChunkGeometry) async throws -> [Digest]?
+  /// What the target builds on, for a step that is to be read, so that only what differs is compressed and stored. Nil:
+  /// everything is. One call at a time, and none beside ``admit(_:)``.
+  nonisolated(nonsending) func base(of range: ByteRange, _ geometry: ChunkGeometry) async throws -> KnownBase?
 
   /// Takes note of a chunk and judges it: one call at a time, in any order, each step once.
   nonisolated(nonsending) func admit(_ chunk: Chunk) async throws
@@ -16,6 +29,6 @@ package protocol CopySink: AnyObject {
 
 extension CopySink {
   nonisolated(nonsending)
-    package func base(of range: ByteRange, _ geometry: ChunkGeometry) async throws -> [Digest]?
+    package func base(of range: ByteRange, _ geometry: ChunkGeometry) async throws -> KnownBase?
   { nil }
 }

@@ -45,7 +45,7 @@ extension LocalEngine {
       virtualSize: image.device.byteCount, dirtyBytes: copied.changedByteCount, merkleRoot: copied.root)
     if let checkpoint {
       (manifest.checkpoint, manifest.marks) = (checkpoint.id, checkpoint.marks)
-      manifest.granularity = Int(StoredTracker.granularity)
+      manifest.granularity = Int(checkpoint.granularity)
     }
     let storedSize = try await stage.publish(manifest)
     control.log(.info, "the backup is complete: \(repository.name(of: stage.backup))")
@@ -62,8 +62,13 @@ extension LocalEngine {
       _ begun: BegunBackup, _ names: (data: String, hashes: String), _ loop: EventLoop, _ control: any JobControl
     ) async throws -> (root: Digest, changedByteCount: UInt64)
   {
-    let base = try await begun.parent?.openHashes(work: work)
-    return try await closing(base.map { [$0.device] } ?? []) {
+    let hashes = try await begun.parent?.openHashes(work: work)
+    return try await closing(hashes.map { [$0.device] } ?? []) {
+      var base: BackupSink.Base?
+      if let hashes, let parent = begun.parent {
+        base = .init(
+          hashes: hashes.reader, name: parent.hashesName, changes: try await changes(begun, since: hashes.reader))
+      }
       let hashDevice = try await begun.stage.create(.hashes)
       return try await closing([hashDevice]) {
         let dataDevice = try await begun.stage.create(.data)
@@ -73,10 +78,10 @@ extension LocalEngine {
               name: begun.repository.backingName($0.location), format: DiskFormat.qcow2.rawValue)
           }
           let target = try await makeImage(
-            over: dataDevice, byteCount: begun.image.device.byteCount, backing: backing, name: names.data)
+            over: dataDevice, byteCount: begun.image.device.byteCount, backing: backing,
+            unit: base?.changes?.granularity, name: names.data)
           return try await closing([target]) {
-            let base = base.map { BackupSink.Base(hashes: $0.reader, name: begun.parent?.hashesName ?? "") }
-            return try await copy(begun, to: target, hashDevice, over: base, names, loop, control)
+            try await copy(begun, to: target, hashDevice, over: base, names, loop, control)
           }
         }
       }
@@ -98,9 +103,10 @@ extension LocalEngine {
     let writer = TargetWriter(target, name: names.data, zeroes: base == nil ? .leave : .write, control: control)
     let sink = BackupSink(source: image.name, hashes: hashes, hashesName: names.hashes, over: base, target: writer)
     var regions: RangeRegions?
-    if let base, let changed = try await changedRanges(begun, over: base) {
-      try await checkSample(of: image, changed, over: base, control)
-      regions = RangeRegions(changed, of: image.device, byteCount: image.device.byteCount)
+    if let base, let changes = base.changes {
+      let grains = wholeGrains(changes, byteCount: image.device.byteCount)
+      try await checkSample(of: image, besides: grains, over: base, control)
+      regions = RangeRegions(grains, of: image.device, byteCount: image.device.byteCount)
     }
     try await run(
       from: image.device, byteCount: image.device.byteCount, regions: regions, to: sink,
@@ -119,66 +125,19 @@ extension LocalEngine {
     return (root, sink.changedByteCount)
   }
 
-  /// What a bitmap says is to be looked at, in whole grains: what changed since the backup that it counts from, and where
-  /// that one differs from the parent. Nil: everything.
-  nonisolated(nonsending)
-    private func changedRanges(_ begun: BegunBackup, over base: BackupSink.Base) async throws -> [ByteRange]?
-  {
-    guard let tracked = begun.tracked, let parent = begun.parent else { return nil }
-    var changes = tracked.changes
-    if tracked.from.manifest.backup != parent.manifest.backup {
-      let hashes = try await tracked.from.openHashes(work: work)
-      try await closing([hashes.device]) {
-        try await tellingAboutHashes(tracked.from.hashesName) {
-          let end = max(hashes.reader.tree.leafCount, base.hashes.tree.leafCount)
-          var next: UInt64 = 0
-          while next < end, let run = try await hashes.reader.firstDifference(from: base.hashes, in: next..<end) {
-            changes.set(
-              ByteRange(
-                run.lowerBound * UInt64(HashTree.grainByteCount)..<run.upperBound * UInt64(HashTree.grainByteCount)))
-            next = run.upperBound
-          }
-        }
-      }
-    }
-    let byteCount = begun.image.device.byteCount
-    var ranges: [ByteRange] = []
-    for dirty in changes.dirtyRanges {
-      let whole = dirty.aligned(to: UInt64(ChunkGeometry.standard.unit))
-      let range = ByteRange(whole.offset..<min(whole.end, byteCount))
-      if let last = ranges.last, last.end >= range.offset {
-        ranges[ranges.count - 1].length = max(last.end, range.end) - last.offset
-      } else {
-        ranges.append(range)
-      }
-    }
-    return ranges
-  }
-
-  nonisolated(nonsending)
-    private func checkSample(
-      of image: OpenImage, _ changed: [ByteRange], over base: BackupSink.Base, _ control: any JobControl
-    ) async throws
-  {
-    let check = SampledCheck(
-      share: configuration.sampledCheck, source: image.device, base: base, changed: changed, work: work)
-    let missed = try await telling(about: image.name) { try await check.firstMissed { try await control.checkpoint() } }
-    guard let missed else { return }
-    throw DomainError(
-      .trackingLost, "\(image.name): its bitmap says nothing of a change of the bytes \(missed)",
-      remedy: "start the backup again: it reads everything; find out what writes to the image without recording it")
-  }
-
   /// A new qcow2 image for `byteCount` bytes of a guest: its size is a multiple of 512, as the format wants it.
+  /// - Parameter unit: the least that is written of a cluster, if that isn't all of it.
   nonisolated(nonsending)
     func makeImage(
-      over device: any BlockDevice, byteCount: UInt64, backing: Qcow2Image.BackingName? = nil, name: String
+      over device: any BlockDevice, byteCount: UInt64, backing: Qcow2Image.BackingName? = nil, unit: UInt64? = nil,
+      name: String
     ) async throws -> Qcow2Image
   {
     try await telling(about: name) {
       let options = Qcow2Image.CreateOptions(
         virtualByteCount: Qcow2Image.byteCount(holding: byteCount), clusterByteCount: ChunkGeometry.standard.cluster,
-        compressionType: .zstd, backing: backing)
+        compressionType: .zstd, backing: backing,
+        hasSubclusters: (unit ?? .max) < UInt64(ChunkGeometry.standard.cluster))
       try await Qcow2Image.create(on: device, options: options)
       return try await Qcow2Image.open(
         device, options: .init(isReadOnly: false),

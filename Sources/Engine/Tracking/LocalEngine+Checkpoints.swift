@@ -11,16 +11,19 @@ import Repositories
 /// A checkpoint that a backup is to set.
 struct NewCheckpoint: Sendable {
   let id = ULID()
+  let granularity: UInt64
   let marks: [UInt64]
 }
 
 extension LocalEngine {
   /// The checkpoint of a backup that later ones may build on; nil where the image can't carry a tracker.
   func newCheckpoint(_ begun: BegunBackup) -> NewCheckpoint? {
-    guard begun.plan.kind != .copy, begun.image.trackable != nil,
-      DirtyBitmap.isPossible(granularity: StoredTracker.granularity, byteCount: begun.image.device.byteCount)
-    else { return nil }
-    return NewCheckpoint(marks: StoredTracker.marks(byteCount: begun.image.device.byteCount))
+    guard begun.plan.kind != .copy, begun.image.trackable != nil else { return nil }
+    let byteCount = begun.image.device.byteCount
+    let granularity = StoredTracker.granularity(byteCount: byteCount)
+    guard DirtyBitmap.isPossible(granularity: granularity, byteCount: byteCount) else { return nil }
+    return NewCheckpoint(
+      granularity: granularity, marks: StoredTracker.marks(byteCount: byteCount, granularity: granularity))
   }
 
   /// A file's times tell two changes apart if there is so much between them.
@@ -80,10 +83,10 @@ extension LocalEngine {
   {
     guard let qcow2 = graph.image.format.qcow2 else { return }
     let tracker = TrackerBitmapName.standardTracker(of: begun.order.repository.id)
-    var bitmap = DirtyBitmap(byteCount: qcow2.byteCount, granularity: StoredTracker.granularity)
-    for mark in checkpoint?.marks ?? [] {
-      bitmap.set(ByteRange(offset: mark * StoredTracker.granularity, length: 1))
-    }
+    var bitmap = DirtyBitmap(
+      byteCount: qcow2.byteCount,
+      granularity: checkpoint?.granularity ?? StoredTracker.granularity(byteCount: qcow2.byteCount))
+    for mark in checkpoint?.marks ?? [] { bitmap.set(ByteRange(offset: mark * bitmap.granularity, length: 1)) }
     let stored = try await qcow2.bitmaps()
     let old = stored.areTrusted ? stored.entries.filter { TrackerBitmapName($0.nameBytes)?.tracker == tracker } : []
     let name = TrackerBitmapName(tracker: tracker, checkpoint: checkpoint?.id ?? TrackerBitmapName.noCheckpoint)

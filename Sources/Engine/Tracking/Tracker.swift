@@ -51,8 +51,17 @@ struct StoredTracker: Sendable {
   let checkpoint: ULID
   let bitmap: DirtyBitmap
 
-  /// Bytes of a tracker's granules: a grain of the hashes.
-  static let granularity: UInt64 = 65536
+  /// The most granules that a new tracker has: 32 MiB of bits, which QEMU holds in memory.
+  private static let maximumGranuleCount: UInt64 = 1 << 28
+  /// The least that guests write: blocks of a file system, pages of a database.
+  private static let minimumGranularity: UInt64 = 4096
+
+  /// Bytes of a granule of a new tracker: 4 KiB up to a disk of 1 TiB.
+  static func granularity(byteCount: UInt64) -> UInt64 {
+    var granularity = minimumGranularity
+    while byteCount / granularity > maximumGranuleCount { granularity *= 2 }
+    return granularity
+  }
 
   enum Finding: Sendable {
     case found(StoredTracker)
@@ -91,7 +100,7 @@ struct StoredTracker: Sendable {
   }
 
   /// Granules that a new bitmap has from the start, see K4.
-  static func marks(byteCount: UInt64) -> [UInt64] {
+  static func marks(byteCount: UInt64, granularity: UInt64) -> [UInt64] {
     let count = (byteCount + granularity - 1) / granularity
     guard count > 0 else { return [] }
     return Set((0..<3).map { _ in UInt64.random(in: 0..<count) } + [count - 1]).sorted()

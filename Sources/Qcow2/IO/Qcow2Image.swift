@@ -72,7 +72,7 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
 
   package var limits: BlockLimits {
     BlockLimits(
-      requestAlignment: 1, preferredByteCount: clusterByteCount,
+      requestAlignment: 1, preferredByteCount: 1 << Int(map.unitBits),
       maximumTransferByteCount: Self.maximumTransferByteCount)
   }
 
