@@ -34,9 +34,11 @@ CREATE TABLE "backups" (
                                            CHECK (state_before_deletion <> 'running'),
   failure_before_deletion TEXT,
   revision                INTEGER NOT NULL CHECK (revision > 0)
-, group_images TEXT CHECK (json_type(group_images) = 'array'), tracking_fallback TEXT CHECK (tracking_fallback IN ('hash', 'full')), fallback_reason TEXT REFERENCES fallback_reasons (name)) STRICT;
+, group_images TEXT CHECK (json_type(group_images) = 'array'), tracking_fallback TEXT CHECK (tracking_fallback IN ('hash', 'full')), fallback_reason TEXT REFERENCES fallback_reasons (name), tracker TEXT, checkpoint TEXT, granularity INTEGER CHECK (granularity > 0)) STRICT;
 
 CREATE INDEX backups_by_chain ON backups (chain, id);
+
+CREATE INDEX backups_by_checkpoint ON backups (image, id) WHERE checkpoint IS NOT NULL;
 
 CREATE INDEX backups_by_group ON backups (group_id, id);
 
@@ -51,6 +53,8 @@ CREATE INDEX backups_by_repository ON backups (repository, id);
 CREATE INDEX backups_by_repository_and_state ON backups (repository, state, id);
 
 CREATE INDEX backups_by_state ON backups (state, id);
+
+CREATE INDEX backups_by_tracker ON backups (image, repository, tracker, id) WHERE tracker IS NOT NULL;
 
 CREATE TABLE chains (
   id         TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 26),

@@ -66,14 +66,33 @@ extension CatalogSession: CatalogReading {
     return try self.page(Backup.self, .backups, where: Filter(conditions, index: filter.index), page)
   }
 
-  package func newestBackup(of image: ImageID, in repository: RepositoryID) throws -> Backup? {
+  package func newestBackup(
+    of image: ImageID, in repository: RepositoryID, tracker: TrackerName
+  ) throws -> Backup? {
     let statement = try database.cachedStatement(
       sql: """
-        \(Self.select(Backup.self)) WHERE image = ? AND state = 'complete' AND repository = ? AND kind <> 'copy'
-        ORDER BY id DESC LIMIT 1
+        \(Self.select(Backup.self)) INDEXED BY backups_by_tracker
+        WHERE image = ? AND repository = ? AND tracker = ? AND state = 'complete' ORDER BY id DESC LIMIT 1
         """)
-    let found: [Backup] = try entities(of: statement, [image.description, repository.description])
+    let found: [Backup] = try entities(of: statement, [image.description, repository.description, tracker.text])
     return found.first
+  }
+
+  package func newestBackups(of image: ImageID) throws -> [Backup] {
+    let statement = try database.cachedStatement(
+      sql: """
+        \(Self.select(Backup.self)) WHERE id IN (
+          SELECT max(id) FROM backups INDEXED BY backups_by_tracker
+          WHERE image = ? AND tracker IS NOT NULL AND state = 'complete' GROUP BY repository, tracker
+        ) ORDER BY id
+        """)
+    return try entities(of: statement, [image.description])
+  }
+
+  package func checkpoints(of image: ImageID, _ page: PageRequest) throws -> Page<Backup> {
+    let filter = Filter(
+      [Condition("image", image.description)], present: "checkpoint", index: "backups_by_checkpoint")
+    return try self.page(Backup.self, .backups, where: filter, page)
   }
 
   package func backups(ofGroup group: ULID, _ page: PageRequest) throws -> Page<Backup> {

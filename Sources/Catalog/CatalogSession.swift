@@ -29,10 +29,13 @@ extension CatalogSession {
   /// where there are several to choose from: without statistics SQLite may choose the one that reads the most.
   struct Filter {
     var conditions: [Condition]
+    /// A column that isn't null.
+    var present: String?
     var index: String?
 
-    init(_ conditions: [Condition?] = [], index: String? = nil) {
+    init(_ conditions: [Condition?] = [], present: String? = nil, index: String? = nil) {
       self.conditions = conditions.compactMap(\.self)
+      self.present = present
       self.index = index
     }
   }
@@ -59,7 +62,8 @@ extension CatalogSession {
     key: String = "id", limit: Int
   ) throws -> [Stored] {
     let index = filter.index.map { " INDEXED BY \($0)" } ?? ""
-    let fixed = filter.conditions.isEmpty ? "" : Self.text(filter.conditions) + " AND "
+    let present = filter.present.map { "\($0) IS NOT NULL AND " } ?? ""
+    let fixed = (filter.conditions.isEmpty ? "" : Self.text(filter.conditions) + " AND ") + present
     let statement = try database.cachedStatement(
       sql: "\(Self.select(type))\(index) WHERE \(fixed)\(key) > ? ORDER BY \(key) LIMIT ?")
     return try entities(of: statement, filter.conditions.map(\.value) + [after, limit])

@@ -52,8 +52,9 @@ package enum StoredFile: Hashable, Sendable, CaseIterable {
 ///     by that server's ``recover(isLive:)``, which leaves other servers' stages alone.
 /// R5. What another backup builds on is neither deleted nor removed. A deleted backup is told from one that never was
 ///     there, and deleting it again does nothing.
-/// R6. The newest chain is the one with the highest id that a full began; a backup is a link of it only if all that it
-///     builds on is there as it was.
+/// R6. The newest chain of a tracker is the one with the highest id that a full of its line began; a backup is a link of
+///     it only if all that it builds on is there as it was. A chain whose line can't be told, as none of its manifests
+///     can be read, may be anybody's.
 package protocol BackupRepository: Sendable {
   var location: RepositoryLocation { get }
   /// What opening it has put right, as a sentence; nil if nothing was.
@@ -101,8 +102,8 @@ package protocol BackupRepository: Sendable {
   /// - Throws: `backupCorrupt` unless all is complete, with the roots that it had, and none comes twice.
   nonisolated(nonsending) func ancestry(of backup: StoredBackup) async throws -> [StoredBackup]
 
-  /// The newest chain of the image that a full began, as far as it can be built on; nil if there is none.
-  nonisolated(nonsending) func newestChain(of image: ImageID) async throws -> StoredChain?
+  /// The newest chain of the image that a full of the tracker began, as far as it can be built on; nil if there is none.
+  nonisolated(nonsending) func newestChain(of image: ImageID, tracker: TrackerName) async throws -> StoredChain?
 
   /// What the data of a backup call the data that they build on.
   func backingName(_ parent: StoredBackupLocation) -> String

@@ -125,6 +125,14 @@ struct QueryPlanTests {
     #expect(plan == ["SEARCH backups USING INDEX backups_by_group (group_id=? AND id>?)"])
   }
 
+  @Test func linesAndCheckpointsOfAnImageAreReadByTheirIndexes() async throws {
+    let tracker = TrackerName.standard(of: RepositoryID())
+    let newest = try await plan { _ = try $0.newestBackup(of: ImageID(), in: RepositoryID(), tracker: tracker) }
+    #expect(newest == ["SEARCH backups USING INDEX backups_by_tracker (image=? AND repository=? AND tracker=?)"])
+    let checkpoints = try await plan { _ = try $0.checkpoints(of: ImageID(), PageRequest()) }
+    #expect(checkpoints == ["SEARCH backups USING INDEX backups_by_checkpoint (image=? AND id>?)"])
+  }
+
   @Test func aListOfJobsReadsByKindAndState() async throws {
     let plan = try await self.plan { view in
       _ = try view.jobs(JobFilter(states: [.failed], kind: .check), PageRequest())

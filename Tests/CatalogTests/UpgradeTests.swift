@@ -50,6 +50,7 @@ struct UpgradeTests {
       #expect(try view.chains(image: nil, repository: nil, PageRequest()).items.count == 1)
       let backups = try view.backups(BackupFilter(), PageRequest()).items
       #expect(backups.count == 2 && backups.allSatisfy { $0.groupImages.isEmpty })
+      #expect(backups.allSatisfy { $0.tracker == ($0.kind == .copy ? nil : .standard(of: $0.repository)) })
       #expect(try view.backups(ofGroup: backups[0].group, PageRequest()).items == backups)
       #expect(try view.exports(ExportFilter(), PageRequest()).items.isEmpty)
       let jobs = try view.jobs(JobFilter(), PageRequest()).items

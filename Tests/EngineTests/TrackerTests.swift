@@ -47,8 +47,11 @@ struct TrackerTests {
       try await test.engine.detach(id)
     }
 
-    mutating func backUp(_ kind: RequestedBackupKind, _ compression: Compression = .zstd) async throws -> BackupPlan {
-      let order = test.order(image, compression, kind: kind)
+    mutating func backUp(
+      _ kind: RequestedBackupKind, _ compression: Compression = .zstd, tracker: TrackerName? = nil
+    ) async throws -> BackupPlan {
+      var order = test.order(image, compression, kind: kind)
+      if let tracker { order.tracker = tracker }
       let control = RecordingJobControl()
       let moment = test.root + "/moment-\(points.count).raw"
       try Tool.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, moment)
@@ -108,6 +111,31 @@ struct TrackerTests {
       try history.write("write -P 4 8900k 64k")
       #expect(try await history.backUp(.incremental).fallback == nil)
       try await history.expectNothingMissed("growth", all: true)
+    }
+  }
+
+  /// Two tools, each with a line of its own: neither sees what the other one does.
+  @Test(.eachToolVersion) func trackersDoNotBreakEachOthersChains() async throws {
+    try await withEngine { test in
+      var history = try History(test)
+      let second = try #require(TrackerName("second-tool"))
+      let (first, other) = (try await history.backUp(.full), try await history.backUp(.auto, tracker: second))
+      #expect(other.kind == .full && other.chain != first.chain && other.fallback == nil)
+      #expect(try await history.bitmapNames.count == 2)
+      try history.write("write -P 7 1M 64k")
+      let increment = try await history.backUp(.incremental)
+      #expect(increment.chain == first.chain && increment.fallback == nil)
+      #expect(history.points[2].receipt.dirtyBytes == 65536)
+      try history.write("write -P 8 2M 64k")
+      // What changed since its own last one: both.
+      let otherIncrement = try await history.backUp(.incremental, tracker: second)
+      #expect(otherIncrement.chain == other.chain && otherIncrement.fallback == nil && otherIncrement.sequence == 1)
+      #expect(history.points[3].receipt.dirtyBytes == 2 * 65536)
+      #expect(try await history.backUp(.differential).fallback == nil)
+      #expect(history.points[4].receipt.dirtyBytes == 2 * 65536)
+      #expect(try await history.backUp(.auto, tracker: second).parent?.backup == history.points[3].place.backup)
+      #expect(try await history.bitmapNames.count == 2)
+      try await history.expectNothingMissed("two lines", all: true)
     }
   }
 

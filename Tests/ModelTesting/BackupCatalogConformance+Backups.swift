@@ -25,7 +25,8 @@ extension BackupCatalogConformance {
       let date = Date(timeIntervalSince1970: 1_767_225_600.001)
       let full = Backup(
         image: shelf.image.id, repository: shelf.repository.id, chain: shelf.chain.id, sequence: 4, group: ULID(),
-        groupImages: [ImageID(), shelf.image.id], kind: .copy, requestedKind: .full, reason: "weil", parent: BackupID(),
+        groupImages: [ImageID(), shelf.image.id], kind: .copy, requestedKind: .full, reason: "weil",
+        tracker: TrackerName("second-tool"), checkpoint: ULID(), granularity: 4096, parent: BackupID(),
         state: .corrupt, compression: .none,
         consistency: .filesystem, isMixture: true, pointInTime: date, createdAt: date, finishedAt: date,
         virtualSize: UInt64(Int64.max), dirtyBytes: 1, storedSize: 2, merkleRoot: "00ff", verifiedAt: date,
@@ -60,6 +61,53 @@ extension BackupCatalogConformance {
       }
       try await expectRefusal(.preconditionFailed, "the same id again") {
         try await catalog.write { try $0.insert(running) }
+      }
+    },
+    Check("each line of an image has its newest backup, and its checkpoints") { catalog in
+      let shelf = try await Shelf(in: catalog)
+      let other = Repository.sample("other")
+      let elsewhere = Chain.sample(of: shelf.image, in: other)
+      let foreign = Chain.sample(of: Image.sample("vm2"), in: shelf.repository)
+      func backup(
+        _ chain: Chain, _ tracker: String?, _ state: Backup.State = .complete, hasCheckpoint: Bool = true
+      ) -> Backup {
+        var backup = Backup.sample(in: chain, state: state)
+        backup.tracker = tracker.flatMap(TrackerName.init)
+        backup.checkpoint = hasCheckpoint ? ULID() : nil
+        return backup
+      }
+      let all = [
+        backup(shelf.chain, "a"), backup(shelf.chain, "a"), backup(shelf.chain, "b", hasCheckpoint: false),
+        backup(elsewhere, "a"), backup(shelf.chain, nil, hasCheckpoint: false), backup(foreign, "a"),
+        backup(shelf.chain, "a", .failed, hasCheckpoint: false), backup(shelf.chain, "b", .corrupt),
+      ].sorted { $0.id < $1.id }
+      try await catalog.write { transaction in
+        try transaction.insert(other)
+        try transaction.insert(elsewhere)
+        try transaction.insert(foreign)
+        for backup in all { try transaction.insert(backup) }
+      }
+      let own = all.filter { $0.image == shelf.image.id }
+      let (a, b) = (try tracker("a"), try tracker("b"))
+      func newest(_ tracker: TrackerName, _ repository: RepositoryID) -> Backup? {
+        own.last { $0.tracker == tracker && $0.repository == repository && $0.state == .complete }
+      }
+      try catalog.read { view in
+        for repository in [shelf.repository.id, other.id] {
+          for tracker in [a, b] {
+            try expectEqual(
+              try view.newestBackup(of: shelf.image.id, in: repository, tracker: tracker), newest(tracker, repository))
+          }
+        }
+        let lines = [newest(a, shelf.repository.id), newest(b, shelf.repository.id), newest(a, other.id)]
+        try expectEqual(
+          try view.newestBackups(of: shelf.image.id), lines.compactMap(\.self).sorted { $0.id < $1.id })
+        try expectEqual(try view.newestBackups(of: ImageID()), [])
+        let checkpoints = own.filter { $0.checkpoint != nil }
+        let page = try view.checkpoints(of: shelf.image.id, PageRequest(limit: 3))
+        try expectEqual(page.items, Array(checkpoints.prefix(3)))
+        let rest = try view.checkpoints(of: shelf.image.id, PageRequest(after: page.next, limit: 3))
+        try expectEqual(rest.items, Array(checkpoints.dropFirst(3)))
       }
     },
     Check("every filter of backups, alone and together") { catalog in
@@ -256,4 +304,9 @@ extension BackupFilter {
     (image == nil || image == backup.image) && (repository == nil || repository == backup.repository)
       && (chain == nil || chain == backup.chain) && (state == nil || state == backup.state)
   }
+}
+
+private func tracker(_ text: String) throws -> TrackerName {
+  guard let tracker = TrackerName(text) else { throw ExpectationFailure("\(text) is no tracker's name") }
+  return tracker
 }

@@ -50,10 +50,26 @@ extension InMemoryTransaction: CatalogReading {
     }
   }
 
-  func newestBackup(of image: ImageID, in repository: RepositoryID) throws -> Backup? {
-    state.backups.values.filter {
-      $0.image == image && $0.repository == repository && $0.state == .complete && $0.kind != .copy
-    }.max { $0.id < $1.id }
+  func newestBackup(of image: ImageID, in repository: RepositoryID, tracker: TrackerName) throws -> Backup? {
+    try newestBackups(of: image).first { $0.repository == repository && $0.tracker == tracker }
+  }
+
+  func newestBackups(of image: ImageID) throws -> [Backup] {
+    struct Line: Hashable {
+      var repository: RepositoryID
+      var tracker: TrackerName
+    }
+    var newest: [Line: Backup] = [:]
+    for backup in state.backups.values where backup.image == image && backup.state == .complete {
+      guard let tracker = backup.tracker else { continue }
+      let line = Line(repository: backup.repository, tracker: tracker)
+      if newest[line].map({ $0.id < backup.id }) ?? true { newest[line] = backup }
+    }
+    return newest.values.sorted { $0.id < $1.id }
+  }
+
+  func checkpoints(of image: ImageID, _ page: PageRequest) throws -> Page<Backup> {
+    try self.page(state.backups, .backups, page) { $0.image == image && $0.checkpoint != nil }
   }
 
   func backups(ofGroup group: ULID, _ page: PageRequest) throws -> Page<Backup> {

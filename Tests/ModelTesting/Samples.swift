@@ -48,7 +48,7 @@ extension Backup {
     Backup(
       id: id, image: chain.image, repository: chain.repository, chain: chain.id, sequence: sequence,
       group: group ?? id.ulid, groupImages: groupImages, kind: .full, requestedKind: .full,
-      reason: "a full backup was asked for", parent: parent, state: state,
+      reason: "a full backup was asked for", tracker: .standard(of: chain.repository), parent: parent, state: state,
       compression: .zstd, pointInTime: ManualClock.epoch, createdAt: ManualClock.epoch,
       finishedAt: state == .running ? nil : ManualClock.epoch, virtualSize: 1 << 20, dirtyBytes: 1 << 16,
       storedSize: 1 << 15, merkleRoot: state == .complete ? String(repeating: "5a", count: 32) : nil, job: job)

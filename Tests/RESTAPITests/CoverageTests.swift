@@ -110,6 +110,7 @@ struct Specimen: Sendable {
     case "GET /images/{image}/extents":
       item("images", "vm1", "/extents")
       engineRefuses = true
+    case "GET /images/{image}/checkpoints": item("images", "vm1", "/checkpoints")
     case "POST /images/{image}/attach":
       item("images", "vm1", "/attach", conflict: "guest", #"{"cache":"writeback"}"#)
     case "POST /images/{image}/detach": item("images", "guest", "/detach", conflict: "vm1")

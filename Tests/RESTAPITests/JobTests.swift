@@ -64,7 +64,9 @@ import Testing
 
   @Test(arguments: [
     (#"{"images":["vm1"],"repository":"local","kind":"snapshot"}"#, "/kind"),
-    (#"{"images":["vm1"],"repository":"local","tracker":"weekly"}"#, "/tracker"),
+    (#"{"images":["vm1"],"repository":"local","tracker":"witness"}"#, "/tracker"),
+    (#"{"images":["vm1"],"repository":"local","tracker":"a.b"}"#, "/tracker"),
+    (#"{"images":["vm1"],"repository":"local","tracker":"01kjh80myz9q8p7n6m5k4j3h2g"}"#, "/tracker"),
     (#"{"images":["vm1"],"repository":"local","compression":"lzma"}"#, "/compression"),
     (#"{"images":["vm1"],"repository":"local","speedLimit":-1}"#, "/speedLimit"),
     (#"{"images":["vm1"],"repository":"local","speedLimit":1.5}"#, "/speedLimit"),

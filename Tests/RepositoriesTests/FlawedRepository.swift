@@ -19,6 +19,7 @@ enum RepositoryFlaw: CaseIterable, Sendable {
   case forgetsChains
   case findsNoParent
   case losesAncestors
+  case mixesTrackers
 }
 
 /// A kind of repository that is sound but for one mistake.
@@ -107,8 +108,14 @@ private struct FlawedRepository: BackupRepository {
   }
 
   nonisolated(nonsending)
-    func newestChain(of image: ImageID) async throws -> StoredChain?
-  { flaw == .forgetsChains ? nil : try await next.newestChain(of: image) }
+    func newestChain(of image: ImageID, tracker: TrackerName) async throws -> StoredChain?
+  {
+    switch flaw {
+    case .forgetsChains: nil
+    case .mixesTrackers: try await next.newestChain(of: image, tracker: .standard(of: location.id))
+    default: try await next.newestChain(of: image, tracker: tracker)
+    }
+  }
 
   func backingName(_ parent: StoredBackupLocation) -> String { next.backingName(parent) }
 

@@ -91,12 +91,13 @@ struct RepositoryConformance {
 
   nonisolated(nonsending)
     private func store(
-      _ place: StoredBackupLocation, parent: Manifest? = nil
+      _ place: StoredBackupLocation, parent: Manifest? = nil, tracker: TrackerName? = nil
     ) async throws -> Manifest
   {
     try await open().withLease(on: image.id, control: RecordingJobControl()) { lease in
       let stage = try await lease.begin(place, of: image, for: JobID())
-      let manifest = manifest(place, root: try await fill(stage), parent: parent)
+      var manifest = manifest(place, root: try await fill(stage), parent: parent)
+      if let tracker { manifest.tracker = tracker.text }
       #expect(try await stage.publish(manifest) > 0)
       return manifest
     }
@@ -252,11 +253,18 @@ struct RepositoryConformance {
     let increment = try await store(place(base.chain, sequence: 1), parent: full)
     _ = try await store(place(base.chain, sequence: 4), parent: full)
     let second = try await store(place(base.chain, sequence: 5), parent: increment)
-    let chain = try #require(try await open(as: ULID()).newestChain(of: image.id))
+    let standard = TrackerName.standard(of: storage.location.id)
+    let chain = try #require(try await open(as: ULID()).newestChain(of: image.id, tracker: standard))
     #expect(chain.id == base.chain && chain.nextSequence == 6 && chain.brokenCount == 0)
     #expect(chain.links.map(\.depth) == [1, 2, 2, 3] && chain.links.map(\.manifest.sequence) == [0, 1, 4, 5])
     #expect(chain.links[1].manifest.backup == increment.backup)
-    #expect(try await open().newestChain(of: ImageID()) == nil)
+    #expect(try await open().newestChain(of: ImageID(), tracker: standard) == nil)
+    let tracker = try #require(TrackerName("second-tool"))
+    #expect(try await open().newestChain(of: image.id, tracker: tracker) == nil)
+    let other = try await store(place(ChainID(ULID(at: Date() + 7200))), tracker: tracker)
+    #expect(
+      try await open().newestChain(of: image.id, tracker: tracker)?.links.map(\.manifest.backup) == [other.backup])
+    #expect(try await open().newestChain(of: image.id, tracker: standard)?.id == base.chain, "the lines are apart")
     let stored = try await open().stored(increment.location(in: storage.location))
     let parent = try await open().parent(of: stored)
     #expect(parent?.manifest.backup == full.backup)

@@ -192,10 +192,10 @@ private struct ObjectRepository: BackupRepository {
   }
 
   nonisolated(nonsending)
-    func newestChain(of image: ImageID) async throws -> StoredChain?
+    func newestChain(of image: ImageID, tracker: TrackerName) async throws -> StoredChain?
   {
     let chains = Dictionary(grouping: manifests(image), by: \.chain)
-    let newest = chains.filter { $0.value.allSatisfy { $0.kind != .copy } }.max { $0.key < $1.key }
+    let newest = chains.filter { $0.value.allSatisfy { $0.trackerName == tracker } }.max { $0.key < $1.key }
     return newest.map { id, manifests in
       StoredChain(id, manifests, brokenCount: 0, lastSequence: manifests.map(\.sequence).max() ?? 0)
     }

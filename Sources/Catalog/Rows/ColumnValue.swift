@@ -74,6 +74,16 @@ extension ResourceName: ColumnValue {
   func stored(in column: String) -> DatabaseValue { text.databaseValue }
 }
 
+extension TrackerName: ColumnValue {
+  init(from reader: inout RowReader) throws {
+    let text: String = reader.next()
+    guard let name = TrackerName(text) else { throw reader.damaged("'\(text)' is no tracker's name") }
+    self = name
+  }
+
+  func stored(in column: String) -> DatabaseValue { text.databaseValue }
+}
+
 extension Optional: ColumnValue where Wrapped: ColumnValue {
   init(from reader: inout RowReader) throws {
     self = try reader.isNull ? reader.skip() : Wrapped(from: &reader)

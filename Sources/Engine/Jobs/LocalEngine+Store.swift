@@ -53,7 +53,7 @@ extension LocalEngine {
     return BackupReceipt(
       pointInTime: manifest.pointInTime, finishedAt: manifest.finishedAt, virtualSize: manifest.virtualSize,
       dirtyBytes: manifest.dirtyBytes, storedSize: storedSize, merkleRoot: manifest.merkleRoot,
-      consistency: manifest.consistency)
+      consistency: manifest.consistency, checkpoint: manifest.checkpoint, granularity: manifest.granularity)
   }
 
   /// Writes data and hashes and closes them.

@@ -59,10 +59,9 @@ extension LocalEngine {
       return try await attempt {
         let lease = try await repository.takeLease(on: order.image.id, control: control)
         return try await attempt {
-          let tracker = TrackerBitmapName.standardTracker(of: order.repository.id)
           let wanted = BackupDecision(
-            order: order, chain: try await repository.newestChain(of: order.image.id),
-            tracker: try await telling(about: image.name) { try await StoredTracker.find(tracker, in: image) },
+            order: order, chain: try await repository.newestChain(of: order.image.id, tracker: order.tracker),
+            tracker: try await telling(about: image.name) { try await StoredTracker.find(order.tracker, in: image) },
             byteCount: image.device.byteCount, moment: clock.now())
           let (plan, base) = try await decisionThatHolds(wanted, in: repository, control).plan
           let place = StoredBackupLocation(

@@ -82,7 +82,7 @@ extension LocalEngine {
     private func store(_ checkpoint: NewCheckpoint?, _ begun: BegunBackup, _ graph: ImageGraph) async throws
   {
     guard let qcow2 = graph.image.format.qcow2 else { return }
-    let tracker = TrackerBitmapName.standardTracker(of: begun.order.repository.id)
+    let tracker = begun.order.tracker
     var bitmap = DirtyBitmap(
       byteCount: qcow2.byteCount,
       granularity: checkpoint?.granularity ?? StoredTracker.granularity(byteCount: qcow2.byteCount))

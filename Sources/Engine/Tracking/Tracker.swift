@@ -20,30 +20,28 @@ import Qcow2
 
 /// The name of a tracker's bitmap: `cobweb.<tracker>.<checkpoint>`.
 struct TrackerBitmapName: Hashable {
-  /// Without a dot.
-  let tracker: String
+  let tracker: TrackerName
   let checkpoint: ULID
 
   private static let prefix = "cobweb"
 
-  init(tracker: String, checkpoint: ULID) {
+  init(tracker: TrackerName, checkpoint: ULID) {
     self.tracker = tracker
     self.checkpoint = checkpoint
   }
 
   init?(_ name: [UInt8]) {
     let parts = String(decoding: name, as: UTF8.self).split(separator: ".", omittingEmptySubsequences: false)
-    guard parts.count == 3, parts[0] == Self.prefix, let checkpoint = ULID(parts[2]) else { return nil }
-    self.init(tracker: String(parts[1]), checkpoint: checkpoint)
+    guard parts.count == 3, parts[0] == Self.prefix, let tracker = TrackerName(String(parts[1])),
+      let checkpoint = ULID(parts[2])
+    else { return nil }
+    self.init(tracker: tracker, checkpoint: checkpoint)
   }
 
   /// Stands for no checkpoint: the tracker's bitmap missed a change.
   static let noCheckpoint = ULID(high: 0, low: 0)
 
   var bytes: [UInt8] { Array("\(Self.prefix).\(tracker).\(checkpoint)".utf8) }
-
-  /// The tracker of all backups in a repository that name no other.
-  static func standardTracker(of repository: RepositoryID) -> String { repository.description.lowercased() }
 }
 
 /// A tracker as an image at rest has it.
@@ -71,7 +69,7 @@ struct StoredTracker: Sendable {
 
   /// Looks for it in an image that is open to be read.
   nonisolated(nonsending)
-    static func find(_ tracker: String, in image: OpenImage) async throws -> Finding
+    static func find(_ tracker: TrackerName, in image: OpenImage) async throws -> Finding
   {
     guard let qcow2 = image.trackable else {
       return .missing(.bitmapMissing, "only a qcow2 image of one regular file carries a bitmap that can be trusted")
@@ -81,7 +79,7 @@ struct StoredTracker: Sendable {
       let mine = stored.entries.compactMap { entry in
         TrackerBitmapName(entry.nameBytes).flatMap { $0.tracker == tracker ? (entry: entry, name: $0) : nil }
       }.max { $0.name.checkpoint < $1.name.checkpoint }
-      guard let mine else { return .missing(.bitmapMissing, "the image carries no bitmap of this repository") }
+      guard let mine else { return .missing(.bitmapMissing, "the image carries no bitmap of this tracker") }
       guard mine.name.checkpoint != TrackerBitmapName.noCheckpoint else {
         return .missing(.sampledCheckFailed, "the image's bitmap missed a change")
       }

@@ -136,6 +136,12 @@ package struct Backup: Hashable, Sendable, Codable {
   package var trackingFallback: TrackingFallback?
   /// There with ``trackingFallback``.
   package var fallbackReason: FallbackReason?
+  /// Whose line of checkpoints it is in; nil for a copy.
+  package var tracker: TrackerName?
+  /// What stands for its moment in a bitmap; nil where no bitmap could count from it.
+  package var checkpoint: ULID?
+  /// Of that bitmap, in bytes.
+  package var granularity: Int?
   package var parent: BackupID?
   package var state: State
   package var compression: Compression
@@ -167,7 +173,8 @@ package struct Backup: Hashable, Sendable, Codable {
   package init(
     id: BackupID = BackupID(), image: ImageID, repository: RepositoryID, chain: ChainID, sequence: Int = 0,
     group: ULID, groupImages: [ImageID] = [], kind: BackupKind, requestedKind: RequestedBackupKind, reason: String,
-    trackingFallback: TrackingFallback? = nil, fallbackReason: FallbackReason? = nil, parent: BackupID? = nil,
+    trackingFallback: TrackingFallback? = nil, fallbackReason: FallbackReason? = nil, tracker: TrackerName? = nil,
+    checkpoint: ULID? = nil, granularity: Int? = nil, parent: BackupID? = nil,
     state: State = .running, compression: Compression, consistency: Consistency = .offline,
     isMixture: Bool = false, pointInTime: Date, createdAt: Date, finishedAt: Date? = nil, virtualSize: UInt64,
     dirtyBytes: UInt64 = 0, storedSize: UInt64 = 0,
@@ -186,6 +193,9 @@ package struct Backup: Hashable, Sendable, Codable {
     self.reason = reason
     self.trackingFallback = trackingFallback
     self.fallbackReason = fallbackReason
+    self.tracker = tracker
+    self.checkpoint = checkpoint
+    self.granularity = granularity
     self.parent = parent
     self.state = state
     self.compression = compression

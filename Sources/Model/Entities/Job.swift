@@ -178,11 +178,15 @@ package struct BackupJobRequest: Hashable, Sendable, Codable {
   package var speedLimit: UInt64
   /// Nil means `fail`.
   package var onFailure: FailurePolicy?
+  /// Nil means the repository's own.
+  package var tracker: TrackerName?
 
   package init(
     images: [ImageID], backups: [BackupID], group: ULID, repository: RepositoryID, kind: RequestedBackupKind,
-    compression: Compression, speedLimit: UInt64, onFailure: FailurePolicy? = nil
+    compression: Compression, speedLimit: UInt64, onFailure: FailurePolicy? = nil,
+    tracker: TrackerName? = nil
   ) {
+    self.tracker = tracker
     self.onFailure = onFailure
     self.images = images
     self.backups = backups

@@ -117,8 +117,12 @@ package protocol CatalogReading {
 
   func backup(_ id: BackupID) throws -> Backup?
   func backups(_ filter: BackupFilter, _ page: PageRequest) throws -> Page<Backup>
-  /// The newest complete backup of the image in the repository that isn't a copy.
-  func newestBackup(of image: ImageID, in repository: RepositoryID) throws -> Backup?
+  /// The newest complete backup of the image in the tracker's line in the repository.
+  func newestBackup(of image: ImageID, in repository: RepositoryID, tracker: TrackerName) throws -> Backup?
+  /// The newest complete backup of each line of the image, in order of id.
+  func newestBackups(of image: ImageID) throws -> [Backup]
+  /// The image's backups that have a checkpoint, in order of id.
+  func checkpoints(of image: ImageID, _ page: PageRequest) throws -> Page<Backup>
   /// The backups of one moment, in order of id.
   func backups(ofGroup group: ULID, _ page: PageRequest) throws -> Page<Backup>
   /// All backups of each of the chains, in order of id; one question for all of them.

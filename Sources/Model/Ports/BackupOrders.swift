@@ -101,6 +101,8 @@ package struct BackupOrder: Hashable, Sendable, Codable {
   package var kind: RequestedBackupKind
   package var image: ImageRecord
   package var repository: RepositoryLocation
+  /// Whose line of checkpoints it is in; a copy is in none.
+  package var tracker: TrackerName
   package var compression: Compression
   /// Backups that nothing is built on: known to be damaged, or being deleted.
   package var unusableParents: Set<BackupID>
@@ -114,9 +116,11 @@ package struct BackupOrder: Hashable, Sendable, Codable {
   /// Unless the configuration says otherwise.
   package static let standardChainLength = 200
 
+  /// - Parameter tracker: nil: the repository's own.
   package init(
     backup: BackupID, newChain: ChainID, group: ULID, kind: RequestedBackupKind, image: ImageRecord,
-    repository: RepositoryLocation, compression: Compression, unusableParents: Set<BackupID> = [],
+    repository: RepositoryLocation, tracker: TrackerName? = nil, compression: Compression,
+    unusableParents: Set<BackupID> = [],
     chainLength: Int = Self.standardChainLength, mixture: String? = nil, groupImages: [ImageID] = []
   ) {
     self.backup = backup
@@ -127,6 +131,7 @@ package struct BackupOrder: Hashable, Sendable, Codable {
     self.chainLength = chainLength
     self.image = image
     self.repository = repository
+    self.tracker = tracker ?? .standard(of: repository.id)
     self.compression = compression
     self.mixture = mixture
     self.groupImages = groupImages
@@ -142,11 +147,16 @@ package struct BackupReceipt: Hashable, Sendable, Codable {
   package var storedSize: UInt64
   package var merkleRoot: String
   package var consistency: Consistency
+  /// What stands for its moment in a bitmap, and the bytes that one bit of that is for.
+  package var checkpoint: ULID?
+  package var granularity: Int?
 
   package init(
     pointInTime: Date, finishedAt: Date, virtualSize: UInt64, dirtyBytes: UInt64, storedSize: UInt64,
-    merkleRoot: String, consistency: Consistency
+    merkleRoot: String, consistency: Consistency, checkpoint: ULID? = nil, granularity: Int? = nil
   ) {
+    self.checkpoint = checkpoint
+    self.granularity = granularity
     self.pointInTime = pointInTime
     self.finishedAt = finishedAt
     self.virtualSize = virtualSize

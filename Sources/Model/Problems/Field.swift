@@ -27,6 +27,7 @@ extension Field {
   package static let readOnly = Field("readOnly")
   package static let targets = Field("targets")
   package static let tls = Field("tls")
+  package static let tracker = Field("tracker")
   package static let until = Field("until")
   package static let sourceURI = Field("source").member("uri")
   package static let targetURI = Field("target").member("uri")

@@ -12,9 +12,10 @@ struct BackupForecast {
   private let parent: BackupID?
 
   init(
-    of image: Image, _ requested: RequestedBackupKind, into repository: RepositoryID, in view: CatalogView
+    of image: Image, _ requested: RequestedBackupKind, into repository: RepositoryID, tracker: TrackerName,
+    in view: CatalogView
   ) throws {
-    let newest = try view.catalog.newestBackup(of: image.id, in: repository)
+    let newest = try view.catalog.newestBackup(of: image.id, in: repository, tracker: tracker)
     switch (requested, newest) {
     case (.incremental, let newest?), (.auto, let newest?): (kind, parent) = (.incremental, newest.id)
     case (.differential, let newest?): (kind, parent) = (.differential, newest.id)
@@ -73,5 +74,6 @@ extension Backup {
     parent = plan.parent?.backup
     reason = plan.reason
     (trackingFallback, fallbackReason) = (plan.fallback?.to, plan.fallback?.reason)
+    if plan.kind == .copy { tracker = nil }
   }
 }

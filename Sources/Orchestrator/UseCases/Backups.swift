@@ -6,6 +6,8 @@ package struct BackupDraft: Hashable, Sendable {
   package var images: [Reference<Image>]
   package var repository: Reference<Repository>
   package var kind: RequestedBackupKind
+  /// Nil: the repository's own.
+  package var tracker: TrackerName?
   package var compression: Compression
   /// Bytes per second over all images; 0 = unlimited.
   package var speedLimit: UInt64
@@ -13,12 +15,14 @@ package struct BackupDraft: Hashable, Sendable {
 
   package init(
     images: [Reference<Image>], repository: Reference<Repository>, kind: RequestedBackupKind = .full,
-    compression: Compression = .zstd, speedLimit: UInt64 = 0, onFailure: FailurePolicy = .fail
+    tracker: TrackerName? = nil, compression: Compression = .zstd, speedLimit: UInt64 = 0,
+    onFailure: FailurePolicy = .fail
   ) {
     self.onFailure = onFailure
     self.images = images
     self.repository = repository
     self.kind = kind
+    self.tracker = tracker
     self.compression = compression
     self.speedLimit = speedLimit
   }
@@ -180,23 +184,38 @@ extension BackupService {
     return images
   }
 
+  private static func tracker(of draft: BackupDraft, _ repository: Repository) throws(DomainError) -> TrackerName {
+    let standard = TrackerName.standard(of: repository.id)
+    guard let tracker = draft.tracker else { return standard }
+    guard !tracker.isStandard || tracker == standard else {
+      throw DomainError(
+        .invalidField, "'\(tracker)' is the tracker of another repository than '\(repository.name)'",
+        faults: [DomainError.Fault(.tracker, "is another repository's own; 'default' is this one's")])
+    }
+    return tracker
+  }
+
   private static func jobDraft(
     _ draft: BackupDraft, _ images: [Image], _ repository: Repository, in view: CatalogView
   ) throws -> JobDraft {
     let now = view.now
     let group = ULID(at: now)
-    let forecasts = try images.map { try BackupForecast(of: $0, draft.kind, into: repository.id, in: view) }
+    let tracker = try tracker(of: draft, repository)
+    let forecasts = try images.map {
+      try BackupForecast(of: $0, draft.kind, into: repository.id, tracker: tracker, in: view)
+    }
     let chains = forecasts.compactMap(\.newChain)
     let backups = zip(images, forecasts).map { image, forecast in
       Backup(
         id: BackupID(ULID(at: now)), image: image.id, repository: repository.id, chain: forecast.chain,
         sequence: forecast.sequence, group: group, groupImages: images.map(\.id), kind: forecast.kind,
-        requestedKind: draft.kind, reason: draft.kind.words, compression: draft.compression,
+        requestedKind: draft.kind, reason: draft.kind.words, tracker: forecast.kind == .copy ? nil : tracker,
+        compression: draft.compression,
         pointInTime: now, createdAt: now, virtualSize: image.virtualSize)
     }
     let request = BackupJobRequest(
       images: images.map(\.id), backups: backups.map(\.id), group: group, repository: repository.id, kind: draft.kind,
-      compression: draft.compression, speedLimit: draft.speedLimit, onFailure: draft.onFailure)
+      compression: draft.compression, speedLimit: draft.speedLimit, onFailure: draft.onFailure, tracker: tracker)
     var links = JobLinks(
       images: images.map(\.id), repository: repository.id, backups: backups.map(\.id), chains: backups.map(\.chain))
     if images.count == 1 {

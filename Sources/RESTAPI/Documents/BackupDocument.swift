@@ -19,6 +19,9 @@ struct BackupDocument: JSONWritable, Sendable {
       json.member("failure", view.backup.failure)
       json.member("trackingFallback", view.backup.trackingFallback)
       json.member("fallbackReason", view.backup.fallbackReason)
+      json.member("tracker", view.backup.tracker)
+      json.member("checkpoint", view.backup.checkpoint)
+      json.member("granularity", view.backup.granularity)
       // No backup of this version touches a running guest.
       json.member("guestImpact", String?.none)
     }
@@ -120,6 +123,9 @@ private struct ChainPointDocument: JSONWritable {
       json.member("consistency", backup.consistency)
       json.member("trackingFallback", backup.trackingFallback)
       json.member("fallbackReason", backup.fallbackReason)
+      json.member("tracker", backup.tracker)
+      json.member("checkpoint", backup.checkpoint)
+      json.member("granularity", backup.granularity)
       json.member("reason", backup.reason)
       json.member("verifiedAt", backup.verifiedAt)
       json.member("verifyLevel", backup.verifyLevel)

@@ -150,6 +150,10 @@ extension ULID: JSONWritable {
   func write(to json: inout JSONWriter) { json.string(description) }
 }
 
+extension TrackerName: JSONWritable {
+  func write(to json: inout JSONWriter) { json.string(text) }
+}
+
 extension ResourceName: JSONWritable {
   func write(to json: inout JSONWriter) { json.string(text) }
 }

@@ -7,14 +7,14 @@ extension RequestFields {
     let images = references("images", to: Image.self, atMost: imageLimit)
     let repository = reference("repository", to: Repository.self)
     let kind = choice("kind", of: RequestedBackupKind.self, required: false)
-    _ = choice("tracker", of: Tracker.self, required: false)
+    let tracker = tracker()
     let compression = choice("compression", of: Compression.self, required: false)
     let speedLimit = count("speedLimit", unit: "bytes per second", required: false)
     let onFailure = choice("onFailure", of: FailurePolicy.self, required: false)
     try finish()
     guard let images, let repository else { throw Self.incomplete }
     return BackupDraft(
-      images: images, repository: repository, kind: kind ?? .full, compression: compression ?? .zstd,
+      images: images, repository: repository, kind: kind ?? .full, tracker: tracker, compression: compression ?? .zstd,
       speedLimit: speedLimit ?? 0, onFailure: onFailure ?? .fail)
   }
 
@@ -75,9 +75,12 @@ extension RequestFields {
     case file, image, nbd
   }
 
-  /// The lines of increments that an image has, one after another. There is one.
-  enum Tracker: String, CaseIterable {
-    case `default`
+  /// Nil for the repository's own.
+  private func tracker() -> TrackerName? {
+    guard let text = string("tracker", required: false), text != TrackerName.standardAlias else { return nil }
+    let tracker = TrackerName(text)
+    if tracker == nil { refuse("tracker", "isn't one: \(TrackerName.rule)") }
+    return tracker
   }
 }
 

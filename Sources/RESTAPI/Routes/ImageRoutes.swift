@@ -20,6 +20,7 @@ struct ImageRoutes {
       Route(
         .get, "\(Self.item)/extents", needs: .read, query: [.context, .offset, .length, .limit, .generation],
         .later(extents)),
+      Route(.get, "\(Self.item)/checkpoints", needs: .read, query: [.limit, .cursor], .now(checkpoints)),
       Route(.post, "\(Self.item)/attach", needs: .export, query: [.dryRun], body: .optionalObject, .later(attach)),
       Route(.post, "\(Self.item)/detach", needs: .export, query: [.dryRun], body: .optionalObject, .later(detach)),
       Route(.post, "\(Self.item)/check", needs: .verify, query: [.dryRun], body: .optionalObject, .later(check)),
@@ -93,6 +94,11 @@ struct ImageRoutes {
       limit: try call.query.integer(.limit, in: QueryValues.limits) ?? QueryValues.limits.upperBound,
       generation: call.query.text(.generation))
     return try JSONAnswer.ok(ExtentPageDocument(page: page), to: call)
+  }
+
+  @Sendable private func checkpoints(_ call: Call) throws -> HTTPResponse {
+    let page = try service.checkpoints(of: try call.image(), try call.query.page())
+    return try JSONAnswer.ok(PageDocument(page.map(CheckpointDocument.init)), to: call)
   }
 
   // MARK: Jobs

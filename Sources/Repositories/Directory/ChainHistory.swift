@@ -1,10 +1,11 @@
 import EventLoops
 import Model
 
-/// Reads the newest chain of an image. Blocks.
+/// Reads the newest chain of an image in a tracker's line. Blocks.
 struct ChainHistory {
   let repository: RepositoryFolder
   let image: ImageID
+  let tracker: TrackerName
 
   func newest() throws -> StoredChain? {
     let folder = RepositoryPath.image(image)
@@ -17,7 +18,7 @@ struct ChainHistory {
     return nil
   }
 
-  /// Nil for a copy, and where nothing is complete.
+  /// Nil for a copy, for a chain of another line, and where nothing is complete.
   private func read(_ chain: ChainID) throws -> StoredChain? {
     let names = try repository.files.entries(
       of: RepositoryPath.chain(chain, of: image), limit: RepositoryFolder.maximumEntryCount
@@ -31,7 +32,8 @@ struct ChainHistory {
         brokenCount += 1
         continue
       }
-      if manifest.kind == .copy { return nil }
+      // A copy is in no line.
+      guard manifest.trackerName == tracker else { return nil }
       manifests.append(manifest)
     }
     guard !manifests.isEmpty || brokenCount > 0 else { return nil }

@@ -147,10 +147,10 @@ struct DirectoryRepository: BackupRepository {
   }
 
   nonisolated(nonsending)
-    func newestChain(of image: ImageID) async throws -> StoredChain?
+    func newestChain(of image: ImageID, tracker: TrackerName) async throws -> StoredChain?
   {
     try await loop.blocking(about: location.path) { [folder] in
-      try ChainHistory(repository: folder, image: image).newest()
+      try ChainHistory(repository: folder, image: image, tracker: tracker).newest()
     }
   }
 

@@ -76,6 +76,9 @@ package struct Manifest: CheckedDocument {
   /// There and true if the image was a mixture of what it held and of what a restore left half done; else absent.
   package var mixture: Bool?
   package var madeBy: Maker?
+  /// Whose line of checkpoints it is in. Absent from copies, and from manifests that were written when there was the
+  /// repository's own alone.
+  package var tracker: String?
   /// The id of the checkpoint that stands for this moment: what changed later is tracked since then.
   package var checkpoint: ULID?
   /// Of the bitmap that counts from the checkpoint, in bytes.
@@ -115,6 +118,13 @@ package struct Manifest: CheckedDocument {
     mixture = order.mixture == nil ? nil : true
     madeBy = .hand
     groupImages = order.groupImages.isEmpty ? nil : order.groupImages
+    tracker = plan.kind == .copy ? nil : order.tracker.text
+  }
+
+  /// Whose line of checkpoints it is in; nil for a copy, and for a name that this version doesn't know.
+  package var trackerName: TrackerName? {
+    guard kind != .copy else { return nil }
+    return tracker.map(TrackerName.init) ?? .standard(of: repository)
   }
 
   /// The root; damage if the text isn't one.
@@ -139,7 +149,8 @@ package struct Manifest: CheckedDocument {
       id: backup, image: image, repository: repository, chain: chain, sequence: sequence, group: group,
       groupImages: groupImages ?? [], kind: kind, requestedKind: requestedKind, reason: reason,
       trackingFallback: trackingFallback.flatMap(TrackingFallback.init),
-      fallbackReason: fallbackReason.flatMap(FallbackReason.init), parent: parent?.backup, state: .complete,
+      fallbackReason: fallbackReason.flatMap(FallbackReason.init), tracker: trackerName, checkpoint: checkpoint,
+      granularity: granularity, parent: parent?.backup, state: .complete,
       compression: compression, consistency: consistency,
       isMixture: mixture ?? false,
       pointInTime: pointInTime, createdAt: createdAt,
@@ -152,7 +163,8 @@ extension Manifest {
   private enum CodingKeys: String, CodingKey {
     case formatVersion, repository, image, imageName, chain, sequence, backup, group, kind, requestedKind, reason
     case parent, compression, consistency, pointInTime, createdAt, finishedAt, virtualSize, dirtyBytes, grainSize
-    case merkleRoot, encryption, mixture, trackingFallback, fallbackReason, madeBy, checkpoint, granularity, marks
+    case merkleRoot, encryption, mixture, trackingFallback, fallbackReason, madeBy, tracker, checkpoint, granularity
+    case marks
     case groupImages, checksum
   }
 
@@ -185,6 +197,7 @@ extension Manifest {
     try container.encodeIfPresent(trackingFallback, forKey: .trackingFallback)
     try container.encodeIfPresent(fallbackReason, forKey: .fallbackReason)
     try container.encodeIfPresent(madeBy, forKey: .madeBy)
+    try container.encodeIfPresent(tracker, forKey: .tracker)
     try container.encodeIfPresent(checkpoint, forKey: .checkpoint)
     try container.encodeIfPresent(granularity, forKey: .granularity)
     try container.encodeIfPresent(marks, forKey: .marks)

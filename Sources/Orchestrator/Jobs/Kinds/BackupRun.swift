@@ -76,7 +76,8 @@ struct BackupRun: Sendable {
       member.order = BackupOrder(
         backup: backup, newChain: row.kind.beginsChain ? row.chain : ChainID(ULID(at: context.transactions.time.now())),
         group: request.group, kind: request.kind,
-        image: ImageRecord(image), repository: repository.location, compression: request.compression,
+        image: ImageRecord(image), repository: repository.location, tracker: request.tracker,
+        compression: request.compression,
         unusableParents: unusable, chainLength: context.limits.chainLength, mixture: damage?.why,
         groupImages: request.images)
     } catch {
@@ -300,6 +301,7 @@ extension Backup {
     storedSize = receipt.storedSize
     merkleRoot = receipt.merkleRoot
     consistency = receipt.consistency
+    (checkpoint, granularity) = (receipt.checkpoint, receipt.granularity)
   }
 
   mutating func fail(_ why: String, at now: Date) {

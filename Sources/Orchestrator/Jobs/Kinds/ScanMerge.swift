@@ -233,6 +233,7 @@ extension Backup {
     (reason, isMixture) = (held.reason, held.isMixture)
     (kind, chain, sequence, parent) = (held.kind, held.chain, held.sequence, held.parent)
     (trackingFallback, fallbackReason) = (held.trackingFallback, held.fallbackReason)
+    (tracker, checkpoint, granularity) = (held.tracker, held.checkpoint, held.granularity)
     if !held.groupImages.isEmpty { groupImages = held.groupImages }
   }
 
