@@ -9,7 +9,9 @@ let settings: [SwiftSetting] = [
 ]
 
 /// Rooms whose `async` functions stay on their caller's executor unless they say `@concurrent`.
-let staying: Set<String> = ["EventLoops", "BlockCore", "BlockFilters", "RawFile", "Qcow2", "NBD", "BlockTesting"]
+let staying: Set<String> = [
+  "EventLoops", "BlockCore", "BlockFilters", "RawFile", "Qcow2", "NBD", "BlockTesting", "BlockFiltersTests",
+]
 
 func settings(of name: String) -> [SwiftSetting] {
   settings + (staying.contains(name) ? [.enableUpcomingFeature("NonisolatedNonsendingByDefault")] : [])
@@ -26,7 +28,7 @@ func room(_ name: String, _ dependencies: [Target.Dependency], plugins: [Target.
 }
 
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
-  .testTarget(name: name, dependencies: dependencies, swiftSettings: settings)
+  .testTarget(name: name, dependencies: dependencies, swiftSettings: settings(of: name))
 }
 
 /// Parts that only tests use: the in-memory, faulty and crash-point implementations and the conformance suites.
@@ -60,8 +62,8 @@ let package = Package(
     room("Descriptors", []),
     room("Buffers", ["Locks"]),
     room("BlockCore", []),
-    room("BlockFilters", ["BlockCore", "Buffers"]),
     room("Bitmaps", ["BlockCore"]),
+    room("BlockFilters", ["Bitmaps", "BlockCore", "Buffers", "Locks"]),
     room("EventLoops", ["Bytes", "CLiburing", "Descriptors", "Locks"]),
     room("RawFile", ["Buffers", "BlockCore", "Descriptors", "EventLoops"]),
     room("Qcow2", ["Bytes", "Locks", "Buffers", "BlockCore", "BlockFilters", "CZstd", "CZlib"]),
@@ -116,7 +118,7 @@ let package = Package(
     tests("BuffersTests", ["Buffers", "Locks"]),
     tests("BlockCoreTests", ["BlockCore", "Buffers", "BlockTesting"]),
     tests("BitmapsTests", ["Bitmaps", "BlockCore", "BlockTesting"]),
-    tests("BlockFiltersTests", ["BlockFilters", "BlockCore", "Buffers", "BlockTesting"]),
+    tests("BlockFiltersTests", ["Bitmaps", "BlockFilters", "BlockCore", "Buffers", "BlockTesting"]),
     tests("DescriptorsTests", ["Descriptors"]),
     tests("EventLoopsTests", ["EventLoops", "Buffers", "Descriptors", "Locks"]),
     tests("RawFileTests", ["RawFile", "Descriptors", "EventLoops", "BlockCore", "Buffers", "BlockTesting"]),

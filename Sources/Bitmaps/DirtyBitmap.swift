@@ -60,6 +60,14 @@ package struct DirtyBitmap: Hashable, Sendable {
     pages[Int(granule >> 16)].contains(Int(granule & 0xFFFF))
   }
 
+  /// Whether every granule is dirty that has a byte of the range. True of an empty one.
+  package func containsAll(of range: ByteRange) -> Bool {
+    guard !range.isEmpty else { return true }
+    guard range.end <= byteCount else { return false }
+    let end = (range.end - 1) / granularity + 1
+    return next(isSet: false, from: range.offset / granularity, before: end) == nil
+  }
+
   /// The first dirty stretch at or after `offset`, from there on; nil if there is none. It is as long as it goes on, up to
   /// `limit` or the disk's end: nothing behind these is looked at.
   package func nextDirty(from offset: UInt64, before limit: UInt64 = .max) -> ByteRange? {
@@ -99,13 +107,7 @@ package struct DirtyBitmap: Hashable, Sendable {
   }
 
   /// Whether everything is dirty here that is dirty there.
-  package func isSuperset(of other: DirtyBitmap) -> Bool {
-    other.dirtyRanges.allSatisfy { range in
-      guard range.end <= byteCount else { return false }
-      let first = range.offset / granularity
-      return (next(isSet: false, from: first) ?? granuleCount) * granularity >= range.end
-    }
-  }
+  package func isSuperset(of other: DirtyBitmap) -> Bool { other.dirtyRanges.allSatisfy { containsAll(of: $0) } }
 
   // MARK: Changes
 

@@ -36,6 +36,7 @@ extension BlockError.Kind: CustomStringConvertible {
     case .corrupt(let place): "damaged: \(place)"
     case .locked(let holder): holder
     case .latchedFailed: "refused since an earlier write ended in an unknown state; reopen the image"
+    case .pointInTimeLost: "the point in time is lost"
     case .closed: "the device is closed"
     case .cancelled: "cancelled"
     }

@@ -23,6 +23,8 @@ package struct BlockError: Error, Hashable, Sendable {
     case locked(String)
     /// An earlier write ended in an unknown state: the device refuses everything until it is reopened.
     case latchedFailed
+    /// A view of an earlier moment can't tell any more what was there; the cause says why.
+    case pointInTimeLost
     case closed
     case cancelled
   }

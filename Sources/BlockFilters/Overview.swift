@@ -11,3 +11,5 @@
 // 3. Locks are taken downwards only. No request waits at a hold with a lock that a drain needs: a hold stands above all
 //    of them.
 // 4. Pipes of bytes (`PipeSource`) pass a filter only where it says so: what lies in a pipe follows later writes.
+// 5. Old bytes are kept below the slot's hold and above everything that could change them: see `CopyBeforeWrite`, which
+//    opens views of a moment (`PointInTimeView`), and whose page has their rules. Its folder has all of that.

@@ -29,6 +29,9 @@ extension DomainError {
       self.init(
         .ioError, "\(file) can't be written: it is read-only\(cause)",
         remedy: "make it, and the storage or server that has it, writable")
+    case .pointInTimeLost:
+      self.init(
+        .pointInTimeLost, "\(file): what it held at the moment can't be told any more\(cause)", remedy: "begin again")
     case .io, .outOfRange, .misaligned, .notSupported, .notFast, .latchedFailed, .closed:
       self.init(
         .ioError, "\(file): \(error.operation.rawValue)\(place) failed: \(error.kind)\(cause)",
@@ -138,7 +141,7 @@ extension BlockError {
   package var isStorageFailure: Bool {
     switch kind {
     case .io, .noSpace, .locked, .latchedFailed, .closed, .cancelled: true
-    case .outOfRange, .misaligned, .readOnly, .notSupported, .notFast, .corrupt: false
+    case .pointInTimeLost, .outOfRange, .misaligned, .readOnly, .notSupported, .notFast, .corrupt: false
     }
   }
 }

@@ -78,6 +78,8 @@ struct DirtyBitmapTests {
           ? ByteRange(max(range.offset, offset)..<min(range.end, end)) : nil
       }
       #expect(Array(model.bitmap.dirtyRanges(in: ByteRange(offset..<end))) == within, "\(random)")
+      let bits = model.bits[model.granules(ByteRange(offset..<end), isOutward: true)]
+      #expect(model.bitmap.containsAll(of: ByteRange(offset..<end)) == bits.allSatisfy { $0 }, "\(random)")
     }
   }
 

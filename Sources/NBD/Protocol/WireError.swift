@@ -28,7 +28,7 @@ package enum WireError: UInt32, Hashable, Sendable {
       // The guest's system stops at a full disk rather than failing the write for good.
       case .io(errno: EFBIG): .noSpace
       case .io(let code) where code == EPERM || code == EACCES: .permission
-      case .io, .corrupt, .locked, .latchedFailed: .io
+      case .io, .corrupt, .locked, .latchedFailed, .pointInTimeLost: .io
       }
   }
 
