@@ -6,7 +6,7 @@ import Model
 import Qcow2
 
 /// The disk that a chain of qcow2 files stands for, read through one map: a read costs one lookup and the file that holds
-/// the bytes, whatever the depth.
+/// the bytes, whatever the depth. Where one map of all of the disk would be too large there are several, see ``ChainMaps``.
 ///
 /// What it reads as, and its status, are those of the files stacked on each other: the highest layer that says something
 /// of a byte decides, and past the end of a layer are zeroes, whatever lies below. Where a layer's tables are damaged,
@@ -14,7 +14,7 @@ import Qcow2
 package final class ChainImage: BlockDevice, @unchecked Sendable {
   // Safe to hand over: confined to its loop, like every device.
 
-  private let map: ChainMap
+  private let maps: ChainMaps
   private let layers: ChainLayers
   private let lowest: Qcow2Image
   private let top: Qcow2Image
@@ -25,8 +25,8 @@ package final class ChainImage: BlockDevice, @unchecked Sendable {
   /// So many pieces are looked at in one call, so that a call on a fragmented image ends.
   private static let maximumPiecesPerStatus = 1 << 16
 
-  private init(_ map: ChainMap, _ layers: ChainLayers, top: Qcow2Image, lowest: Qcow2Image) {
-    self.map = map
+  private init(_ maps: ChainMaps, _ layers: ChainLayers, top: Qcow2Image, lowest: Qcow2Image) {
+    self.maps = maps
     self.layers = layers
     self.top = top
     self.lowest = lowest
@@ -37,32 +37,22 @@ package final class ChainImage: BlockDevice, @unchecked Sendable {
   /// - Parameters:
   ///   - files: the chain from the top down, at least two.
   ///   - openFileCount: files that stay open; at least three: the top, the lowest, and the one that is read.
-  /// - Throws: `backupCorrupt` where a file isn't what the chain says; `nil` comes back if the map would be too large.
+  /// - Throws: `backupCorrupt` where a file isn't what the chain says.
   nonisolated(nonsending)
     package static func open(
       _ files: [ChainLayer], openFileCount: Int? = nil, maximumRunCount: Int? = nil, work: any BackgroundWork,
       pool: BufferPool
-    ) async throws -> ChainImage?
+    ) async throws -> ChainImage
   {
     precondition(files.count > 1)
     let layers = ChainLayers(
       files, limit: max(3, openFileCount ?? ChainLayers.openFileCount), work: work, pool: pool)
     return try await attempt {
       let (top, lowest) = (try await layers.take(0), try await layers.take(files.count - 1))
-      var builder = ChainMapBuilder(limit: maximumRunCount ?? ChainMapBuilder.maximumRunCount)
-      do {
-        for index in files.indices {
-          try Task.checkCancellation()
-          let runs = try await telling(about: layers.name(index), damage: .backupCorrupt) {
-            try await layers.runs(of: index, upTo: top.byteCount)
-          }
-          try builder.add(runs)
-        }
-      } catch is ChainMapBuilder.TooManyRuns {
-        await layers.close()
-        return nil
-      }
-      return ChainImage(builder.finish(), layers, top: top, lowest: lowest)
+      let maps = ChainMaps(
+        of: layers, byteCount: top.byteCount, maximumRunCount: maximumRunCount ?? ChainMapBuilder.maximumRunCount)
+      _ = try await maps.stretch(at: 0)
+      return ChainImage(maps, layers, top: top, lowest: lowest)
     } orCleanUp: {
       await layers.close()
     }
@@ -84,9 +74,11 @@ package final class ChainImage: BlockDevice, @unchecked Sendable {
   package func tryRead(into buffer: inout MutableRawSpan, at offset: UInt64) throws(BlockError) -> Bool {
     try check(.read, at: offset, length: UInt64(buffer.byteCount))
     let end = offset + UInt64(buffer.byteCount)
+    guard offset < end else { return true }
+    guard let stretch = maps.made(at: offset), end <= stretch.range.end else { return false }
     var done = 0
     while done < buffer.byteCount {
-      let piece = map.piece(at: offset + UInt64(done), upTo: end)
+      let piece = stretch.piece(at: offset + UInt64(done), upTo: end)
       var part = buffer.part(done..<done + Int(piece.range.length))
       guard tryRead(piece, into: &part) else { return false }
       done += Int(piece.range.length)
@@ -120,10 +112,22 @@ package final class ChainImage: BlockDevice, @unchecked Sendable {
     try check(.read, at: offset, length: range.length)
     var done = 0
     while done < buffer.byteCount {
-      let piece = map.piece(at: offset + UInt64(done), upTo: range.end)
+      let piece = try await piece(at: offset + UInt64(done), upTo: range.end, .read)
       var part = buffer.part(done..<done + Int(piece.range.length))
       try await read(piece, into: &part)
       done += Int(piece.range.length)
+    }
+  }
+
+  nonisolated(nonsending)
+    private func piece(
+      at offset: UInt64, upTo end: UInt64, _ operation: BlockError.Operation
+    ) async throws(BlockError) -> ChainMap.Piece
+  {
+    do {
+      return try await maps.stretch(at: offset).piece(at: offset, upTo: end)
+    } catch {
+      throw BlockError(error, operation, ByteRange(offset..<end))
     }
   }
 
@@ -138,7 +142,7 @@ package final class ChainImage: BlockDevice, @unchecked Sendable {
     do {
       image = try await layers.take(index)
     } catch {
-      throw BlockError(error, piece.range)
+      throw BlockError(error, .read, piece.range)
     }
     defer { layers.giveBack(index) }
     do throws(BlockError) {
@@ -166,7 +170,8 @@ package final class ChainImage: BlockDevice, @unchecked Sendable {
     var (extents, offset, steps) = ([Extent](), range.offset, 0)
     while offset < range.end, steps < Self.maximumPiecesPerStatus {
       steps += 1
-      for extent in try await self.extents(map.piece(at: offset, upTo: range.end), limit: limit) {
+      let piece = try await piece(at: offset, upTo: range.end, .blockStatus)
+      for extent in try await self.extents(piece, limit: limit) {
         if extents.count >= max(limit, 1), let last = extents.last, !last.continues(with: extent) { return extents }
         extents.appendMerging(extent)
         offset = extent.range.end
@@ -238,14 +243,14 @@ package final class ChainImage: BlockDevice, @unchecked Sendable {
 }
 
 extension BlockError {
-  /// That a file of a chain couldn't be opened again.
-  fileprivate init(_ error: any Error, _ range: ByteRange) {
+  /// That a file of a chain couldn't be opened, or isn't the one that it was.
+  fileprivate init(_ error: any Error, _ operation: Operation, _ range: ByteRange) {
     switch error {
-    case is CancellationError: self.init(.cancelled, .read, range)
+    case is CancellationError: self.init(.cancelled, operation, range)
     case let error as DomainError where error.code == .backupCorrupt:
-      self.init(.corrupt(error.detail), .read, range)
-    case let error as DomainError: self.init(.io(errno: EIO), .read, range, cause: error.detail)
-    default: self.init(.io(errno: EIO), .read, range, cause: "\(error)")
+      self.init(.corrupt(error.detail), operation, range)
+    case let error as DomainError: self.init(.io(errno: EIO), operation, range, cause: error.detail)
+    default: self.init(.io(errno: EIO), operation, range, cause: "\(error)")
     }
   }
 

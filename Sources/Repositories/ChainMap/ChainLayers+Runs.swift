@@ -5,16 +5,16 @@ extension ChainLayers {
   /// Extents that are asked for at a time.
   private static let extentsPerStatus = 1024
 
-  /// What the layer says of the disk up to `end`: nothing of what lower layers may show. Of the lowest it is only where it
+  /// What the layer says of a part of the disk: nothing of what lower layers may show. Of the lowest it is only where it
   /// ends.
   nonisolated(nonsending)
-    func runs(of index: Int, upTo end: UInt64) async throws -> [ChainRun]
+    func runs(of index: Int, in range: ByteRange) async throws -> [ChainRun]
   {
     let image = try await take(index)
     defer { giveBack(index) }
-    let limit = min(image.byteCount, end)
+    let limit = max(range.offset, min(image.byteCount, range.end))
     var runs: [ChainRun] = []
-    var offset = index == count - 1 ? limit : 0
+    var offset = index == count - 1 ? limit : range.offset
     while offset < limit {
       try Task.checkCancellation()
       let told = try await told(by: image, at: offset, upTo: limit)
@@ -24,8 +24,8 @@ extension ChainLayers {
       }
       offset = told.end
     }
-    if limit < end {
-      runs.appendJoining(ChainRun(range: ByteRange(limit..<end), layer: UInt32(index), content: .nothing))
+    if limit < range.end {
+      runs.appendJoining(ChainRun(range: ByteRange(limit..<range.end), layer: UInt32(index), content: .nothing))
     }
     return runs
   }

@@ -22,11 +22,8 @@ struct RepositoryImageOpener: Sendable {
     let links = try await loop.blocking(about: place.folder) { [repository] in
       try repository.ancestry(of: manifest, at: place)
     }
-    if links.count > 1, let chain = try await ChainImage.open(layers(links), work: work, pool: pool) {
-      return chain
-    }
-    // A map that would be too large: files that are stacked on each other need none, as far as that goes.
-    return try await open(manifest, at: place)
+    guard links.count > 1 else { return try await open(manifest, at: place) }
+    return try await ChainImage.open(layers(links), work: work, pool: pool)
   }
 
   /// The backup's own file, by itself.
