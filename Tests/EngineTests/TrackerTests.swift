@@ -10,82 +10,9 @@ import Testing
 /// What changed is told by a bitmap in the image, where it can be trusted: each increment holds what a comparison of
 /// everything finds, and says why where there was one.
 struct TrackerTests {
-  private struct History {
-    struct Point {
-      let place: StoredBackupLocation
-      let plan: BackupPlan
-      let receipt: BackupReceipt
-      let moment: String
-    }
-
-    let test: TestEngine
-    let location: ImageLocation
-    let image: ImageRecord
-    var points: [Point] = []
-    var path: String { location.source.place }
-
-    init(_ test: TestEngine, size: String = "8M", options: String? = nil) throws {
-      self.test = test
-      location = try test.makeQcow2(size: size)
-      image = test.record("vm", location.source.place, .qcow2)
-    }
-
-    func write(_ commands: String..., version: ToolVersion = .current) throws {
-      try Tool.run(
-        "qemu-io", ["-f", "qcow2"] + commands.flatMap { ["-c", $0] } + [path], version: version)
-    }
-
-    /// Writes as a guest does, on an export of the attached image.
-    func writeAttached(_ commands: String..., before detaching: () throws -> Void = {}) async throws {
-      let id = ImageID()
-      try await test.attach(location, as: id)
-      let export = test.order("vm", .attachedImage(id), isReadOnly: false)
-      try await test.engine.export(export)
-      try await Tool.runAside("qemu-io", ["-f", "raw"] + commands.flatMap { ["-c", $0] } + [test.uri(export)])
-      try detaching()
-      try await test.engine.withdraw(export.export, .hard)
-      try await test.engine.detach(id)
-    }
-
-    mutating func backUp(
-      _ kind: RequestedBackupKind, _ compression: Compression = .zstd, tracker: TrackerName? = nil
-    ) async throws -> BackupPlan {
-      var order = test.order(image, compression, kind: kind)
-      if let tracker { order.tracker = tracker }
-      let control = RecordingJobControl()
-      let moment = test.root + "/moment-\(points.count).raw"
-      try Tool.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, moment)
-      let beginning = try await test.engine.begin(GroupOrder([order]), control: control)
-      guard case .begun(let plan) = beginning[0] else { throw Tool.Failure(description: "\(beginning)") }
-      let receipt = try await test.engine.store(order.backup, control: control)
-      let place = StoredBackupLocation(
-        repository: test.repository, image: image.id, chain: plan.chain, sequence: plan.sequence, backup: order.backup)
-      points.append(Point(place: place, plan: plan, receipt: receipt, moment: moment))
-      return plan
-    }
-
-    /// The newest backup holds what a copy of everything holds, and every point is restored.
-    mutating func expectNothingMissed(_ what: Comment, all: Bool = false) async throws {
-      let newest = try #require(points.last)
-      let copy = try await test.backUp(test.order(image, .zstd, kind: .copy))
-      #expect(copy.receipt.merkleRoot == newest.receipt.merkleRoot, what)
-      try Tool.judge("check", "-q", "-f", "qcow2", path)
-      for point in all ? points : [newest] {
-        let target = test.images + "/restored"
-        try await test.restore(point.place, to: target, .raw)
-        #expect(try SampleImage.bytes(target) == SampleImage.bytes(point.moment), what)
-        try FileManager.default.removeItem(atPath: target)
-      }
-    }
-
-    var bitmapNames: [String] {
-      get async throws { try await test.engine.inspect(location).bitmaps.map(\.name) }
-    }
-  }
-
   @Test(.eachToolVersion) func theBitmapTellsWhatChangedWhoeverWrites() async throws {
     try await withEngine { test in
-      var history = try History(test)
+      var history = try TrackedHistory(test)
       #expect(try await history.backUp(.full).fallback == nil)
       let names = try await history.bitmapNames
       #expect(names.count == 1 && names[0].hasPrefix("cobweb.\(test.repository.id.description.lowercased())."))
@@ -117,7 +44,7 @@ struct TrackerTests {
   /// Two tools, each with a line of its own: neither sees what the other one does.
   @Test(.eachToolVersion) func trackersDoNotBreakEachOthersChains() async throws {
     try await withEngine { test in
-      var history = try History(test)
+      var history = try TrackedHistory(test)
       let second = try #require(TrackerName("second-tool"))
       let (first, other) = (try await history.backUp(.full), try await history.backUp(.auto, tracker: second))
       #expect(other.kind == .full && other.chain != first.chain && other.fallback == nil)
@@ -143,7 +70,7 @@ struct TrackerTests {
   @Test(.eachToolVersion, arguments: Mishap.allCases) func whatCannotBeTrustedIsCompared(_ mishap: Mishap) async throws
   {
     try await withEngine { test in
-      var history = try History(test)
+      var history = try TrackedHistory(test)
       _ = try await history.backUp(.full)
       try history.write("write -P 7 1M 128k")
       _ = try await history.backUp(.incremental)
@@ -201,7 +128,7 @@ struct TrackerTests {
   /// A file put back from before has its bitmap from before: the backup that it counts from is built on.
   @Test func anImagePutBackGoesOnFromItsOwnCheckpoint() async throws {
     try await withEngine { test in
-      var history = try History(test)
+      var history = try TrackedHistory(test)
       _ = try await history.backUp(.full)
       try FileManager.default.copyItem(atPath: history.path, toPath: test.root + "/aside")
       try history.write("write -P 7 1M 128k")
@@ -218,7 +145,7 @@ struct TrackerTests {
   /// Somebody reads the image, so that no bitmap can be stored: the backup is complete, and what was recorded stays.
   @Test(.eachToolVersion) func aCheckpointThatCannotBeSetLeavesTheOneBefore() async throws {
     try await withEngine { test in
-      var history = try History(test)
+      var history = try TrackedHistory(test)
       func backUpBesideAReader(_ kind: RequestedBackupKind) async throws -> BackupPlan {
         let reader = try await PeerProcess("qemu-io", ["-r", "-f", "qcow2", history.path])
         try await eventually("the reader holds the image") {
@@ -276,7 +203,7 @@ struct TrackerTests {
   /// A write of 4 KiB costs 4 KiB, and not the grain or the cluster around it.
   @Test(arguments: [Compression.none, .zstd]) func smallWritesStoreLittle(_ compression: Compression) async throws {
     try await withEngine { test in
-      var history = try History(test, size: "64M")
+      var history = try TrackedHistory(test, size: "64M")
       try history.write("write -P 3 0 64M")
       _ = try await history.backUp(.full, compression)
       let writes = 128
@@ -300,7 +227,10 @@ struct TrackerTests {
       try history.write("write -P 5 8M 1020k")
       _ = try await history.backUp(.incremental, compression)
       if compression == .zstd { #expect(history.points[3].receipt.storedSize < 400 << 10) }
+      // So does what holds all of them.
       _ = try await history.backUp(.differential, compression)
+      let all = UInt64(2 * writes * 4096 + 1020 * 1024)
+      #expect(history.points[4].receipt.dirtyBytes <= all + 4 * 65536)
       try await history.expectNothingMissed("small writes", all: true)
     }
   }
@@ -308,7 +238,7 @@ struct TrackerTests {
   /// A change that no bitmap has is found, if a grain with it is looked at: the backup fails, and the next compares all.
   @Test func aBitmapThatMissedAChangeIsFoundOut() async throws {
     try await withEngine(sampledCheck: 1) { test in
-      var history = try History(test)
+      var history = try TrackedHistory(test)
       _ = try await history.backUp(.full)
       try history.write("write -P 7 1M 128k")
       let bitmap = try await history.bitmapNames[0]
@@ -332,7 +262,7 @@ struct TrackerTests {
 
   @Test func aBackupThatFailsKeepsWhatWasRecorded() async throws {
     try await withEngine { test in
-      var history = try History(test)
+      var history = try TrackedHistory(test)
       _ = try await history.backUp(.full)
       try history.write("write -P 7 1M 128k")
       let order = test.order(history.image, kind: .incremental)
@@ -350,7 +280,7 @@ struct TrackerTests {
   /// Of a repository each: neither tool breaks the other's chain. What others record stays theirs.
   @Test(.eachToolVersion) func othersBitmapsAreRecordedAndKept() async throws {
     try await withEngine { test in
-      var history = try History(test)
+      var history = try TrackedHistory(test)
       try Tool.run("qemu-img", "bitmap", "--add", "-g", "64k", history.path, "mine")
       try Tool.run("qemu-img", "bitmap", "--add", "-g", "64k", "--disable", history.path, "resting")
       _ = try await history.backUp(.full)
@@ -375,7 +305,7 @@ struct TrackerTests {
     let effort = ProcessInfo.processInfo.environment["TEST_EFFORT"].flatMap(Int.init) ?? 1
     try await withEngine { test in
       var random = SeededRandom(seed: seed)
-      var history = try History(test)
+      var history = try TrackedHistory(test)
       for step in 0..<5 + 3 * effort {
         let commands = (0..<random.below(4)).map { _ in
           let offset = random.below(7 << 20)

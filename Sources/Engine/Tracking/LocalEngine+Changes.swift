@@ -11,22 +11,56 @@ extension LocalEngine {
   nonisolated(nonsending)
     func changes(_ begun: BegunBackup, since parent: HashTreeReader) async throws -> DirtyBitmap?
   {
-    guard let tracked = begun.tracked else { return nil }
-    guard tracked.from.manifest.backup != begun.parent?.manifest.backup else { return tracked.changes }
-    var changes = tracked.changes
-    let hashes = try await tracked.from.openHashes(work: work)
+    guard let (from, bits) = begun.tracked else { return nil }
+    guard let base = begun.parent, from.manifest.backup != base.manifest.backup else { return bits }
+    let stored = try await storedBlocks(of: from, downTo: base, like: bits)
+    var changes = bits
+    let hashes = try await from.openHashes(work: work)
     try await closing([hashes.device]) {
-      try await tellingAboutHashes(tracked.from.hashesName) {
+      try await tellingAboutHashes(from.hashesName) {
         let end = max(hashes.reader.tree.leafCount, parent.tree.leafCount)
         var next: UInt64 = 0
         while next < end, let run = try await hashes.reader.firstDifference(from: parent, in: next..<end) {
-          let grain = UInt64(HashTree.grainByteCount)
-          changes.set(ByteRange(run.lowerBound * grain..<run.upperBound * grain))
+          for leaf in run { changes.set(grain: leaf, where: stored) }
           next = run.upperBound
         }
       }
     }
     return changes
+  }
+
+  /// Extents that are asked for at a time.
+  private static let extentsPerStatus = 1024
+
+  /// What a backup and those below it hold that build on `base`, in blocks of a bitmap; nil where one doesn't build on it, or
+  /// has no tables.
+  nonisolated(nonsending)
+    private func storedBlocks(
+      of backup: StoredBackup, downTo base: StoredBackup, like bitmap: DirtyBitmap
+    ) async throws -> DirtyBitmap?
+  {
+    let below = try await backup.repository.ancestry(of: backup)
+    guard let end = below.firstIndex(where: { $0.manifest.backup == base.manifest.backup }) else { return nil }
+    var stored = DirtyBitmap(byteCount: bitmap.byteCount, granularity: bitmap.granularity)
+    for link in [backup] + below[..<end] {
+      guard let tables = try await link.repository.openTables(of: link.location) else { return nil }
+      try await closing([tables]) {
+        try await telling(about: link.dataName, damage: .backupCorrupt) {
+          var offset: UInt64 = 0
+          while offset < tables.byteCount {
+            let rest = ByteRange(offset..<tables.byteCount)
+            let extents = try await tables.blockStatus(rest, limit: Self.extentsPerStatus)
+            for extent in extents where extent.depth > 0 { stored.set(extent.range) }
+            offset = extents.last?.range.end ?? rest.end
+          }
+        }
+      }
+      // Past the end of a shorter disk nothing shows of what lies below.
+      if link.manifest.virtualSize < stored.byteCount {
+        stored.set(ByteRange(link.manifest.virtualSize..<stored.byteCount))
+      }
+    }
+    return stored
   }
 
   /// The grains that have a change, in order, neighbours joined.
@@ -57,5 +91,14 @@ extension LocalEngine {
     throw DomainError(
       .trackingLost, "\(image.name): its bitmap says nothing of a change of the bytes \(missed)",
       remedy: "start the backup again: it reads everything; find out what writes to the image without recording it")
+  }
+}
+
+extension DirtyBitmap {
+  /// Makes dirty what `stored` has of a grain; all of it where it has nothing, or there is none.
+  fileprivate mutating func set(grain leaf: UInt64, where stored: DirtyBitmap?) {
+    let grain = ByteRange(offset: leaf * UInt64(HashTree.grainByteCount), length: UInt64(HashTree.grainByteCount))
+    let ranges = stored.map { Array($0.dirtyRanges(in: grain)) } ?? []
+    for range in ranges.isEmpty ? [grain] : ranges { set(range) }
   }
 }

@@ -1,0 +1,81 @@
+import BlockTesting
+import Engine
+import Foundation
+import Model
+import ModelTesting
+import Repositories
+import Testing
+
+/// A qcow2 image, what was written to it, and its backups, each with a copy of the image's moment.
+struct TrackedHistory {
+  struct Point {
+    let place: StoredBackupLocation
+    let plan: BackupPlan
+    let receipt: BackupReceipt
+    let moment: String
+  }
+
+  let test: TestEngine
+  let location: ImageLocation
+  let image: ImageRecord
+  var points: [Point] = []
+  var path: String { location.source.place }
+
+  init(_ test: TestEngine, size: String = "8M", options: String? = nil) throws {
+    self.test = test
+    location = try test.makeQcow2(size: size)
+    image = test.record("vm", location.source.place, .qcow2)
+  }
+
+  func write(_ commands: String..., version: ToolVersion = .current) throws {
+    try Tool.run(
+      "qemu-io", ["-f", "qcow2"] + commands.flatMap { ["-c", $0] } + [path], version: version)
+  }
+
+  /// Writes as a guest does, on an export of the attached image.
+  func writeAttached(_ commands: String..., before detaching: () throws -> Void = {}) async throws {
+    let id = ImageID()
+    try await test.attach(location, as: id)
+    let export = test.order("vm", .attachedImage(id), isReadOnly: false)
+    try await test.engine.export(export)
+    try await Tool.runAside("qemu-io", ["-f", "raw"] + commands.flatMap { ["-c", $0] } + [test.uri(export)])
+    try detaching()
+    try await test.engine.withdraw(export.export, .hard)
+    try await test.engine.detach(id)
+  }
+
+  mutating func backUp(
+    _ kind: RequestedBackupKind, _ compression: Compression = .zstd, tracker: TrackerName? = nil
+  ) async throws -> BackupPlan {
+    var order = test.order(image, compression, kind: kind)
+    if let tracker { order.tracker = tracker }
+    let control = RecordingJobControl()
+    let moment = test.root + "/moment-\(points.count).raw"
+    try Tool.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, moment)
+    let beginning = try await test.engine.begin(GroupOrder([order]), control: control)
+    guard case .begun(let plan) = beginning[0] else { throw Tool.Failure(description: "\(beginning)") }
+    let receipt = try await test.engine.store(order.backup, control: control)
+    let place = StoredBackupLocation(
+      repository: test.repository, image: image.id, chain: plan.chain, sequence: plan.sequence, backup: order.backup)
+    points.append(Point(place: place, plan: plan, receipt: receipt, moment: moment))
+    return plan
+  }
+
+  /// The newest backup holds what a copy of everything holds, and every point is restored.
+  mutating func expectNothingMissed(_ what: Comment, all: Bool = false) async throws {
+    let newest = try #require(points.last)
+    let copy = try await test.backUp(test.order(image, .zstd, kind: .copy))
+    #expect(copy.receipt.merkleRoot == newest.receipt.merkleRoot, what)
+    try Tool.judge("check", "-q", "-f", "qcow2", path)
+    for point in all ? points : [newest] {
+      let target = test.images + "/restored"
+      try await test.restore(point.place, to: target, .raw)
+      #expect(try SampleImage.bytes(target) == SampleImage.bytes(point.moment), what)
+      try FileManager.default.removeItem(atPath: target)
+    }
+  }
+
+  var bitmapNames: [String] {
+    get async throws { try await test.engine.inspect(location).bitmaps.map(\.name) }
+  }
+}
