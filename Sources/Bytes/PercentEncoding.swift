@@ -34,6 +34,9 @@ package enum PercentEncoding {
   /// `path` with all encoded that isn't unreserved; its slashes stay.
   package static func encode(path: some StringProtocol) -> String { encode(path.utf8, sparing: [UInt8(ascii: "/")]) }
 
+  /// Any bytes, with all encoded that isn't unreserved.
+  package static func encode(bytes: some Sequence<UInt8>) -> String { encode(bytes, sparing: []) }
+
   private static func encode(_ bytes: some Sequence<UInt8>, sparing spared: [UInt8]) -> String {
     bytes.reduce(into: "") { text, byte in
       if isUnreserved(byte) || spared.contains(byte) {

@@ -30,6 +30,10 @@ package final class ScriptedEngine: BlockEngine {
     case storedExtents(StoredBackupLocation, StoredExtentQuery)
     case differences(StoredBackupLocation, from: StoredBackupLocation, StoredExtentQuery)
     case check(CheckOrder, job: JobID)
+    case bitmaps(BitmapImage)
+    case bitmap(BitmapName, BitmapImage)
+    case changeBitmaps(BitmapOrder)
+    case dirtyExtents(BitmapName, BitmapImage, StoredExtentQuery)
     case shutDown
   }
 
@@ -103,6 +107,20 @@ package final class ScriptedEngine: BlockEngine {
     }
     package var check: @Sendable (CheckOrder) throws -> CheckReport = { _ in
       CheckReport(findings: [], errorCount: 0, leakCount: 0, repairedLeakCount: 0, checkedBytes: 1 << 16)
+    }
+    /// The bitmaps of every image.
+    package var bitmaps: @Sendable (BitmapImage) throws -> [BitmapRecord] = { _ in [] }
+    package var changeBitmaps: @Sendable (BitmapOrder) throws -> [BitmapRecord?] = { order in
+      order.actions.map { action in
+        guard case .add(let granularity, let isRecording, let isPersistent) = action.change else { return nil }
+        return BitmapRecord(
+          name: action.bitmap, granularity: granularity, state: isRecording ? .recording : .disabled,
+          isRecording: isRecording, isPersistent: isPersistent, dirtyBytes: 0, virtualSize: 1 << 20)
+      }
+    }
+    package var dirtyExtents: @Sendable (StoredExtentQuery) throws -> DirtyExtentPage = { query in
+      let item = DirtyExtentPage.Item(offset: query.offset, length: query.length ?? 65536, dirty: true)
+      return DirtyExtentPage(items: [item], nextOffset: nil, generation: "1")
     }
 
     package init() {}
@@ -363,6 +381,31 @@ package final class ScriptedEngine: BlockEngine {
     let script = note(.check(order, job: control.job))
     try await script.work(.check(order, job: control.job), control)
     return try script.check(order)
+  }
+
+  package func bitmaps(of image: BitmapImage, after name: BitmapName?, limit: Int) async throws -> [BitmapRecord] {
+    let all = try await arrive(.bitmaps(image)).bitmaps(image)
+    return Array(
+      all.drop { record in name.map { !$0.bytes.lexicographicallyPrecedes(record.name.bytes) } ?? false }
+        .prefix(limit))
+  }
+
+  package func bitmap(_ name: BitmapName, of image: BitmapImage) async throws -> BitmapRecord {
+    let all = try await arrive(.bitmap(name, image)).bitmaps(image)
+    guard let record = all.first(where: { $0.name == name }) else {
+      throw DomainError(.notFound, "there is no bitmap \(name.quoted)")
+    }
+    return record
+  }
+
+  package func change(_ order: BitmapOrder) async throws -> [BitmapRecord?] {
+    try await arrive(.changeBitmaps(order)).changeBitmaps(order)
+  }
+
+  package func extents(
+    of bitmap: BitmapName, of image: BitmapImage, _ query: StoredExtentQuery
+  ) async throws -> DirtyExtentPage {
+    try await arrive(.dirtyExtents(bitmap, image, query)).dirtyExtents(query)
   }
 
   package func shutDown() async {

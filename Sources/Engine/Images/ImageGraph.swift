@@ -28,6 +28,9 @@ actor ImageGraph {
   /// Whose opening it is: others meet it that want the files.
   nonisolated let use: ImageUse
   nonisolated let tracking: Tracking
+  /// Those of the image, of which the enabled ones record what changes; nil where it can have none, or none are
+  /// recorded.
+  nonisolated let bitmaps: ImageBitmaps?
   /// Tells this time of being open from every other.
   private nonisolated let period = ULID()
   /// What stands below all filters.
@@ -46,6 +49,7 @@ actor ImageGraph {
     self.image = image
     self.use = use
     self.tracking = tracking
+    self.bitmaps = bitmaps
     base = bitmaps.map { DirtyTracking($0, recorder: $0) } ?? AlignedAccess.over(image.device)
     slot = Slot(base)
   }

@@ -2,6 +2,7 @@ import Bitmaps
 import BlockCore
 import BlockFilters
 import Logging
+import Model
 import Qcow2
 
 /// The bitmaps of a qcow2 image that is open to be written: every consistent one that is enabled is recorded, whoever made
@@ -11,68 +12,124 @@ import Qcow2
 ///     server was killed, is inconsistent to everybody.
 /// B2. They are stored when the image is closed, after all that they count is durable.
 /// B3. Where they can't be stored they stay in use in the file, and the image is closed all the same.
+/// B4. A change of the set has a moment, at which no change of the disk is in flight, see ``BitmapChanges``. From then
+///     until the file tells of it, the set of before goes on recording, and what changes is recorded for the one to
+///     come: whichever it will be, it misses nothing.
+/// B5. What doesn't record is in the file, complete. What records is in the file from its making on, in use.
 final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   // Safe to hand over: confined to the loop of its image.
 
-  private let image: Qcow2Image
+  let image: Qcow2Image
   private let name: String
   private let logger: Logger
-  private var recorded: [(entry: BitmapEntry, bitmap: DirtyBitmap)]
+  /// All bitmaps of the image. Those that don't record have their bits here only for a change of them.
+  private(set) var set: BitmapSet
+  /// The set at the moment of a change of it, and one bitmap of what changed since.
+  private var moment: (set: BitmapSet, since: BitmapSet)?
+  private var isBeingChanged = false
+  /// Tells this time of being open from every other.
+  private let period = ULID()
+  private var setCount: UInt64 = 0
+  private var recordCount: UInt64 = 0
   private var isClosed = false
   var next: any BlockDevice { image }
 
-  /// Bitmaps that are recorded of one image, and the bytes that they may take when all of their bits differ.
-  static let maximumCount = 64
-  static let maximumByteCount: UInt64 = 1 << 30
-
-  /// Loads them, and marks them in use. Nil if there is none to record.
+  /// Loads them, and marks those in use that are recorded. Nil if the image can have none.
   /// - Parameter name: what a person knows the image by.
   nonisolated(nonsending)
     static func load(from image: Qcow2Image, name: String, logger: Logger) async throws -> ImageBitmaps?
   {
+    guard image.canCarryBitmaps else { return nil }
     let stored = try await image.bitmaps()
-    guard stored.areTrusted else { return nil }
-    let enabled = stored.entries.filter { $0.isAuto && !$0.isInUse }
-    guard !enabled.isEmpty else { return nil }
-    guard enabled.count <= maximumCount, enabled.allSatisfy(\.isUnderstood) else {
+    var set = BitmapSet(stored, byteCount: image.byteCount)
+    let enabled = stored.areTrusted ? stored.entries.filter { $0.isAuto && !$0.isInUse } : []
+    let (most, mostBytes) = (BitmapSet.maximumRecordingCount, BitmapSet.maximumByteCount)
+    guard enabled.count <= most, enabled.count == set.recordingCount else {
       throw Qcow2Error.notWritable(
-        enabled.count > maximumCount
-          ? "it carries \(enabled.count) enabled dirty bitmaps, and \(maximumCount) are recorded at most"
+        enabled.count > most
+          ? "it carries \(enabled.count) enabled dirty bitmaps, and \(most) are recorded at most"
           : "it carries a dirty bitmap that isn't understood, which a write would make wrong")
     }
-    let byteCount = enabled.reduce(UInt64(0)) { $0 + image.byteCount / $1.granularityByteCount / 8 }
-    guard byteCount <= maximumByteCount else {
+    guard set.maximumRecordedByteCount <= mostBytes else {
       throw Qcow2Error.notWritable(
-        "its enabled dirty bitmaps take up to \(byteCount >> 20) MiB, and \(maximumByteCount >> 20) MiB are recorded at most"
+        "its enabled dirty bitmaps take up to \(set.maximumRecordedByteCount >> 20) MiB, and \(mostBytes >> 20) MiB are recorded at most"
       )
     }
-    var recorded: [(entry: BitmapEntry, bitmap: DirtyBitmap)] = []
-    for entry in enabled { recorded.append((entry, try await image.load(entry))) }
-    try await image.markBitmapsInUse(Set(enabled.map(\.nameBytes)))
-    return ImageBitmaps(image, name, recorded, logger)
+    for entry in enabled { set.load(try await image.load(entry), for: entry.nameBytes) }
+    if !enabled.isEmpty { try await image.markBitmapsInUse(Set(enabled.map(\.nameBytes))) }
+    return ImageBitmaps(image, name, set, logger)
   }
 
-  private init(
-    _ image: Qcow2Image, _ name: String, _ recorded: [(entry: BitmapEntry, bitmap: DirtyBitmap)], _ logger: Logger
-  ) {
+  private init(_ image: Qcow2Image, _ name: String, _ set: BitmapSet, _ logger: Logger) {
     self.image = image
     self.name = name
-    self.recorded = recorded
+    self.set = set
     self.logger = logger
   }
 
   func record(_ range: ByteRange) {
-    if recorded.contains(where: { range.end > $0.bitmap.byteCount }) { grow(to: range.end) }
-    for index in recorded.indices { recorded[index].bitmap.set(range) }
+    set.record(range)
+    recordCount &+= 1
+    moment?.since.record(range)
   }
 
-  private func grow(to byteCount: UInt64) {
-    // A bitmap that has no place for so long a disk is lost: it stays in use in the file.
-    recorded.removeAll { !DirtyBitmap.isPossible(granularity: $0.bitmap.granularity, byteCount: byteCount) }
-    for index in recorded.indices where byteCount > recorded[index].bitmap.byteCount {
-      recorded[index].bitmap = recorded[index].bitmap.resized(to: byteCount, isGrowthDirty: true)
+  /// Changes whenever the bitmap may have changed.
+  func generation(of bitmap: BitmapSet.Bitmap) -> FileGeneration {
+    FileGeneration([
+      FileGeneration(period: period, changeCount: setCount),
+      FileGeneration(period: period, changeCount: bitmap.isRecording ? recordCount : 0),
+    ])
+  }
+
+  // MARK: Changes of the set
+
+  /// Reserves them for one change of the set; false while another is under way.
+  func reserve() -> Bool {
+    if isBeingChanged { return false }
+    isBeingChanged = true
+    return true
+  }
+
+  /// Ends the change, whatever came of it.
+  func free() {
+    isBeingChanged = false
+    moment = nil
+    set.dropStoredBits()
+  }
+
+  /// Loads bits that only the file has.
+  nonisolated(nonsending)
+    func loadBits(of names: Set<[UInt8]>) async throws(BlockError)
+  {
+    for name in names.sorted(by: { $0.lexicographicallyPrecedes($1) }) {
+      set.load(try await image.load(named: name), for: name)
     }
   }
+
+  /// The moment of the change: no change of the disk is in flight.
+  /// - Parameter granularity: the finest that the set will have.
+  func begin(granularity: UInt64) {
+    let bits = DirtyBitmap(byteCount: set.byteCount, granularity: granularity)
+    let since = BitmapSet.Bitmap(
+      name: [], granularity: granularity, isRecording: true, isPersistent: false, bits: bits)
+    moment = (set, BitmapSet(byteCount: set.byteCount, [since]))
+  }
+
+  /// The set at the moment.
+  var setAtMoment: BitmapSet { moment?.set ?? set }
+
+  /// Ends the change with success: the file tells of it.
+  func install(_ new: BitmapSet) {
+    let since = moment?.since
+    set = new
+    setCount += 1
+    guard let since else { return }
+    // Without bits for so long a disk, all of it has changed.
+    guard let bits = since.bitmaps[0].bits else { return set.record(ByteRange(offset: 0, length: since.byteCount)) }
+    set.record(bits)
+  }
+
+  // MARK: The filter
 
   /// Changes were recorded above, where they came from.
   func tryBegin(_ kind: BlockChange, _ range: ByteRange) -> Bool { true }
@@ -90,16 +147,11 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
     guard !isClosed else { return try await image.close() }
     isClosed = true
     do throws(BlockError) {
-      try await image.flush()
-      try await image.changeBitmaps(
-        recorded.map { entry, bitmap in
-          // A disk that shrank has fewer granules than were recorded.
-          let fitting =
-            bitmap.byteCount == image.byteCount ? bitmap : bitmap.resized(to: image.byteCount, isGrowthDirty: true)
-          return .store(
-            BitmapToStore(
-              name: entry.nameBytes, isAuto: true, bitmap: fitting, clusterByteCount: image.clusterByteCount))
-        })
+      let recorded = set.bitmaps.filter { $0.isRecording && $0.isPersistent }
+      if !recorded.isEmpty {
+        try await image.flush()
+        try await image.changeBitmaps(recorded.compactMap { image.storing($0, isInUse: false) })
+      }
     } catch {
       logger.warning(
         "an image's dirty bitmaps couldn't be stored and are inconsistent: what counts from them compares by hash",
