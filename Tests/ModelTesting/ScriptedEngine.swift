@@ -109,13 +109,17 @@ package final class ScriptedEngine: BlockEngine {
       CheckReport(findings: [], errorCount: 0, leakCount: 0, repairedLeakCount: 0, checkedBytes: 1 << 16)
     }
     /// The bitmaps of every image.
-    package var bitmaps: @Sendable (BitmapImage) throws -> [BitmapRecord] = { _ in [] }
+    package var bitmaps: @Sendable (BitmapImage) throws -> [BitmapRecord] = { _ in [Self.bitmap()] }
     package var changeBitmaps: @Sendable (BitmapOrder) throws -> [BitmapRecord?] = { order in
       order.actions.map { action in
-        guard case .add(let granularity, let isRecording, let isPersistent) = action.change else { return nil }
-        return BitmapRecord(
-          name: action.bitmap, granularity: granularity, state: isRecording ? .recording : .disabled,
-          isRecording: isRecording, isPersistent: isPersistent, dirtyBytes: 0, virtualSize: 1 << 20)
+        switch action.change {
+        case .add(let granularity, let isRecording, let isPersistent):
+          var record = Self.bitmap(action.bitmap, isRecording: isRecording)
+          (record.granularity, record.isPersistent, record.dirtyBytes) = (granularity, isPersistent, 0)
+          return record
+        case .remove: return nil
+        case .clear, .enable, .disable, .merge: return Self.bitmap(action.bitmap)
+        }
       }
     }
     package var dirtyExtents: @Sendable (StoredExtentQuery) throws -> DirtyExtentPage = { query in
@@ -175,39 +179,6 @@ package final class ScriptedEngine: BlockEngine {
   package var begunBackups: Set<BackupID> { Set(state.withLock { $0.begunBackups }.keys) }
   /// The exports that clients could use now.
   package var servedExports: [ExportID: ExportOrder] { state.withLock { $0.servedExports } }
-
-  package func suggestFormat(of source: ImageSource) async throws -> FormatSuggestion {
-    try note(.suggestFormat(source)).suggestFormat(source)
-  }
-
-  package func inspect(_ image: ImageLocation) async throws -> ImageInspection {
-    try await arrive(.inspect(image)).inspect(image)
-  }
-
-  package func resolveTarget(_ path: String) async throws -> String {
-    try note(.resolveTarget(path)).resolveTarget(path)
-  }
-
-  package func identities(of sources: [ImageSource]) async throws -> [FileIdentity?] {
-    let script = try await arrive(.identities(sources))
-    return sources.map { script.identity($0) }
-  }
-
-  package func extents(
-    of image: ImageLocation, offset: UInt64, length: UInt64?, limit: Int
-  ) async throws -> ExtentPage {
-    try note(.extents(image, offset: offset, length: length, limit: limit)).extents(image, offset, length, limit)
-  }
-
-  package func extents(ofBackup backup: StoredBackupLocation, _ query: StoredExtentQuery) async throws -> ExtentPage {
-    try note(.storedExtents(backup, query)).storedExtents(query)
-  }
-
-  package func differences(
-    _ backup: StoredBackupLocation, from other: StoredBackupLocation, _ query: StoredExtentQuery
-  ) async throws -> DifferencePage {
-    try note(.differences(backup, from: other, query)).differences(query)
-  }
 
   package func attach(_ order: AttachOrder, control: any JobControl) async throws -> AttachReceipt {
     let script = note(.attach(order, job: control.job))
@@ -383,45 +354,20 @@ package final class ScriptedEngine: BlockEngine {
     return try script.check(order)
   }
 
-  package func bitmaps(of image: BitmapImage, after name: BitmapName?, limit: Int) async throws -> [BitmapRecord] {
-    let all = try await arrive(.bitmaps(image)).bitmaps(image)
-    return Array(
-      all.drop { record in name.map { !$0.bytes.lexicographicallyPrecedes(record.name.bytes) } ?? false }
-        .prefix(limit))
-  }
-
-  package func bitmap(_ name: BitmapName, of image: BitmapImage) async throws -> BitmapRecord {
-    let all = try await arrive(.bitmap(name, image)).bitmaps(image)
-    guard let record = all.first(where: { $0.name == name }) else {
-      throw DomainError(.notFound, "there is no bitmap \(name.quoted)")
-    }
-    return record
-  }
-
-  package func change(_ order: BitmapOrder) async throws -> [BitmapRecord?] {
-    try await arrive(.changeBitmaps(order)).changeBitmaps(order)
-  }
-
-  package func extents(
-    of bitmap: BitmapName, of image: BitmapImage, _ query: StoredExtentQuery
-  ) async throws -> DirtyExtentPage {
-    try await arrive(.dirtyExtents(bitmap, image, query)).dirtyExtents(query)
-  }
-
   package func shutDown() async {
     _ = note(.shutDown)
     state.withLock { ($0.attachedImages, $0.servedExports) = ([:], [:]) }
   }
 
   /// Remembers the order, and waits for the storage; returns the script that it runs by.
-  private func arrive(_ order: Order) async throws -> Script {
+  func arrive(_ order: Order) async throws -> Script {
     let script = note(order)
     try await script.storage(order)
     return script
   }
 
   /// Remembers the order; returns the script that it runs by.
-  private func note(_ order: Order) -> Script {
+  func note(_ order: Order) -> Script {
     state.withLock { state in
       state.orders.append(order)
       return state.script

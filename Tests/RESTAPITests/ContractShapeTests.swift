@@ -112,6 +112,8 @@ import Testing
       "ImageSourceShown/kind": values(SourceKind.self),
       "Image/format": formats, "Image/state": values(Image.State.self), "Image/managedBy": managers,
       "Image/attachment/cache": cacheModes, "Image/attachment/cause": values(Attachment.Cause.self),
+      "Bitmap/state": values(BitmapRecord.State.self),
+      "BitmapTransaction/actions/action": ["add", "remove", "clear", "enable", "disable", "merge"],
       "Inspection/format": formats, "Inspection/backingChain/format": formats,
       "Repository/kind": values(Repository.Kind.self), "Repository/state": values(Repository.State.self),
       "Repository/managedBy": managers,

@@ -119,6 +119,26 @@ struct Specimen: Sendable {
       item("images", "vm1", "/clear-damage", #"{"confirm":"vm1"}"#)
       conflict = ("\(api)/images/declared/clear-damage", #"{"confirm":"declared"}"#)
       try await world.overwrite("declared", with: backup)
+    case "GET /images/{image}/bitmaps":
+      item("images", "vm1", "/bitmaps")
+      engineRefuses = true
+    case "POST /images/{image}/bitmaps":
+      item("images", "vm1", "/bitmaps", #"{"name":"b1"}"#)
+      engineRefuses = true
+    case "GET /images/{image}/bitmaps/{bitmap}", "DELETE /images/{image}/bitmaps/{bitmap}",
+      "POST /images/{image}/bitmaps/{bitmap}/clear", "POST /images/{image}/bitmaps/{bitmap}/enable",
+      "POST /images/{image}/bitmaps/{bitmap}/disable":
+      item(
+        "images", "vm1", "/bitmaps/b0" + (operation.split(separator: "{bitmap}", maxSplits: 1).dropFirst().first ?? ""))
+      engineRefuses = true
+    case "POST /images/{image}/bitmaps/{bitmap}/merge":
+      item("images", "vm1", "/bitmaps/b0/merge", #"{"sources":["b1"]}"#)
+      engineRefuses = true
+    case "POST /bitmap-transactions":
+      func clear(_ image: String) -> String { #"{"actions":[{"action":"clear","image":"\#(image)","bitmap":"b0"}]}"# }
+      body = clear("vm1")
+      missing = (target, clear("ghost"))
+      engineRefuses = true
     case "POST /repositories":
       body = #"{"name":"new","kind":"directory","path":"/backup/new"}"#
       conflict = (target, #"{"name":"local","kind":"directory","path":"/backup/new"}"#)
@@ -219,6 +239,8 @@ struct Coverage: Sendable {
         world.engine.script { script in
           script.inspect = { _ in throw DomainError(code, "the script says so") }
           script.extents = { _, _, _, _ in throw DomainError(code, "the script says so") }
+          script.bitmaps = { _ in throw DomainError(code, "the script says so") }
+          script.changeBitmaps = { _ in throw DomainError(code, "the script says so") }
         }
         try await send().expect(status, code)
       }

@@ -107,7 +107,10 @@ extension LocalEngine {
     return BitmapRecord(
       name: BitmapName(bitmap.name), granularity: bitmap.granularity, state: state, isRecording: bitmap.isRecording,
       isPersistent: bitmap.isPersistent, dirtyBytes: bits?.dirtyByteCount,
-      owner: TrackerBitmapName(bitmap.name).map { BitmapRecord.Owner(tracker: $0.tracker, checkpoint: $0.checkpoint) },
+      owner: TrackerBitmapName(bitmap.name).map { name in
+        let isSet = name.checkpoint != TrackerBitmapName.noCheckpoint
+        return BitmapRecord.Owner(tracker: name.tracker, checkpoint: isSet ? name.checkpoint : nil)
+      },
       exports: exports, virtualSize: byteCount)
   }
 

@@ -15,6 +15,9 @@ package struct Event: Hashable, Sendable, Codable {
     case exportCreated = "export.created"
     case exportChanged = "export.changed"
     case exportDeleted = "export.deleted"
+    case bitmapCreated = "bitmap.created"
+    case bitmapChanged = "bitmap.changed"
+    case bitmapDeleted = "bitmap.deleted"
     case jobCreated = "job.created"
     case jobChanged = "job.changed"
   }
@@ -23,7 +26,7 @@ package struct Event: Hashable, Sendable, Codable {
   package var id: Int64
   package var at: Date
   package var kind: Kind
-  /// The ULID of what changed.
+  /// The ULID of what changed; of a bitmap, that of its image.
   package var subject: ULID
   /// The job that it belongs to, so that a job's own stream can be cut from the whole.
   package var job: JobID?

@@ -29,6 +29,8 @@ package struct EventPayload: Hashable, Sendable, Codable {
   /// That a backup or an export is of.
   package var image: ImageID?
   package var backup: BackupID?
+  /// That changed, of the image.
+  package var bitmap: BitmapName?
   package var repository: RepositoryID?
   package var failure: Failure?
 
@@ -59,6 +61,13 @@ package struct EventPayload: Hashable, Sendable, Codable {
     case .image(let id): image = id
     case .backup(let id): backup = id
     }
+  }
+
+  /// - Parameter state: nil if it is no longer there.
+  package init(_ bitmap: BitmapName, _ state: BitmapRecord.State?, of image: ImageID) {
+    self.bitmap = bitmap
+    self.image = image
+    self.state = state?.rawValue
   }
 
   package init(_ job: Job) {

@@ -7,6 +7,12 @@ package struct BitmapName: Hashable, Sendable, Codable {
   package init(_ bytes: [UInt8]) { self.bytes = bytes }
   package init(_ text: String) { self.init(Array(text.utf8)) }
 
+  /// Nil if a `%` isn't followed by two hexadecimal digits.
+  package init?(percentEncoded text: String) {
+    guard let bytes = PercentEncoding.decode(Substring(text)) else { return nil }
+    self.init(bytes)
+  }
+
   /// Nil unless it is UTF-8 without NUL.
   package var text: String? { bytes.contains(0) ? nil : String(validating: bytes, as: UTF8.self) }
 

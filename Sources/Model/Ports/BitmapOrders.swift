@@ -34,11 +34,11 @@ package struct BitmapRecord: Hashable, Sendable, Codable {
 
   /// What it counts for, where the program itself made it.
   package struct Owner: Hashable, Sendable, Codable {
-    package var tracker: String
-    /// The checkpoint that it counts from.
-    package var checkpoint: ULID
+    package var tracker: TrackerName
+    /// The checkpoint that it counts from; nil if what it says isn't to be built on any more.
+    package var checkpoint: ULID?
 
-    package init(tracker: String, checkpoint: ULID) {
+    package init(tracker: TrackerName, checkpoint: ULID?) {
       self.tracker = tracker
       self.checkpoint = checkpoint
     }

@@ -2,7 +2,7 @@ import Foundation
 
 /// The lists that come in pages. A cursor names its list, so that it is of no use in another one.
 package enum PagedList: String, Sendable, CaseIterable {
-  case images, repositories, chains, backups, exports, jobs, jobLog
+  case images, repositories, chains, backups, exports, jobs, jobLog, bitmaps
 }
 
 /// The text form of "behind this item", opaque to clients: base64url of the list and the last key.
@@ -52,7 +52,7 @@ extension PageRequest {
     return number
   }
 
-  private static func foreignCursor(_ text: String) -> DomainError {
+  package static func foreignCursor(_ text: String) -> DomainError {
     DomainError(
       .invalidParameter, "the cursor '\(text.prefix(100))' wasn't given by a page of this list",
       remedy: "send the nextCursor of the page before, or none to start anew")

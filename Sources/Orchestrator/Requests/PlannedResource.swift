@@ -22,4 +22,6 @@ package enum PlannedResource: Hashable, Sendable {
   case restore(of: BackupID)
   case groupRestore(of: ULID, [BackupID])
   case deletion(of: BackupID)
+  /// After the changes.
+  case bitmaps([ChangedBitmap])
 }

@@ -129,6 +129,11 @@ extension CatalogTransaction {
     try append(.imageChanged, image.id, EventPayload(image, failure: failure), job: nil)
   }
 
+  /// A bitmap that was changed, made or removed: the image has it, no row.
+  func announce(_ kind: Event.Kind, _ bitmap: BitmapName, _ state: BitmapRecord.State?, of image: ImageID) throws {
+    try append(kind, image, EventPayload(bitmap, state, of: image), job: nil)
+  }
+
   private func append<Entity>(
     _ kind: Event.Kind, _ id: Identifier<Entity>, _ payload: EventPayload, job: JobID?
   ) throws {

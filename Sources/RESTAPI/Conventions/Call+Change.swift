@@ -7,7 +7,8 @@ extension Call {
   /// Makes a change with all its conventions: `dryRun`, `If-Match`, `Idempotency-Key`.
   ///
   /// - Parameters:
-  ///   - revision: the current revision of the resource that the path names; nil where the path is a collection.
+  ///   - revision: the current revision of the resource that the path names; nil where the path is a collection, or
+  ///     the resource has none.
   ///   - render: the answer once it is done; also what is kept under the idempotency key.
   ///   - perform: the use case.
   func change<Value: Sendable>(
@@ -45,7 +46,7 @@ extension Call {
     case .tags(let tags):
       guard let current else {
         throw DomainError(
-          .preconditionFailed, "a collection has no version that 'If-Match' could name", remedy: "leave 'If-Match' out")
+          .preconditionFailed, "nothing here has a revision that 'If-Match' could name", remedy: "leave 'If-Match' out")
       }
       let named = EntityTagList.tags(tags).revisions
       if let revision = try? current(), named.contains(revision) { return revision }

@@ -21,6 +21,14 @@ extension StoredAnswer {
     self.init(status: status, headers: headers, body: String(decoding: bytes, as: UTF8.self))
   }
 
+  /// An answer that shows what has no revision.
+  init(_ status: Int, _ value: some JSONWritable, location: String? = nil) {
+    let bytes = JSONWriter.text(of: value)
+    var headers = ["Content-Type": JSONAnswer.contentType, "ETag": EntityTag.of(bytes, revision: nil)]
+    headers["Location"] = location
+    self.init(status: status, headers: headers, body: String(decoding: bytes, as: UTF8.self))
+  }
+
   /// 204: done, and there is nothing to show.
   static var noContent: StoredAnswer { StoredAnswer(status: 204, headers: [:], body: "") }
 

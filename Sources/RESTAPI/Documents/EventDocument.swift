@@ -26,6 +26,7 @@ extension EventPayload: JSONWritable {
   func write(to json: inout JSONWriter) {
     json.object { json in
       if let backup { json.member("backup", backup) }
+      if let bitmap { json.member(bitmap, as: "bitmap") }
       if let fallbackReason { json.member("fallbackReason", fallbackReason) }
       if let failure { json.member("failure", failure) }
       if let image { json.member("image", image) }

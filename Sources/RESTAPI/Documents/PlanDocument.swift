@@ -65,6 +65,7 @@ extension PlannedResource: JSONWritable {
       case .groupRestore(let group, let backups):
         json.member("backups", backups)
         json.member("group", group)
+      case .bitmaps(let changed): json.member("bitmaps", changed.map(BitmapResultDocument.init))
       case .restore(let backup), .deletion(let backup): json.member("backup", backup)
       }
     }

@@ -161,6 +161,7 @@ extension ResourceName: JSONWritable {
 extension DiskFormat: JSONWritable {}
 extension ManagedBy: JSONWritable {}
 extension Image.State: JSONWritable {}
+extension BitmapRecord.State: JSONWritable {}
 extension CacheMode: JSONWritable {}
 extension Attachment.Cause: JSONWritable {}
 extension Export.State: JSONWritable {}

@@ -138,8 +138,10 @@ final class RequestFields {
     return resourceName
   }
 
-  func reference<Entity>(_ name: String, to type: Entity.Type = Entity.self) -> Reference<Entity>? {
-    guard let text = string(name) else { return nil }
+  func reference<Entity>(
+    _ name: String, to type: Entity.Type = Entity.self, required: Bool = true
+  ) -> Reference<Entity>? {
+    guard let text = string(name, required: required) else { return nil }
     guard let reference = Reference<Entity>(text) else {
       refuse(name, "is neither an id nor a name: \(ResourceName.rule)")
       return nil
@@ -209,6 +211,41 @@ final class RequestFields {
       children.append(child)
       return child
     }
+  }
+
+  /// An item of a list.
+  enum Item {
+    case text(String)
+    case fields(RequestFields)
+  }
+
+  /// One or more items, each read by `body`; nil if there is a fault in any.
+  /// - Parameter what: the items, in words.
+  func list<Value>(_ name: String, atMost limit: Int, of what: String, _ body: (Item) -> Value?) -> [Value]? {
+    guard let value = value(name, required: true) else { return nil }
+    guard case .array(let items) = value, (1...limit).contains(items.count) else {
+      mismatch(name, "a list of 1 to \(limit) \(what)")
+      return nil
+    }
+    var values: [Value] = []
+    for (index, item) in items.enumerated() {
+      let before = faults.found.count
+      let read: Value?
+      switch item {
+      case .string(let text): read = body(.text(text))
+      case .object(let members):
+        let child = RequestFields(members: members, field: field.member(name).item(index), faults: faults)
+        children.append(child)
+        read = body(.fields(child))
+      default: read = nil
+      }
+      if let read {
+        values.append(read)
+      } else if faults.found.count == before {
+        refuse(name, at: index, "is none of \(what)")
+      }
+    }
+    return values.count == items.count ? values : nil
   }
 
   /// The value as it stands, for the caller to judge.

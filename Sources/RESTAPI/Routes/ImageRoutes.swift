@@ -18,7 +18,7 @@ struct ImageRoutes {
       Route(.delete, Self.item, needs: .configure, query: [.dryRun], .later(unregister)),
       Route(.get, "\(Self.item)/inspect", needs: .read, .later(inspect)),
       Route(
-        .get, "\(Self.item)/extents", needs: .read, query: [.context, .offset, .length, .limit, .generation],
+        .get, "\(Self.item)/extents", needs: .read, query: [.context, .bitmap, .offset, .length, .limit, .generation],
         .later(extents)),
       Route(.get, "\(Self.item)/checkpoints", needs: .read, query: [.limit, .cursor], .now(checkpoints)),
       Route(.post, "\(Self.item)/attach", needs: .export, query: [.dryRun], body: .optionalObject, .later(attach)),
@@ -87,7 +87,7 @@ struct ImageRoutes {
 
   @Sendable private func extents(_ call: Call) async throws -> HTTPResponse {
     let reference = try call.image()
-    _ = try call.query.choice(.context, of: ExtentContext.self)
+    if try call.query.dirtyContext() { return try await dirtyExtents(call, of: reference) }
     let page = try await service.extents(
       ofImage: reference, offset: try call.query.bytes(.offset, from: 0) ?? 0,
       length: try call.query.bytes(.length, from: 1),
@@ -99,6 +99,13 @@ struct ImageRoutes {
   @Sendable private func checkpoints(_ call: Call) throws -> HTTPResponse {
     let page = try service.checkpoints(of: try call.image(), try call.query.page())
     return try JSONAnswer.ok(PageDocument(page.map(CheckpointDocument.init)), to: call)
+  }
+
+  private func dirtyExtents(_ call: Call, of image: Reference<Image>) async throws -> HTTPResponse {
+    let page = try await service.dirtyExtents(
+      of: try call.query.bitmapName(), of: image, try call.query.storedExtents(),
+      generation: call.query.text(.generation))
+    return try JSONAnswer.ok(DirtyExtentPageDocument(page: page), to: call)
   }
 
   // MARK: Jobs
@@ -127,12 +134,26 @@ struct ImageRoutes {
       { try await service.checkImage(reference, repairsLeaks: repairs, $0) })
   }
 
-  /// What extents can be of.
-  private enum ExtentContext: String, CaseIterable {
-    case allocation
-  }
 }
 
 extension Call {
   fileprivate func image() throws(DomainError) -> Reference<Image> { try reference(to: "image") }
+}
+
+/// What extents can be of.
+private enum ExtentContext: String, CaseIterable {
+  case allocation, dirty
+}
+
+extension QueryValues {
+  /// Whether the extents are of a bitmap, which `bitmap` names then and only then.
+  fileprivate func dirtyContext() throws(DomainError) -> Bool {
+    let isDirty = try choice(.context, of: ExtentContext.self) == .dirty
+    guard isDirty == (bytes(.bitmap) != nil) else {
+      throw refusal(.bitmap, isDirty ? "must name the bitmap" : "goes with context=dirty only")
+    }
+    return isDirty
+  }
+
+  fileprivate func bitmapName() throws(DomainError) -> BitmapName { BitmapName(bytes(.bitmap) ?? []) }
 }

@@ -8,6 +8,8 @@ struct QueryValues {
   static let maximumCount = 32
 
   private var values: [QueryParameter: String] = [:]
+  /// Of those that may be no UTF-8.
+  private var byteValues: [QueryParameter: [UInt8]] = [:]
 
   /// - Throws: `invalidParameter` with every parameter that is unknown, repeated or not decodable.
   init(_ request: HTTPRequest, taking parameters: [QueryParameter]) throws(DomainError) {
@@ -18,8 +20,10 @@ struct QueryValues {
     }
     var faults: [(parameter: String, detail: String)] = []
     for pair in pairs {
-      guard let name = PercentEncoding.decodedText(pair.name, plusIsSpace: true),
-        let value = PercentEncoding.decodedText(pair.value ?? "", plusIsSpace: true)
+      let bytes = PercentEncoding.decode(pair.value ?? "", plusIsSpace: true)
+      guard let name = PercentEncoding.decodedText(pair.name, plusIsSpace: true), let bytes, !bytes.contains(0),
+        let value = String(validating: bytes, as: UTF8.self)
+          ?? (QueryParameter(rawValue: name)?.takesBytes == true ? "" : nil)
       else {
         faults.append((String(pair.name), "isn't percent-encoded UTF-8 without NUL"))
         continue
@@ -34,6 +38,7 @@ struct QueryValues {
         faults.append((name, "is given twice"))
         continue
       }
+      if parameter.takesBytes { byteValues[parameter] = bytes }
     }
     if !faults.isEmpty { throw Self.error(faults) }
   }
@@ -45,13 +50,16 @@ struct QueryValues {
       faults: faults.map { DomainError.Fault(.parameter($0.parameter), $0.detail) })
   }
 
-  private func refusal(_ parameter: QueryParameter, _ detail: String) -> DomainError {
+  func refusal(_ parameter: QueryParameter, _ detail: String) -> DomainError {
     Self.error([(parameter.rawValue, detail)])
   }
 
   // MARK: Values
 
   func text(_ parameter: QueryParameter) -> String? { values[parameter] }
+
+  /// Of a parameter that may be no UTF-8.
+  func bytes(_ parameter: QueryParameter) -> [UInt8]? { byteValues[parameter] }
 
   func boolean(_ parameter: QueryParameter) throws(DomainError) -> Bool {
     switch values[parameter] {

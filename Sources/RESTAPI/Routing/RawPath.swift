@@ -8,11 +8,18 @@ struct RawPath {
   /// Longer paths than this have no resource behind them.
   static let maximumSegmentCount = 16
 
-  /// Decoded. Empty for `/`.
-  let segments: [String]
+  /// A part of the path, decoded.
+  struct Segment: Equatable {
+    let bytes: [UInt8]
+    /// Nil unless it is UTF-8.
+    let text: String?
+  }
 
-  /// - Throws: `malformedRequest` for a broken escape, a NUL or invalid UTF-8; `notFound` for an empty segment (also
-  ///   one that a trailing slash makes).
+  /// Empty for `/`.
+  let segments: [Segment]
+
+  /// - Throws: `malformedRequest` for a broken escape or a NUL; `notFound` for an empty segment (also one that a trailing
+  ///   slash makes).
   init(_ path: String) throws(DomainError) {
     guard path.utf8.first == UInt8(ascii: "/") else {
       throw DomainError(.notFound, "nothing is at '\(path)'")
@@ -23,30 +30,30 @@ struct RawPath {
     }
     let parts = path.utf8.dropFirst().split(
       separator: UInt8(ascii: "/"), maxSplits: Self.maximumSegmentCount, omittingEmptySubsequences: false)
-    var segments: [String] = []
+    var segments: [Segment] = []
     for part in parts {
       segments.append(try Self.decoded(Substring(part)))
     }
-    guard parts.count <= Self.maximumSegmentCount, !segments.contains("") else {
+    guard parts.count <= Self.maximumSegmentCount, !segments.contains(where: { $0.bytes.isEmpty }) else {
       throw DomainError(.notFound, "nothing is at '\(path)': a path has no empty segment and doesn't end with '/'")
     }
     self.segments = segments
   }
 
-  private static func decoded(_ part: Substring) throws(DomainError) -> String {
+  private static func decoded(_ part: Substring) throws(DomainError) -> Segment {
     guard let bytes = PercentEncoding.decode(part) else {
       throw DomainError(.malformedRequest, "the path has a '%' that two hexadecimal digits don't follow")
     }
     guard !bytes.contains(0) else { throw DomainError(.malformedRequest, "the path holds a NUL ('%00')") }
-    guard let text = String(validating: bytes, as: UTF8.self) else {
-      throw DomainError(.malformedRequest, "the path isn't valid UTF-8 when decoded")
-    }
-    return text
+    return Segment(bytes: bytes, text: String(validating: bytes, as: UTF8.self))
   }
+
+  /// What is said of a path that isn't UTF-8 where it must be.
+  static let notText = DomainError(.malformedRequest, "the path isn't valid UTF-8 when decoded")
 
   /// One text for all ways of encoding this path.
   var canonical: String {
-    segments.map { "/" + PercentEncoding.encode(segment: $0) }.joined()
+    segments.map { "/" + PercentEncoding.encode(bytes: $0.bytes) }.joined()
   }
 }
 
@@ -55,6 +62,10 @@ enum APIPath {
   static let root = "/api/v1"
 
   static func image(_ id: ImageID) -> String { "\(root)/images/\(id)" }
+  static func bitmap(_ name: BitmapName, of image: ImageID) -> String {
+    "\(self.image(image))/bitmaps/\(name.percentEncoded)"
+  }
+
   static func repository(_ id: RepositoryID) -> String { "\(root)/repositories/\(id)" }
   static func export(_ id: ExportID) -> String { "\(root)/exports/\(id)" }
   static func job(_ id: JobID) -> String { "\(root)/jobs/\(id)" }

@@ -14,6 +14,9 @@ struct Route: Sendable {
     case literal(String)
     /// Taken as it comes, decoded; the name is the one in openapi.yaml.
     case parameter(String)
+
+    /// What may be no UTF-8: programs that know no encoding name bitmaps.
+    var takesBytes: Bool { self == .parameter("bitmap") }
   }
 
   /// What a request may bring along.
@@ -81,12 +84,12 @@ struct Route: Sendable {
   }
 
   /// The values of the parameters in their order; nil if the path is another one.
-  func match(_ path: [String]) -> [String]? {
+  func match(_ path: [RawPath.Segment]) -> [RawPath.Segment]? {
     guard path.count == segments.count else { return nil }
-    var values: [String] = []
+    var values: [RawPath.Segment] = []
     for (part, segment) in zip(path, segments) {
       switch segment {
-      case .literal(let text): guard part == text else { return nil }
+      case .literal(let text): guard part.text == text else { return nil }
       case .parameter: values.append(part)
       }
     }
@@ -98,5 +101,8 @@ struct Route: Sendable {
 enum QueryParameter: String, Sendable {
   case limit, cursor, dryRun, wait
   case image, repository, chain, backup, state, kind, mode
-  case context, offset, length, generation
+  case context, bitmap, offset, length, generation
+
+  /// As in paths, see ``Route/Segment/takesBytes``.
+  var takesBytes: Bool { self == .bitmap }
 }

@@ -14,8 +14,10 @@ struct Router: Sendable {
   /// What a path and method lead to.
   struct Match {
     let route: Route
-    /// The values of the path's parameters, in order.
+    /// The values of the path's parameters, in order; empty for one that may be, and is, no UTF-8.
     let parameters: [String]
+    /// The same as bytes.
+    let bytes: [[UInt8]]
     let path: RawPath
     /// The request is HEAD: as GET, but the content isn't sent.
     let isHead: Bool
@@ -37,12 +39,18 @@ struct Router: Sendable {
     let isHead = method == "HEAD"
     var allowed: [String] = []
     for route in byLength[rawPath.segments.count] ?? [] {
-      guard let parameters = route.match(rawPath.segments) else { continue }
+      guard let values = route.match(rawPath.segments) else { continue }
       if route.method.rawValue == (isHead ? Route.Method.get.rawValue : method) {
-        return Match(route: route, parameters: parameters, path: rawPath, isHead: isHead)
+        guard zip(route.segments, rawPath.segments).allSatisfy({ $0.takesBytes || $1.text != nil }) else {
+          throw .fault(RawPath.notText)
+        }
+        return Match(
+          route: route, parameters: values.map { $0.text ?? "" }, bytes: values.map(\.bytes), path: rawPath,
+          isHead: isHead)
       }
       allowed += route.method == .get ? ["GET", "HEAD"] : [route.method.rawValue]
     }
+    guard rawPath.segments.allSatisfy({ $0.text != nil }) || !allowed.isEmpty else { throw .fault(RawPath.notText) }
     guard !allowed.isEmpty else { throw .fault(DomainError(.notFound, "nothing is at '\(path)'")) }
     throw .method(allowed: allowed)
   }
