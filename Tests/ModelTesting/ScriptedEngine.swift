@@ -25,6 +25,7 @@ package final class ScriptedEngine: BlockEngine {
     case backUp(BackupOrder, job: JobID)
     case verify(VerifyOrder, job: JobID)
     case restorePath(StoredBackupLocation)
+    case removeTracking(ImageLocation, TrackerName?)
     case restore(RestoreOrder, job: JobID)
     case delete(StoredBackupLocation, job: JobID)
     case storedExtents(StoredBackupLocation, StoredExtentQuery)
@@ -43,7 +44,13 @@ package final class ScriptedEngine: BlockEngine {
       FormatSuggestion(format: .raw, why: "it starts with no header that is known")
     }
     package var inspect: @Sendable (ImageLocation) throws -> ImageInspection = { location in
-      ImageInspection(format: location.format, virtualSize: 1 << 20, storedSize: 1 << 16)
+      ImageInspection(
+        format: location.format, virtualSize: 1 << 20, storedSize: 1 << 16,
+        bitmaps: [
+          ImageInspection.Bitmap(
+            name: "cobweb.second-tool.01KJH80MYZ9Q8P7N6M5K4J3H2G", granularity: 65536, enabled: true,
+            inconsistent: false)
+        ])
     }
     package var extents: @Sendable (ImageLocation, UInt64, UInt64?, Int) throws -> ExtentPage = {
       _, offset, length, _ in
@@ -104,6 +111,9 @@ package final class ScriptedEngine: BlockEngine {
     /// What a restore reads.
     package var restorePath: @Sendable (StoredBackupLocation) throws -> RestorePath = {
       RestorePath(backups: [$0.backup])
+    }
+    package var removeTracking: @Sendable (ImageLocation, TrackerName?) -> TrackingRemoval = { _, _ in
+      TrackingRemoval()
     }
     package var check: @Sendable (CheckOrder) throws -> CheckReport = { _ in
       CheckReport(findings: [], errorCount: 0, leakCount: 0, repairedLeakCount: 0, checkedBytes: 1 << 16)
@@ -334,6 +344,12 @@ package final class ScriptedEngine: BlockEngine {
     if order.target.isOverwritten { try await control.willOverwrite() }
     try await script.work(.restore(order, job: control.job), control)
     return try script.restore(order)
+  }
+
+  package func removeTracking(from image: ImageLocation, tracker: TrackerName?) async -> TrackingRemoval {
+    let script = note(.removeTracking(image, tracker))
+    try? await script.storage(.removeTracking(image, tracker))
+    return script.removeTracking(image, tracker)
   }
 
   package func restorePath(to backup: StoredBackupLocation) async throws -> RestorePath {

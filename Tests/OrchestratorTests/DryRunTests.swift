@@ -25,7 +25,7 @@ import Testing
       try await service.registerImage(draft, image).planned(),
       try await service.changeImage(.name("vm1"), ImageChange(name: "x"), image).planned(),
     ]
-    await expectRefusal(.imageInUse) { try await service.unregisterImage(.name("vm1"), image) }
+    await expectRefusal(.imageInUse) { try await service.unregisterImage(.name("vm1"), ChangeConditions(dryRun: true)) }
     let repository = ChangeConditions<Repository>(dryRun: true)
     plans.append(
       try await service.createRepository(RepositoryDraft(name: "r", path: "/backup/r"), repository).planned())

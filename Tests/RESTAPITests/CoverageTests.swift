@@ -111,6 +111,12 @@ struct Specimen: Sendable {
       item("images", "vm1", "/extents")
       engineRefuses = true
     case "GET /images/{image}/checkpoints": item("images", "vm1", "/checkpoints")
+    case "GET /images/{image}/trackers":
+      item("images", "vm1", "/trackers")
+      engineRefuses = true
+    case "DELETE /images/{image}/trackers/{tracker}":
+      item("images", "vm1", "/trackers/second-tool", conflict: "guest")
+      engineRefuses = true
     case "POST /images/{image}/attach":
       item("images", "vm1", "/attach", conflict: "guest", #"{"cache":"writeback"}"#)
     case "POST /images/{image}/detach": item("images", "guest", "/detach", conflict: "vm1")

@@ -62,6 +62,10 @@ import Testing
         #"{"chain":"\#(id)","level":"metadata"}"#
       ),
       (
+        .tracker(.standard(of: RepositoryID(backup.ulid)), of: ImageID(backup.ulid)),
+        #"{"image":"\#(id)","tracker":"\#(id.lowercased())"}"#
+      ),
+      (
         .groupRestore(of: backup.ulid, [backup]), #"{"backups":["\#(id)"],"group":"\#(id)"}"#
       ),
       (.restore(of: backup), #"{"backup":"\#(id)"}"#),

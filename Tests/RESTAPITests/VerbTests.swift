@@ -31,6 +31,7 @@ struct VerbTests {
     "POST /api/v1/backups/{backup}/restore": .restore,
     "POST /api/v1/chains/{chain}/verify": .verify,
     "POST /api/v1/groups/{group}/restore": .restore,
+    "DELETE /api/v1/images/{image}/trackers/{tracker}": .configure,
     "POST /api/v1/exports": .export,
     "DELETE /api/v1/exports/{export}": .export,
     "POST /api/v1/jobs/{job}/cancel": .backup,

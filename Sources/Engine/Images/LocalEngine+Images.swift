@@ -35,7 +35,7 @@ extension LocalEngine {
 
   /// Without a claim: looking is allowed while a guest writes. The file's status is nil for an NBD export.
   nonisolated(nonsending)
-    private func openUnclaimed(
+    func openUnclaimed(
       _ source: ImageSource, _ loop: EventLoop
     ) async throws -> (device: any BlockDevice, status: FileStatus?)
   {

@@ -57,6 +57,9 @@ extension LocalEngine {
         control.log(.warning, "\(uri): nothing can prove that it isn't written to while it is backed up")
       }
       return try await attempt {
+        if order.kind != .copy {
+          try await telling(about: image.name) { try await StoredTracker.requirePlace(for: order.tracker, in: image) }
+        }
         let lease = try await repository.takeLease(on: order.image.id, control: control)
         return try await attempt {
           let wanted = BackupDecision(

@@ -18,32 +18,6 @@ import Qcow2
 // K5. What an image stands on, a backing file or a data file, may change without it, and the times of a block device say
 //     nothing of its contents: such images have no tracker.
 
-/// The name of a tracker's bitmap: `cobweb.<tracker>.<checkpoint>`.
-struct TrackerBitmapName: Hashable {
-  let tracker: TrackerName
-  let checkpoint: ULID
-
-  private static let prefix = "cobweb"
-
-  init(tracker: TrackerName, checkpoint: ULID) {
-    self.tracker = tracker
-    self.checkpoint = checkpoint
-  }
-
-  init?(_ name: [UInt8]) {
-    let parts = String(decoding: name, as: UTF8.self).split(separator: ".", omittingEmptySubsequences: false)
-    guard parts.count == 3, parts[0] == Self.prefix, let tracker = TrackerName(String(parts[1])),
-      let checkpoint = ULID(parts[2])
-    else { return nil }
-    self.init(tracker: tracker, checkpoint: checkpoint)
-  }
-
-  /// Stands for no checkpoint: the tracker's bitmap missed a change.
-  static let noCheckpoint = ULID(high: 0, low: 0)
-
-  var bytes: [UInt8] { Array("\(Self.prefix).\(tracker).\(checkpoint)".utf8) }
-}
-
 /// A tracker as an image at rest has it.
 struct StoredTracker: Sendable {
   let checkpoint: ULID
@@ -65,6 +39,23 @@ struct StoredTracker: Sendable {
     case found(StoredTracker)
     /// Why it tells nothing.
     case missing(FallbackReason, String)
+  }
+
+  /// Trackers that one image carries at most: every write of a guest is recorded in each.
+  static let maximumCount = 16
+
+  /// Throws `bitmapLimit` if the image can't take the tracker beside those that it carries.
+  nonisolated(nonsending)
+    static func requirePlace(for tracker: TrackerName, in image: OpenImage) async throws
+  {
+    guard let qcow2 = image.trackable else { return }
+    let others = Set(try await qcow2.bitmaps().entries.compactMap { TrackerBitmapName($0.nameBytes)?.tracker })
+      .subtracting([tracker])
+    guard others.count >= maximumCount else { return }
+    throw DomainError(
+      .bitmapLimit,
+      "\(image.name) carries \(others.count) trackers, and may carry \(maximumCount): there is no place for '\(tracker)'",
+      remedy: "delete one that nothing backs up by any more")
   }
 
   /// Looks for it in an image that is open to be read.

@@ -26,6 +26,11 @@ package protocol BlockEngine: BitmapEngine {
   /// Which file or device each source is, whatever its path; nil where that can't be told, as for NBD exports.
   func identities(of sources: [ImageSource]) async throws -> [FileIdentity?]
 
+  /// Takes what the program has put into an image to track its changes out of it again: the bitmaps of one tracker, or
+  /// nil: of all, with whatever else there is. What can't be is told, and isn't thrown. Nothing is done to an image that
+  /// can't carry a tracker.
+  func removeTracking(from image: ImageLocation, tracker: TrackerName?) async -> TrackingRemoval
+
   // MARK: Attached images and exports
 
   /// Opens the image as `AttachOrder` says; from then on ``extents(of:offset:length:limit:)`` of it are the live ones.

@@ -88,3 +88,29 @@ package struct AttachReceipt: Hashable, Sendable, Codable {
     self.cache = cache
   }
 }
+
+/// What became of the bitmaps that the program has put into an image.
+package struct TrackingRemoval: Hashable, Sendable, Codable {
+  /// Names of those that are out of the image.
+  package var removed: [String]
+  /// Names of those that are still in it.
+  package var left: [String]
+  /// Why they are, or why it couldn't be told whether there are any; nil if nothing is left.
+  package var failure: ProblemDetails?
+
+  package init(removed: [String] = [], left: [String] = [], failure: ProblemDetails? = nil) {
+    self.removed = removed
+    self.left = left
+    self.failure = failure
+  }
+
+  /// What a person types to remove what is left in the image at `path`.
+  package func commands(path: String) -> [String] {
+    left.map { "qemu-img bitmap -f qcow2 --remove \(Self.quoted(path)) \(Self.quoted($0))" }
+  }
+
+  /// For a shell.
+  private static func quoted(_ text: String) -> String {
+    "'" + text.replacing("'", with: "'\\''") + "'"
+  }
+}

@@ -19,6 +19,7 @@ package enum PlannedResource: Hashable, Sendable {
   case backups(of: [ImageID], into: RepositoryID, RequestedBackupKind, Compression, speedLimit: UInt64)
   case verification(of: BackupID, VerifyLevel)
   case chainVerification(of: ChainID, VerifyLevel)
+  case tracker(TrackerName, of: ImageID)
   case restore(of: BackupID)
   case groupRestore(of: ULID, [BackupID])
   case deletion(of: BackupID)

@@ -51,6 +51,16 @@ extension CatalogReading {
     if need == .alone { try requireNoExports(of: image) }
   }
 
+  /// Throws `imageInUse` while the image is attached or exported, or a job uses it.
+  func requireUnused(_ image: Image) throws {
+    try require(.alone, of: image)
+    if let job = try liveJobs().first(where: { $0.request.work.images.contains(image.id) }) {
+      throw DomainError(
+        .imageInUse, "the \(job.request.kind.rawValue) job \(job.id) uses image '\(image.name)'",
+        remedy: "wait for it, or cancel it")
+    }
+  }
+
   /// Throws `imageInUse` while the image has exports; with `onlyActive`, while clients are offered it.
   func requireNoExports(of image: Image, onlyActive: Bool = false) throws {
     let exports = try allPages { try self.exports(ExportFilter(image: image.id), $0) }

@@ -45,6 +45,12 @@ package enum LabelChange: Hashable, Sendable {
   }
 }
 
+/// An image that isn't registered any more, and what became of its bitmaps.
+package struct UnregisteredImage: Hashable, Sendable {
+  package var image: Image
+  package var removal = TrackingRemoval()
+}
+
 extension BackupService {
   package func image(_ reference: Reference<Image>) throws -> Image {
     try transactions.read { try $0.find(reference) }
@@ -124,33 +130,33 @@ extension BackupService {
     }
   }
 
-  /// Forgets the image; its file and its backups stay. Throws `imageInUse` while a job or an export uses it.
+  /// Forgets the image; its file and its backups stay. What was put into the file to track its changes is taken out
+  /// again. Throws `imageInUse` while a job or an export uses it.
   package func unregisterImage(
-    _ reference: Reference<Image>, _ conditions: ChangeConditions<Image> = ChangeConditions()
-  ) async throws -> Answer<Image> {
+    _ reference: Reference<Image>, _ conditions: ChangeConditions<UnregisteredImage> = ChangeConditions()
+  ) async throws -> Answer<UnregisteredImage> {
     let doomed: @Sendable (any CatalogReading) throws -> Image = { catalog in
       let image = try catalog.find(reference)
       try conditions.require(revision: image.revision, of: "image '\(image.name)'")
       try image.managedBy.requireChangeable("image '\(image.name)'")
-      try catalog.require(.alone, of: image)
-      if let job = try catalog.liveJobs().first(where: { $0.request.work.images.contains(image.id) }) {
-        throw DomainError(
-          .imageInUse, "the \(job.request.kind.rawValue) job \(job.id) uses image '\(image.name)'",
-          remedy: "wait for it, or cancel it")
-      }
+      try catalog.requireUnused(image)
       return image
     }
     return try await answering(conditions) {
-      try await change(conditions) { view in
+      let answer = try await change(conditions) { view in
         let image = try doomed(view.catalog)
+        var steps = ["forget image '\(image.name)'; its file and backups stay"]
+        if image.format == .qcow2 { steps.append("remove the bitmaps of its trackers from \(image.source.place)") }
         return Plan(
-          action: "unregister-image", steps: ["forget image '\(image.name)'; its file and backups stay"],
-          warnings: image.damageWarnings, resource: .image(image))
+          action: "unregister-image", steps: steps, warnings: image.damageWarnings, resource: .image(image))
       } apply: { transaction in
         let image = try doomed(transaction.catalog)
         try transaction.delete(image)
-        return image
+        return UnregisteredImage(image: image)
       }
+      guard case .done(var unregistered) = answer else { return answer }
+      unregistered.removal = await removeTracking(from: unregistered.image)
+      return .done(unregistered)
     }
   }
 

@@ -1,3 +1,4 @@
+import Locks
 import Model
 
 /// A checkpoint of an image: the moment of one of its backups.
@@ -8,7 +9,121 @@ package struct CheckpointView: Hashable, Sendable {
   package var repositoryName: ResourceName
 }
 
+/// A tracker of an image: a line of its backups, with the bitmap in the image that the next one goes by.
+package struct TrackerView: Hashable, Sendable {
+  package enum State: String, Sendable, CaseIterable {
+    /// Changes are recorded, by this program and by QEMU.
+    case recording
+    /// A backup is being made in its line.
+    case busy
+    /// It rests: the next backup compares by hash.
+    case disabled
+    /// It missed changes: the next backup compares by hash.
+    case inconsistent
+  }
+
+  package var name: TrackerName
+  /// What its bitmap counts from; nil if from none.
+  package var checkpoint: ULID?
+  /// The newest complete backup of its line; nil if the catalog has none.
+  package var lastBackup: BackupID?
+  /// The bitmap's name.
+  package var bitmap: String
+  /// Where its line is; nil if that isn't known.
+  package var repository: RepositoryID?
+  package var state: State
+}
+
 extension BackupService {
+  /// The trackers that the image carries, in order of name; an image that can't be opened is refused as such.
+  package func trackers(of reference: Reference<Image>) async throws -> [TrackerView] {
+    let image = try image(reference)
+    let inspection = try await inspectImage(reference)
+    return try transactions.read { try Self.trackers(of: image, as: inspection, in: $0) }
+  }
+
+  private static func trackers(
+    of image: Image, as inspection: ImageInspection, in catalog: any CatalogReading
+  ) throws -> [TrackerView] {
+    let lines = try catalog.newestBackups(of: image.id)
+    let busy = try catalog.liveJobs().compactMap { job -> TrackerName? in
+      guard case .backup(let request) = job.request, request.images.contains(image.id), job.state != .queued else {
+        return nil
+      }
+      return request.tracker ?? .standard(of: request.repository)
+    }
+    var newest: [TrackerName: (name: TrackerBitmapName, bitmap: ImageInspection.Bitmap)] = [:]
+    for bitmap in inspection.bitmaps {
+      guard let name = TrackerBitmapName(bitmap.name) else { continue }
+      if newest[name.tracker].map({ $0.name.checkpoint < name.checkpoint }) ?? true {
+        newest[name.tracker] = (name, bitmap)
+      }
+    }
+    return newest.values.sorted { $0.name.tracker.text < $1.name.tracker.text }.map { name, bitmap in
+      let own = lines.filter { $0.tracker == name.tracker }
+      let line = own.first { $0.checkpoint == name.checkpoint } ?? own.last
+      return TrackerView(
+        name: name.tracker, checkpoint: name.checkpoint == TrackerBitmapName.noCheckpoint ? nil : name.checkpoint,
+        lastBackup: line?.id, bitmap: bitmap.name, repository: line?.repository,
+        state: busy.contains(name.tracker) ? .busy : State(of: bitmap, isAttached: image.attachment != nil))
+    }
+  }
+
+  private typealias State = TrackerView.State
+
+  /// Takes the tracker's bitmap out of the image: its backups stay, and the next one in its line compares by hash.
+  /// Throws `notFound` if the image carries no such tracker, `imageInUse` while the image is attached or a job uses it,
+  /// and, with what remains to be done by hand, why the image can't be written.
+  package func deleteTracker(
+    _ name: String, of reference: Reference<Image>, _ conditions: ChangeConditions<TrackingRemoval> = ChangeConditions()
+  ) async throws -> Answer<TrackingRemoval> {
+    let image = try image(reference)
+    let known = try await trackers(of: reference)
+    guard let tracker = known.first(where: { $0.name.text == name }) else {
+      throw DomainError(
+        .notFound, "image '\(image.name)' carries no tracker '\(name)'",
+        remedy: known.isEmpty ? "it carries none" : "it carries \(known.map(\.name.text).joined(separator: ", "))")
+    }
+    guard !conditions.dryRun else {
+      try transactions.read { try $0.requireUnused(try $0.find(reference)) }
+      return .planned(
+        Plan(
+          action: "delete-tracker", steps: ["remove the bitmap \(tracker.bitmap) from \(image.source.place)"],
+          warnings: ["the next backup of '\(image.name)' in its line compares by hash"],
+          resource: .tracker(tracker.name, of: image.id)))
+    }
+    // What the image carries changes: its listeners learn of it.
+    try await transactions.write(by: conditions.caller) { transaction in
+      let image = try transaction.catalog.find(reference)
+      try transaction.catalog.requireUnused(image)
+      try transaction.update(image)
+    }
+    let removal = await engine.removeTracking(from: image.location, tracker: tracker.name)
+    if let failure = removal.failure {
+      throw DomainError(
+        failure.code, "the bitmap \(tracker.bitmap) stays in the image: \(failure.detail)",
+        remedy: ([failure.remedy] + removal.commands(path: image.source.place)).compactMap(\.self).joined(
+          separator: "; or: "))
+    }
+    return .done(removal)
+  }
+
+  /// As far as the storage answers in time: nobody waits for a silent one to have an image forgotten.
+  func removeTracking(from image: Image) async -> TrackingRemoval {
+    let found = Lock<TrackingRemoval?>(nil)
+    let engine = engine
+    try? await BackgroundTasks(transactions.time).begin(
+      waitingUntil: transactions.time.instant + limits.lookTurn
+    ) {
+      let removal = await engine.removeTracking(from: image.location, tracker: nil)
+      found.withLock { $0 = removal }
+    } late: { _ in
+    }
+    return found.withLock { $0 }
+      ?? TrackingRemoval(
+        failure: ProblemDetails(
+          DomainError(.notReady, "the storage of \(image.source.place) doesn't answer: bitmaps may stay in it")))
+  }
   /// The checkpoints of an image's backups, oldest first.
   package func checkpoints(of reference: Reference<Image>, _ page: PageRequest) throws -> Page<CheckpointView> {
     try transactions.read { catalog in
@@ -23,5 +138,12 @@ extension BackupService {
         }
       }
     }
+  }
+}
+
+extension TrackerView.State {
+  /// The bitmaps of an attached image are in use in its file, and recorded.
+  fileprivate init(of bitmap: ImageInspection.Bitmap, isAttached: Bool) {
+    self = !bitmap.enabled ? .disabled : bitmap.inconsistent && !isAttached ? .inconsistent : .recording
   }
 }

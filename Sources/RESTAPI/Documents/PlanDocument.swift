@@ -62,6 +62,9 @@ extension PlannedResource: JSONWritable {
       case .chainVerification(let chain, let level):
         json.member("chain", chain)
         json.member("level", level)
+      case .tracker(let name, let image):
+        json.member("image", image)
+        json.member("tracker", name)
       case .groupRestore(let group, let backups):
         json.member("backups", backups)
         json.member("group", group)

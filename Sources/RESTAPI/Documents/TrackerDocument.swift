@@ -22,3 +22,47 @@ struct CheckpointDocument: JSONWritable, Sendable {
     }
   }
 }
+
+/// A tracker as the API shows it.
+extension TrackerView: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("name", name)
+      json.member("checkpoint", checkpoint)
+      json.member("lastBackup", lastBackup)
+      json.member("bitmap", bitmap)
+      json.member("repository", repository)
+      json.member("state", state)
+      // No tracker of this version is anything else's.
+      json.member("owner", "backup")
+    }
+  }
+}
+
+extension TrackerView.State: JSONWritable {}
+
+/// The trackers of an image: there are few, and all are shown.
+struct TrackerListDocument: JSONWritable, Sendable {
+  let items: [TrackerView]
+
+  func write(to json: inout JSONWriter) {
+    json.object { $0.member("items", items) }
+  }
+}
+
+/// What stays in the file of an image that was unregistered.
+struct TrackingLeftDocument: JSONWritable, Sendable {
+  let unregistered: UnregisteredImage
+
+  func write(to json: inout JSONWriter) {
+    let removal = unregistered.removal
+    json.object { json in
+      json.member("image", unregistered.image.id)
+      json.member("imageName", unregistered.image.name)
+      json.member("bitmapsRemoved", removal.removed)
+      json.member("bitmapsLeft", removal.left)
+      json.member("why", removal.failure?.detail)
+      json.member("commands", removal.commands(path: unregistered.image.source.place))
+    }
+  }
+}

@@ -21,6 +21,8 @@ struct ImageRoutes {
         .get, "\(Self.item)/extents", needs: .read, query: [.context, .bitmap, .offset, .length, .limit, .generation],
         .later(extents)),
       Route(.get, "\(Self.item)/checkpoints", needs: .read, query: [.limit, .cursor], .now(checkpoints)),
+      Route(.get, "\(Self.item)/trackers", needs: .read, .later(trackers)),
+      Route(.delete, "\(Self.item)/trackers/{tracker}", needs: .configure, query: [.dryRun], .later(deleteTracker)),
       Route(.post, "\(Self.item)/attach", needs: .export, query: [.dryRun], body: .optionalObject, .later(attach)),
       Route(.post, "\(Self.item)/detach", needs: .export, query: [.dryRun], body: .optionalObject, .later(detach)),
       Route(.post, "\(Self.item)/check", needs: .verify, query: [.dryRun], body: .optionalObject, .later(check)),
@@ -67,7 +69,8 @@ struct ImageRoutes {
   @Sendable private func unregister(_ call: Call) async throws -> HTTPResponse {
     let reference = try call.image()
     return try await call.change(
-      at: { try service.image(reference).revision }, render: { _ in .noContent },
+      at: { try service.image(reference).revision },
+      render: { $0.removal.failure == nil ? .noContent : StoredAnswer(200, TrackingLeftDocument(unregistered: $0)) },
       { try await service.unregisterImage(reference, $0) })
   }
 
@@ -106,6 +109,17 @@ struct ImageRoutes {
       of: try call.query.bitmapName(), of: image, try call.query.storedExtents(),
       generation: call.query.text(.generation))
     return try JSONAnswer.ok(DirtyExtentPageDocument(page: page), to: call)
+  }
+
+  @Sendable private func trackers(_ call: Call) async throws -> HTTPResponse {
+    try JSONAnswer.ok(TrackerListDocument(items: try await service.trackers(of: try call.image())), to: call)
+  }
+
+  @Sendable private func deleteTracker(_ call: Call) async throws -> HTTPResponse {
+    let reference = try call.image()
+    let name = call.match.parameters[1]
+    return try await call.change(
+      render: { _ in .noContent }, { try await service.deleteTracker(name, of: reference, $0) })
   }
 
   // MARK: Jobs
