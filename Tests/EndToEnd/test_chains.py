@@ -275,3 +275,52 @@ def test_images_of_one_moment_come_back_together(server, workspace):
     problem = server.problem(400, "invalid-field", "POST", f"/groups/{group}/restore", {
         "targets": [{"image": "vm1", "target": {"kind": "file", "path": "back.raw", "format": "raw", "colour": 1}}]})
     assert {error["pointer"] for error in problem["errors"]} == {"/targets/0/target/path", "/targets/0/target/colour"}
+
+
+def test_damage_that_an_increment_meets_marks_what_it_builds_on(server, workspace):
+    chain = Chain(server, workspace, "raw")
+    chain.write("write -P 1 0 1M", "write -P 5 8M 1M")
+    full = chain.back_up("full")
+    chain.write("write -P 2 1M 1M")
+    first = chain.back_up("incremental")
+    hashes = images.stored_file(workspace / "backup", full).with_suffix(".hashes")
+    content = bytearray(hashes.read_bytes())
+    # The page of the second 8 MiB, which the increment left to its parent.
+    content[2 * 4096 + 20] ^= 0x5A
+    hashes.write_bytes(content)
+    request = {"images": ["vm1"], "repository": "local", "kind": "incremental"}
+    chain.write("write -P 3 2M 1M")
+    job = server.finished(server.expect(202, "POST", "/backups", request).json())
+    assert (job["state"], job["error"]["code"]) == ("failed", "backup-corrupt")
+    states = [server.get(f"/backups/{backup['id']}")["state"] for backup in (full, first)]
+    assert states == ["corrupt", "corrupt"], "the damaged one, and what builds on it"
+    assert str(hashes) in server.get(f"/backups/{full['id']}")["failure"]
+    following = chain.back_up("incremental")
+    assert (following["kind"], following["fallbackReason"]) == ("full", "parent-missing")
+    assert server.verify(following)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_only_what_differs_is_restored_over_an_image(server, workspace, format, each_version):
+    chain = Chain(server, workspace, format)
+    chain.write("write -P 1 0 16M")
+    full = chain.back_up("full")
+    chain.write("write -P 2 3M 128k", "write -P 3 20M 64k", "write -z 8M 64k")
+    increment = chain.back_up("incremental")
+    request = {"target": {"kind": "image", "image": "vm1"}, "confirm": "vm1"}
+    plan = server.expect(200, "POST", f"/backups/{full['id']}/restore?dryRun=true", request).json()
+    assert "only what differs" in plan["steps"][-1] and "of the grains" not in plan["steps"][-1]
+    restored = server.succeeded("POST", f"/backups/{full['id']}/restore", request)["result"]
+    assert restored["mode"] == "changed" and restored["writtenBytes"] <= 5 * 65536
+    assert images.same(chain.points[0][1], "raw", chain.path, format)
+    again = server.succeeded("POST", f"/backups/{full['id']}/restore", {**request, "mode": "changed"})["result"]
+    assert again["writtenBytes"] == 0
+    everything = server.succeeded("POST", f"/backups/{increment['id']}/restore", {
+        "target": {"kind": "image", "image": "vm1", "mode": "all"}, "confirm": "vm1"})["result"]
+    assert everything["mode"] == "all" and everything["writtenBytes"] >= 15 * MIB
+    assert images.same(chain.points[1][1], "raw", chain.path, format)
+    following = chain.back_up("incremental")
+    assert server.verify(following)["state"] == "succeeded"
+    problem = server.problem(400, "invalid-field", "POST", f"/backups/{full['id']}/restore", {
+        **request, "mode": "some"})
+    assert problem["errors"][0]["pointer"] == "/mode"

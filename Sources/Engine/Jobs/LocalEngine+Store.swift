@@ -79,7 +79,7 @@ extension LocalEngine {
           }
           let target = try await makeImage(
             over: dataDevice, byteCount: begun.image.device.byteCount, backing: backing,
-            unit: base?.changes?.granularity, name: names.data)
+            unit: base?.changes?.granularity, backup: begun.order.backup, name: names.data)
           return try await closing([target]) {
             try await copy(begun, to: target, hashDevice, over: base, names, loop, control)
           }
@@ -126,18 +126,20 @@ extension LocalEngine {
   }
 
   /// A new qcow2 image for `byteCount` bytes of a guest: its size is a multiple of 512, as the format wants it.
-  /// - Parameter unit: the least that is written of a cluster, if that isn't all of it.
+  /// - Parameters:
+  ///   - unit: the least that is written of a cluster, if that isn't all of it.
+  ///   - backup: whose data it will hold, if it is one's.
   nonisolated(nonsending)
     func makeImage(
       over device: any BlockDevice, byteCount: UInt64, backing: Qcow2Image.BackingName? = nil, unit: UInt64? = nil,
-      name: String
+      backup: BackupID? = nil, name: String
     ) async throws -> Qcow2Image
   {
     try await telling(about: name) {
       let options = Qcow2Image.CreateOptions(
         virtualByteCount: Qcow2Image.byteCount(holding: byteCount), clusterByteCount: ChunkGeometry.standard.cluster,
         compressionType: .zstd, backing: backing,
-        hasSubclusters: (unit ?? .max) < UInt64(ChunkGeometry.standard.cluster))
+        hasSubclusters: (unit ?? .max) < UInt64(ChunkGeometry.standard.cluster), identity: backup?.ulid.bits)
       try await Qcow2Image.create(on: device, options: options)
       return try await Qcow2Image.open(
         device, options: .init(isReadOnly: false),

@@ -10,6 +10,8 @@ package struct HeaderExtension: Hashable, Sendable {
     package static let externalDataFile: UInt32 = 0x4441_5441
     /// Ours, "Cwtm": see ``TrackingMark``.
     static let trackingMark: UInt32 = 0x4377_746d
+    /// Ours, "Cwid": see ``Qcow2Image/CreateOptions/identity``.
+    static let identity: UInt32 = 0x4377_6964
     /// Ours, "Cwbr": what lies between two parts of a header that is being changed. See ``HeaderRewrite``.
     static let bridge: UInt32 = 0x4377_6272
   }

@@ -27,11 +27,15 @@ extension Qcow2Image {
     package var refcountBits: Int
     /// Each cluster is mapped in 32 parts, so that small writes copy little; clusters are 16 KiB or larger then.
     package var hasSubclusters: Bool
+    /// What the image is, for whoever opens it: by this an image that took another's place is told from it. It stands in
+    /// a header extension, which other programs keep.
+    package var identity: UInt128?
 
     package init(
       virtualByteCount: UInt64, clusterByteCount: Int = 65536, compressionType: CompressionType = .zlib,
-      backing: BackingName? = nil, refcountBits: Int = 16, hasSubclusters: Bool = false
+      backing: BackingName? = nil, refcountBits: Int = 16, hasSubclusters: Bool = false, identity: UInt128? = nil
     ) {
+      self.identity = identity
       self.virtualByteCount = virtualByteCount
       self.clusterByteCount = clusterByteCount
       self.compressionType = compressionType
@@ -83,6 +87,17 @@ extension Qcow2Image {
   }
 }
 
+extension Qcow2Image {
+  /// What the image was made as; nil where it doesn't say.
+  package var identity: UInt128? {
+    guard let contents = header.value.contents(ofExtension: HeaderExtension.Kind.identity), contents.count == 16 else {
+      return nil
+    }
+    let bytes = contents.span.bytes
+    return UInt128(bytes.bigEndian(UInt64.self, at: 0)) << 64 | UInt128(bytes.bigEndian(UInt64.self, at: 8))
+  }
+}
+
 /// The layout of an empty image: header, refcount table, refcount blocks, L1 table, one after the other.
 private struct NewImage {
   var header = Qcow2Header()
@@ -110,6 +125,12 @@ private struct NewImage {
       header.backingName = Array(backing.name.utf8)
       header.extensions.append(
         HeaderExtension(type: HeaderExtension.Kind.backingFormat, contents: Array(backing.format.utf8)))
+    }
+    if let identity = options.identity {
+      var contents: [UInt8] = []
+      contents.append(bigEndian: UInt64(identity >> 64))
+      contents.append(bigEndian: UInt64(truncatingIfNeeded: identity))
+      header.extensions.append(HeaderExtension(type: HeaderExtension.Kind.identity, contents: contents))
     }
     addFeatureNames()
     let perBlock = RefcountWidth(order: header.refcountOrder).entryCount(in: cluster)

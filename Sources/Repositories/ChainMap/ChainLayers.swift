@@ -13,16 +13,19 @@ package struct ChainLayer: Sendable {
   package let byteCount: UInt64
   /// The qcow2 file that it builds on, as the image must call it.
   package let backingName: String?
+  /// What the image must say that it is, if it says so.
+  package let identity: UInt128?
   /// Opens the file, to be read.
   package let open: nonisolated(nonsending) @Sendable () async throws -> any BlockDevice
 
   package init(
-    name: String, byteCount: UInt64, backingName: String?,
+    name: String, byteCount: UInt64, backingName: String?, identity: UInt128? = nil,
     open: nonisolated(nonsending) @escaping @Sendable () async throws -> any BlockDevice
   ) {
     self.name = name
     self.byteCount = byteCount
     self.backingName = backingName
+    self.identity = identity
     self.open = open
   }
 }
@@ -152,6 +155,7 @@ final class ChainLayers: @unchecked Sendable {
     if let format = backing?.format ?? backing.map({ _ in "no format" }), format != DiskFormat.qcow2.rawValue {
       throw Self.damage("\(layer.name) builds on a file of \(format) instead of qcow2")
     }
+    guard image.isWhatItSays(layer.identity) else { throw Self.damage("\(layer.name) is the data of another backup") }
     guard image.byteCount == layer.byteCount else {
       throw Self.damage("\(layer.name) is of \(image.byteCount) bytes instead of \(layer.byteCount)")
     }

@@ -31,13 +31,26 @@ struct RepositoryImageOpener: Sendable {
     func openTables(at place: StoredBackupLocation) async throws -> Qcow2Image
   {
     let device = try await openFile(place.path(.data))
-    return try await telling(about: place.fullPath(.data), damage: .backupCorrupt) {
+    let image = try await telling(about: place.fullPath(.data), damage: .backupCorrupt) {
       try await attempt {
         try await Qcow2Image.open(device, options: .init(), backing: .ignored, work: work, pool: pool)
       } orCleanUp: {
         try? await device.close()
       }
     }
+    return try await requireIdentity(of: image, at: place)
+  }
+
+  /// Closes the data of another backup.
+  nonisolated(nonsending)
+    private func requireIdentity(of image: Qcow2Image, at place: StoredBackupLocation) async throws -> Qcow2Image
+  {
+    guard image.isWhatItSays(place.backup.ulid.bits) else {
+      try? await image.close()
+      throw DomainError(
+        .backupCorrupt, "\(place.fullPath(.data)) is the data of another backup", remedy: "use another backup")
+    }
+    return image
   }
 
   private func layers(_ links: [ChainLink]) -> [ChainLayer] {
@@ -45,7 +58,7 @@ struct RepositoryImageOpener: Sendable {
       let (link, below) = (links[index], index + 1 < links.count ? links[index + 1] : nil)
       return ChainLayer(
         name: link.place.fullPath(.data), byteCount: Qcow2Image.byteCount(holding: link.manifest.virtualSize),
-        backingName: below?.place.name(.data)
+        backingName: below?.place.name(.data), identity: link.place.backup.ulid.bits
       ) { try await openFile(link.place.path(.data)) }
     }
   }
@@ -64,7 +77,7 @@ struct RepositoryImageOpener: Sendable {
         "\(place.fullPath(.data)) builds on \(backing ?? "nothing") instead of \(expected ?? "nothing")",
         remedy: "use another backup")
     }
-    let image = try await open(path, depth: 0, above: [])
+    let image = try await requireIdentity(of: try await open(path, depth: 0, above: []), at: place)
     let byteCount = Qcow2Image.byteCount(holding: manifest.virtualSize)
     guard image.byteCount == byteCount else {
       let found = image.byteCount
@@ -155,7 +168,15 @@ struct RepositoryImageOpener: Sendable {
   }
 }
 
+extension ULID {
+  /// As an image's identity.
+  package var bits: UInt128 { UInt128(high) << 64 | UInt128(low) }
+}
+
 extension Qcow2Image {
+  /// Whether the image is the one that is expected, or was made before images said what they are.
+  func isWhatItSays(_ expected: UInt128?) -> Bool { identity == nil || expected == nil || identity == expected }
+
   /// The size of an image for so many bytes of a guest: a multiple of 512, as the format wants it.
   package static func byteCount(holding guestByteCount: UInt64) -> UInt64 { (guestByteCount + 511) / 512 * 512 }
 }

@@ -9,6 +9,8 @@ import Model
 /// B1. A backup is called complete only after the engine gave its receipt: its manifest is durable by then.
 /// B2. Each outcome commits when it is known, the last one with the end of the job, which takes up any that the
 ///     catalog didn't take before.
+/// B3. A backup that fails because what it builds on is damaged marks that as corrupt: the next one is built on something
+///     else.
 struct BackupRun: Sendable {
   let context: JobContext
   let request: BackupJobRequest
@@ -137,6 +139,7 @@ struct BackupRun: Sendable {
         .info, "backup \(member.backup) is complete: \(receipt.dirtyBytes) bytes copied, \(receipt.storedSize) stored")
       return .complete(receipt)
     } catch {
+      if (error as? DomainError)?.code == .backupCorrupt { await judgeParents(of: member.backup) }
       return failure(error, of: member)
     }
   }
