@@ -110,3 +110,28 @@ def test_an_image_takes_a_bounded_number_of_trackers(server, guest):
     server.back_up(kind="copy", tracker="tool-16")
     server.expect(204, "DELETE", "/images/vm1/trackers/tool-3")
     server.back_up(kind="full", tracker="tool-16")
+
+
+def test_the_newest_backup_is_deleted_and_its_line_goes_on(server, guest, each_version):
+    first = server.back_up(kind="full")
+    images.qemu_io(guest, "qcow2", "write -P 7 8M 64k")
+    second = server.back_up(kind="incremental")
+    images.qemu_io(guest, "qcow2", "write -P 8 9M 64k")
+    plan = server.expect(200, "DELETE", f"/backups/{second['id']}?dryRun=true").json()
+    assert first["id"] in plan["steps"][0] and plan["warnings"] == []
+    server.succeeded("DELETE", f"/backups/{second['id']}")
+    assert bitmaps(guest)[0].endswith(first["checkpoint"])
+    third = server.back_up(kind="incremental")
+    assert (third["parent"], third["fallbackReason"], third["dirtyBytes"]) == (first["id"], None, 2 * 65536)
+    copy = server.back_up(kind="copy")
+    assert copy["merkleRoot"] == third["merkleRoot"], "nothing was missed"
+
+    server.succeeded("POST", "/images/vm1/attach", {})
+    plan = server.expect(200, "DELETE", f"/backups/{third['id']}?dryRun=true").json()
+    assert "compares by hash" in plan["warnings"][0]
+    server.succeeded("POST", "/images/vm1/detach", {})
+    server.expect(204, "DELETE", f"/images/vm1/trackers/{first['tracker']}")
+    server.succeeded("DELETE", f"/backups/{third['id']}")
+    compared = server.back_up(kind="incremental")
+    assert (compared["parent"], compared["fallbackReason"]) == (first["id"], "bitmap-missing")
+    assert compared["merkleRoot"] == copy["merkleRoot"]

@@ -48,7 +48,6 @@ struct TrackerTests {
       let second = try #require(TrackerName("second-tool"))
       let (first, other) = (try await history.backUp(.full), try await history.backUp(.auto, tracker: second))
       #expect(other.kind == .full && other.chain != first.chain && other.fallback == nil)
-      #expect(try await history.bitmapNames.count == 2)
       try history.write("write -P 7 1M 64k")
       let increment = try await history.backUp(.incremental)
       #expect(increment.chain == first.chain && increment.fallback == nil)

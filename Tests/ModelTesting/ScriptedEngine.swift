@@ -5,39 +5,6 @@ import Model
 /// A block engine without blocks: it answers by its script, remembers every order, and keeps what was backed up in
 /// repositories of its own that can be scanned. Attached images and served exports are remembered until they end.
 package final class ScriptedEngine: BlockEngine {
-  /// What it was asked to do, in the order of the calls.
-  package enum Order: Hashable, Sendable {
-    case suggestFormat(ImageSource)
-    case inspect(ImageLocation)
-    case resolveTarget(String)
-    case identities([ImageSource])
-    case extents(ImageLocation, offset: UInt64, length: UInt64?, limit: Int)
-    case attach(AttachOrder, job: JobID)
-    case detach(ImageID)
-    case export(ExportOrder)
-    case withdraw(ExportID, ExportRemoval)
-    case openRepository(path: String, id: RepositoryID)
-    case access(RepositoryLocation)
-    case scan(RepositoryLocation)
-    case recover(RepositoryLocation, liveJobs: Set<JobID>)
-    case removeRestoreLeftovers(liveJobs: Set<JobID>)
-    case record(ImageRecord, RepositoryLocation)
-    case backUp(BackupOrder, job: JobID)
-    case verify(VerifyOrder, job: JobID)
-    case restorePath(StoredBackupLocation)
-    case removeTracking(ImageLocation, TrackerName?)
-    case restore(RestoreOrder, job: JobID)
-    case delete(StoredBackupLocation, job: JobID)
-    case storedExtents(StoredBackupLocation, StoredExtentQuery)
-    case differences(StoredBackupLocation, from: StoredBackupLocation, StoredExtentQuery)
-    case check(CheckOrder, job: JobID)
-    case bitmaps(BitmapImage)
-    case bitmap(BitmapName, BitmapImage)
-    case changeBitmaps(BitmapOrder)
-    case dirtyExtents(BitmapName, BitmapImage, StoredExtentQuery)
-    case shutDown
-  }
-
   /// The answers. Each may be replaced; what throws, fails the call.
   package struct Script: Sendable {
     package var suggestFormat: @Sendable (ImageSource) throws -> FormatSuggestion = { _ in
@@ -112,6 +79,10 @@ package final class ScriptedEngine: BlockEngine {
     package var restorePath: @Sendable (StoredBackupLocation) throws -> RestorePath = {
       RestorePath(backups: [$0.backup])
     }
+    package var restoreChoice: @Sendable (RestoreOrder) throws -> RestoreChoice = {
+      RestoreChoice(mode: $0.mode == .auto ? .changed : $0.mode, why: "the script says so")
+    }
+    package var returnCheckpoint: @Sendable (CheckpointReturn) -> CheckpointReturn.Outcome = { _ in .unconcerned }
     package var removeTracking: @Sendable (ImageLocation, TrackerName?) -> TrackingRemoval = { _, _ in
       TrackingRemoval()
     }
@@ -344,6 +315,18 @@ package final class ScriptedEngine: BlockEngine {
     if order.target.isOverwritten { try await control.willOverwrite() }
     try await script.work(.restore(order, job: control.job), control)
     return try script.restore(order)
+  }
+
+  package func restoreChoice(_ order: RestoreOrder) async throws -> RestoreChoice {
+    let script = note(.restoreChoice(order))
+    try await script.storage(.restoreChoice(order))
+    return try script.restoreChoice(order)
+  }
+
+  package func returnCheckpoint(_ order: CheckpointReturn) async -> CheckpointReturn.Outcome {
+    let script = note(.returnCheckpoint(order))
+    try? await script.storage(.returnCheckpoint(order))
+    return script.returnCheckpoint(order)
   }
 
   package func removeTracking(from image: ImageLocation, tracker: TrackerName?) async -> TrackingRemoval {

@@ -104,7 +104,7 @@ import Testing
   /// Orders that change nothing in the world.
   private static func isRead(_ order: ScriptedEngine.Order) -> Bool {
     switch order {
-    case .suggestFormat, .inspect, .extents, .scan, .resolveTarget, .identities, .restorePath: true
+    case .suggestFormat, .inspect, .extents, .scan, .resolveTarget, .identities, .restorePath, .restoreChoice: true
     default: false
     }
   }

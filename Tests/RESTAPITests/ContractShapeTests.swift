@@ -121,6 +121,7 @@ import Testing
       "Backup/kind": backupKinds, "Backup/requestedKind": requestedKinds, "Backup/state": values(Backup.State.self),
       "Backup/compression": values(Compression.self), "Backup/consistency": values(Consistency.self),
       "Backup/verifyLevel": verifyLevels, "Backup/trackingFallback": values(TrackingFallback.self),
+      "RestoreMode": values(RestoreMode.self), "RestoreResult/mode": ["all", "changed"],
       "Tracker/state": values(TrackerView.State.self), "Tracker/owner": ["backup"],
       "Checkpoint/backupState": values(Backup.State.self),
       "Backup/fallbackReason": values(FallbackReason.self),

@@ -18,36 +18,41 @@ extension LocalEngine {
         return try await closing([data]) {
           let reading = RestoreReading(
             stored: stored, hashes: hashes.reader, data: data, loop: loop, control: control)
-          let written = try await restore(reading, to: order.target)
-          return RestoreReport(virtualSize: stored.manifest.virtualSize, writtenBytes: written)
+          let (written, mode) = try await restore(reading, to: order.target, order.mode)
+          return RestoreReport(virtualSize: stored.manifest.virtualSize, writtenBytes: written, mode: mode)
         }
       }
     }
   }
 
-  /// Returns the bytes that were written because they aren't zero.
+  /// Returns the bytes that were written because they aren't zero, and what was written at all.
   nonisolated(nonsending)
-    private func restore(_ reading: RestoreReading, to target: RestoreOrder.Target) async throws -> UInt64
+    private func restore(
+      _ reading: RestoreReading, to target: RestoreOrder.Target, _ mode: RestoreMode
+    ) async throws -> (UInt64, RestoreMode)
   {
     switch target {
-    case .newFile(let path, let format): try await restore(reading, toNewFile: path, format)
-    case .image(let location): try await restore(reading, over: location)
-    case .nbd(let uri, let targetIsZero): try await restore(reading, toExport: uri, targetIsZero: targetIsZero)
+    case .newFile(let path, let format): (try await restore(reading, toNewFile: path, format), .all)
+    case .image(let location): try await restore(reading, over: location, mode)
+    case .nbd(let uri, let targetIsZero):
+      (try await restore(reading, toExport: uri, targetIsZero: targetIsZero), .all)
     }
   }
 
+  /// - Parameter regions: of the backup, that are to be written; nil: all.
   nonisolated(nonsending)
     private func copy(
-      _ reading: RestoreReading, to target: any BlockDevice, _ name: String, targetIsZero: Bool
+      _ reading: RestoreReading, to target: any BlockDevice, _ name: String, targetIsZero: Bool,
+      regions: DifferingRegions? = nil
     ) async throws -> UInt64
   {
     let (stored, loop, control) = (reading.stored, reading.loop, reading.control)
     let writer = TargetWriter(target, name: name, zeroes: targetIsZero ? .leave : .write, control: control)
     let sink = RestoreSink(stored.comparison(reading.hashes), target: writer)
     let source = stored.dataName
-    try await run(from: reading.data, byteCount: stored.manifest.virtualSize, to: sink, loop, control) {
-      DomainError($0, of: source, damage: .backupCorrupt)
-    }
+    try await run(
+      from: reading.data, byteCount: stored.manifest.virtualSize, regions: regions, to: sink, loop, control
+    ) { DomainError($0, of: source, damage: .backupCorrupt) }
     return writer.writtenByteCount
   }
 
@@ -151,7 +156,9 @@ extension LocalEngine {
   // MARK: Over what is there
 
   nonisolated(nonsending)
-    private func restore(_ reading: RestoreReading, over location: ImageLocation) async throws -> UInt64
+    private func restore(
+      _ reading: RestoreReading, over location: ImageLocation, _ mode: RestoreMode
+    ) async throws -> (UInt64, RestoreMode)
   {
     let graph = try await opener(on: reading.loop).openToWrite(
       location, tracking: .recorded,
@@ -162,9 +169,15 @@ extension LocalEngine {
       try Self.checkSize(
         graph.slot, graph.name, location.format == .qcow2 ? Qcow2Image.byteCount(holding: byteCount) : byteCount,
         remedy: "restore to a new file, or resize the image with qemu-img resize")
-      let written = try await overwrite(graph.slot, graph.name, reading, targetIsZero: false)
+      let choice = try await choice(mode, of: reading.hashes, over: graph.slot, graph.name)
+      reading.control.log(.info, "\(choice.mode == .all ? "everything" : "what differs") is written: \(choice.why)")
+      let regions =
+        choice.mode == .all
+        ? nil
+        : DifferingRegions(of: graph.slot, graph.name, from: reading.hashes, reading.stored.hashesName, work: work)
+      let written = try await overwrite(graph.slot, graph.name, reading, targetIsZero: false, regions: regions)
       try await reading.loop.blocking(about: graph.name) { try graph.image.requireInPlace() }
-      return written
+      return (written, choice.mode)
     }
   }
 
@@ -198,12 +211,13 @@ extension LocalEngine {
   /// Fills what holds something else, and makes it durable; closes it.
   nonisolated(nonsending)
     private func overwrite(
-      _ target: any BlockDevice, _ name: String, _ reading: RestoreReading, targetIsZero: Bool
+      _ target: any BlockDevice, _ name: String, _ reading: RestoreReading, targetIsZero: Bool,
+      regions: DifferingRegions? = nil
     ) async throws -> UInt64
   {
     try await reading.control.willOverwrite()
     do {
-      let written = try await copy(reading, to: target, name, targetIsZero: targetIsZero)
+      let written = try await copy(reading, to: target, name, targetIsZero: targetIsZero, regions: regions)
       try await telling(about: name) {
         try await target.flush()
         try await target.close()

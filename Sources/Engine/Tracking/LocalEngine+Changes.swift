@@ -13,6 +13,15 @@ extension LocalEngine {
   {
     guard let (from, bits) = begun.tracked else { return nil }
     guard let base = begun.parent, from.manifest.backup != base.manifest.backup else { return bits }
+    return try await changes(bits, of: from, since: base, parent)
+  }
+
+  /// The bits, with where a backup differs from one that it builds on.
+  nonisolated(nonsending)
+    func changes(
+      _ bits: DirtyBitmap, of from: StoredBackup, since base: StoredBackup, _ parent: HashTreeReader
+    ) async throws -> DirtyBitmap
+  {
     let stored = try await storedBlocks(of: from, downTo: base, like: bits)
     var changes = bits
     let hashes = try await from.openHashes(work: work)

@@ -133,7 +133,8 @@ package enum JobKind: String, Sendable, Codable, CaseIterable {
 package enum JobRequest: Hashable, Sendable, Codable {
   case backup(BackupJobRequest)
   case verify(backup: BackupID, level: VerifyLevel)
-  case restore(backup: BackupID, target: RestoreTarget)
+  /// `mode` is nil for a target that isn't an image: all is written.
+  case restore(backup: BackupID, target: RestoreTarget, mode: RestoreMode? = nil)
   case deleteBackup(backup: BackupID)
   case rescan(repository: RepositoryID)
   case check(image: ImageID, repairsLeaks: Bool)
@@ -213,12 +214,24 @@ package struct GroupRestore: Hashable, Sendable, Codable {
   package var image: ImageID
   package var backup: BackupID
   package var target: RestoreTarget
+  /// Nil for a target that isn't an image: all is written.
+  package var mode: RestoreMode?
 
-  package init(image: ImageID, backup: BackupID, target: RestoreTarget) {
+  package init(image: ImageID, backup: BackupID, target: RestoreTarget, mode: RestoreMode? = nil) {
     self.image = image
     self.backup = backup
     self.target = target
+    self.mode = mode
   }
+}
+
+/// What a restore over an image writes.
+package enum RestoreMode: String, Sendable, Codable, CaseIterable {
+  /// What differs, where the image seems to hold much of it already; else all.
+  case auto
+  case all
+  /// What differs from what the image holds, which is read for that.
+  case changed
 }
 
 package struct JobLogEntry: Hashable, Sendable, Codable {

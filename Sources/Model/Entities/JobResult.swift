@@ -87,11 +87,14 @@ package enum JobResult: Hashable, Sendable {
     package var target: Target
     package var virtualSize: UInt64
     package var writtenBytes: UInt64
+    /// What was written: `all` or `changed`. Nil for a target that isn't an image.
+    package var mode: RestoreMode?
 
     package init(
       backup: BackupID, image: ImageID, imageName: ResourceName, target: Target, virtualSize: UInt64,
-      writtenBytes: UInt64
+      writtenBytes: UInt64, mode: RestoreMode? = nil
     ) {
+      self.mode = mode
       self.backup = backup
       self.image = image
       self.imageName = imageName

@@ -245,10 +245,26 @@ package struct RestoreOrder: Hashable, Sendable, Codable {
 
   package var backup: StoredBackupLocation
   package var target: Target
+  /// What is written; of an image only it may be another than `all`.
+  package var mode: RestoreMode
 
-  package init(backup: StoredBackupLocation, target: Target) {
+  package init(backup: StoredBackupLocation, target: Target, mode: RestoreMode = .all) {
     self.backup = backup
     self.target = target
+    self.mode = mode
+  }
+}
+
+/// What a restore over an image writes, as it was decided.
+package struct RestoreChoice: Hashable, Sendable, Codable {
+  /// `all` or `changed`.
+  package var mode: RestoreMode
+  /// Why, as part of a sentence.
+  package var why: String
+
+  package init(mode: RestoreMode, why: String) {
+    self.mode = mode
+    self.why = why
   }
 }
 
@@ -256,10 +272,13 @@ package struct RestoreReport: Hashable, Sendable, Codable {
   package var virtualSize: UInt64
   /// Bytes that were written because they aren't zero.
   package var writtenBytes: UInt64
+  /// `all` or `changed`.
+  package var mode: RestoreMode
 
-  package init(virtualSize: UInt64, writtenBytes: UInt64) {
+  package init(virtualSize: UInt64, writtenBytes: UInt64, mode: RestoreMode = .all) {
     self.virtualSize = virtualSize
     self.writtenBytes = writtenBytes
+    self.mode = mode
   }
 }
 
@@ -304,5 +323,35 @@ package struct RecoveryReport: Hashable, Sendable, Codable {
     self.removed = removed
     self.quarantined = quarantined
     self.access = access
+  }
+}
+
+/// Has an image's tracker count from the parent of the backup that it counts from, which is to be deleted.
+package struct CheckpointReturn: Hashable, Sendable, Codable {
+  package enum Outcome: Hashable, Sendable, Codable {
+    /// It counts from the parent: what the backup stored counts as changed.
+    case returned
+    /// It counts from another backup, or there is none: nothing is done.
+    case unconcerned
+    /// It can't, for this reason: the next backup compares by hash.
+    case impossible(String)
+  }
+
+  package var backup: StoredBackupLocation
+  package var parent: StoredBackupLocation
+  package var image: ImageLocation
+  package var tracker: TrackerName
+  /// Only find out whether it can be done.
+  package var isRehearsal: Bool
+
+  package init(
+    backup: StoredBackupLocation, parent: StoredBackupLocation, image: ImageLocation, tracker: TrackerName,
+    isRehearsal: Bool = false
+  ) {
+    self.backup = backup
+    self.parent = parent
+    self.image = image
+    self.tracker = tracker
+    self.isRehearsal = isRehearsal
   }
 }

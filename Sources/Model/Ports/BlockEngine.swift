@@ -85,12 +85,17 @@ package protocol BlockEngine: BitmapEngine {
   /// What a restore of the backup reads, and what of it is missing, of another size, or has tables that don't hold
   /// together. The guest's data aren't read.
   func restorePath(to backup: StoredBackupLocation) async throws -> RestorePath
+  /// What a restore over an image would write, in the mode that the order asks for.
+  func restoreChoice(_ order: RestoreOrder) async throws -> RestoreChoice
   /// Where a stored backup holds data, with all that it builds on.
   func extents(ofBackup backup: StoredBackupLocation, _ query: StoredExtentQuery) async throws -> ExtentPage
   /// Where the backup isn't what the other one is, by their hashes: of one chain or of two.
   func differences(
     _ backup: StoredBackupLocation, from other: StoredBackupLocation, _ query: StoredExtentQuery
   ) async throws -> DifferencePage
+  /// Has the image's tracker count from the backup's parent, durably, before the backup is deleted. Whatever comes of
+  /// the deletion then, what the tracker says is right.
+  func returnCheckpoint(_ order: CheckpointReturn) async -> CheckpointReturn.Outcome
   /// Deletes a stored backup's files: a tombstone first, so that a cut leaves nothing that claims to be whole.
   func delete(_ backup: StoredBackupLocation, control: any JobControl) async throws
   /// Checks an image that isn't attached; a raw one has nothing to check, and is only opened.

@@ -43,7 +43,7 @@ extension JobRequest {
     switch self {
     case .backup(let request): BackupWork(request: request)
     case .verify(let backup, let level): VerifyWork(backup: backup, level: level)
-    case .restore(let backup, let target): RestoreWork(backup: backup, target: target)
+    case .restore(let backup, let target, let mode): RestoreWork(backup: backup, target: target, mode: mode)
     case .deleteBackup(let backup): DeletionWork(backup: backup)
     case .rescan(let repository): RescanWork(repository: repository)
     case .check(let image, let repairsLeaks): CheckWork(image: image, repairsLeaks: repairsLeaks)

@@ -37,6 +37,17 @@ struct BackupForecast {
 }
 
 extension CatalogReading {
+  /// How the tracker of the backup's image can do without the backup; nil where there is no image, or nothing to count
+  /// from.
+  func checkpointReturn(of backup: Backup) throws -> CheckpointReturn? {
+    guard backup.checkpoint != nil, let tracker = backup.tracker, let parentID = backup.parent,
+      let parent = try self.backup(parentID), parent.state == .complete, let image = try image(backup.image)
+    else { return nil }
+    return CheckpointReturn(
+      backup: try storedBackup(backup.id).location, parent: try storedBackup(parentID).location, image: image.location,
+      tracker: tracker)
+  }
+
   /// Backups of the image that nothing may build on, whatever the repository says of them.
   func unusableParents(of image: ImageID, in repository: RepositoryID) throws -> Set<BackupID> {
     let corrupt = try allPages {

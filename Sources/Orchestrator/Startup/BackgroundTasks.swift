@@ -50,6 +50,19 @@ final class BackgroundTasks: Sendable {
     }
   }
 
+  /// What the work comes to, if that is within `limit`; the work goes on all the same.
+  static func result<Result: Sendable>(
+    within limit: Duration, by time: any TimeSource, _ work: @Sendable @escaping () async -> Result
+  ) async -> Result? {
+    let result = Lock<Result?>(nil)
+    try? await BackgroundTasks(time).begin(waitingUntil: time.instant + limit) {
+      let found = await work()
+      result.withLock { $0 = found }
+    } late: { _ in
+    }
+    return result.withLock { $0 }
+  }
+
   /// Begins the work and waits for it until `deadline`. Throws what it throws by then; what it throws later is given to
   /// `late`.
   func begin(

@@ -133,22 +133,40 @@ extension BackupService {
   {
     let home = try? transactions.read { try $0.find($0.find(id).repository) }
     if let home, home.isReadOnly { try await lookAgain(at: home) }
-    return try await submit(conditions) { view in
-      let backup = try view.catalog.find(id)
-      try conditions.require(revision: backup.revision, of: "backup \(backup.id)")
-      guard backup.state != .running else {
-        throw DomainError(
-          .backupNotComplete, "backup \(id) is still being made", remedy: "wait for its job, or cancel it")
+    return try await answering(conditions) {
+      let outlook = conditions.dryRun ? try await checkpointOutlook(of: id) : ([], [])
+      return try await submitNew(conditions) { view in
+        let backup = try view.catalog.find(id)
+        try conditions.require(revision: backup.revision, of: "backup \(backup.id)")
+        guard backup.state != .running else {
+          throw DomainError(
+            .backupNotComplete, "backup \(id) is still being made", remedy: "wait for its job, or cancel it")
+        }
+        try view.catalog.requireNotExported(id)
+        try view.catalog.requireNoDependents(of: id)
+        let repository = try view.catalog.find(backup.repository)
+        if repository.isReadOnly { try repository.requireWritable() }
+        return JobDraft(
+          request: .deleteBackup(backup: id), links: Self.links(to: backup),
+          plan: Plan(
+            action: "delete-backup",
+            steps: outlook.0 + ["delete the files of backup \(id), \(backup.storedSize) bytes"], warnings: outlook.1,
+            resource: .deletion(of: id)))
       }
-      try view.catalog.requireNotExported(id)
-      try view.catalog.requireNoDependents(of: id)
-      let repository = try view.catalog.find(backup.repository)
-      if repository.isReadOnly { try repository.requireWritable() }
-      return JobDraft(
-        request: .deleteBackup(backup: id), links: Self.links(to: backup),
-        plan: Plan(
-          action: "delete-backup", steps: ["delete the files of backup \(id), \(backup.storedSize) bytes"],
-          resource: .deletion(of: id)))
+    }
+  }
+
+  /// What the deletion means for the image's bitmap, as steps and warnings of a plan.
+  private func checkpointOutlook(of id: BackupID) async throws -> (steps: [String], warnings: [String]) {
+    guard let backup = try transactions.read({ try $0.backup(id) }),
+      var order = try transactions.read({ try $0.checkpointReturn(of: backup) })
+    else { return ([], []) }
+    order.isRehearsal = true
+    switch await engine.returnCheckpoint(order, within: limits.lookTurn, by: transactions.time) {
+    case .returned:
+      return (["have the image's bitmap count from backup \(order.parent.backup), with what \(id) stored"], [])
+    case .unconcerned: return ([], [])
+    case .impossible(let why): return ([], ["the next backup compares by hash: \(why)"])
     }
   }
 

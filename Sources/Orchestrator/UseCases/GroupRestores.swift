@@ -47,7 +47,10 @@ extension BackupService {
         let plans = try restores.map { backup, target in
           try Self.plan(backup, target, seen[backup.id] ?? RestoreOutlook(), in: view.catalog)
         }
-        let parts = restores.map { GroupRestore(image: $0.backup.image, backup: $0.backup.id, target: $0.target) }
+        let parts = zip(restores, target.members).map { restore, member in
+          GroupRestore(
+            image: restore.backup.image, backup: restore.backup.id, target: restore.target, mode: member.target.mode)
+        }
         return JobDraft(
           request: .restoreGroup(group: group, restores: parts),
           links: JobLinks(

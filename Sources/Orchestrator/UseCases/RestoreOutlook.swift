@@ -4,6 +4,8 @@ import Model
 struct RestoreOutlook: Sendable {
   /// What would be read, from the full on.
   var path = RestorePath(backups: [])
+  /// What would be written of it over an image.
+  var choice: RestoreChoice?
   /// What stands on the target.
   var overlays = Overlays.none
 

@@ -6,9 +6,14 @@ package enum RestoreDraft: Hashable, Sendable {
   /// A file that must not exist yet, at an absolute path.
   case newFile(path: String, format: DiskFormat)
   /// Over a registered, detached image of the same size; `confirm` must be its name.
-  case image(Reference<Image>, confirm: String?)
+  case image(Reference<Image>, confirm: String?, mode: RestoreMode = .auto)
   /// Over an export of an NBD server, of the same size; `targetIsZero`: it reads as zeroes.
   case nbd(uri: String, targetIsZero: Bool)
+}
+
+extension RestoreDraft {
+  /// Nil for a target that isn't an image.
+  var mode: RestoreMode? { if case .image(_, _, let mode) = self { mode } else { nil } }
 }
 
 extension BackupService {
@@ -28,7 +33,7 @@ extension BackupService {
         var links = Self.links(to: backup)
         if case .image(let image) = resolved { links.target = image }
         return JobDraft(
-          request: .restore(backup: id, target: resolved), links: links,
+          request: .restore(backup: id, target: resolved, mode: target.mode), links: links,
           plan: try Self.plan(backup, resolved, outlook, in: view.catalog), legs: [backup.virtualSize])
       }
     }
@@ -44,7 +49,7 @@ extension BackupService {
     try backup.requireReadable()
     switch target {
     case .newFile(let path, let format): return (backup, .newFile(path: path, format: format))
-    case .image(let reference, let confirm):
+    case .image(let reference, let confirm, _):
       let image = try catalog.find(reference)
       if !conditions.dryRun, !isConfirmed {
         try image.requireConfirmation(confirm, because: "this overwrites image '\(image.name)'")
@@ -66,7 +71,7 @@ extension BackupService {
     switch target {
     case .newFile(let path, let format):
       return .newFile(path: try await engine.resolveTarget(path), format: format)
-    case .image(let reference, _):
+    case .image(let reference, _, _):
       _ = try await inspectImage(reference)
     case .nbd(let uri, _):
       let size = try await engine.inspect(ImageLocation(source: .nbd(uri: uri), format: .raw)).virtualSize
@@ -83,9 +88,15 @@ extension BackupService {
   /// What only the storage can tell a plan.
   func outlook(of id: BackupID, _ target: RestoreDraft) async throws -> RestoreOutlook {
     var outlook = RestoreOutlook()
-    outlook.path = try await engine.restorePath(to: try transactions.read { try $0.storedBackup(id).location })
-    if case .image(let reference, _) = target {
-      outlook.overlays = try await overlays(on: try transactions.read { try $0.find(reference) })
+    let location = try transactions.read { try $0.storedBackup(id).location }
+    outlook.path = try await engine.restorePath(to: location)
+    if case .image(let reference, _, let mode) = target {
+      let image = try transactions.read { try $0.find(reference) }
+      outlook.overlays = try await overlays(on: image)
+      if outlook.path.findingCount == 0 {
+        outlook.choice = try await engine.restoreChoice(
+          RestoreOrder(backup: location, target: .image(image.location), mode: mode))
+      }
     }
     return outlook
   }
@@ -99,7 +110,8 @@ extension BackupService {
     case .newFile(let path, let format): step = "restore backup \(backup.id) to \(path) as \(format.rawValue)"
     case .image(let id):
       let image = try catalog.find(id)
-      step = "restore backup \(backup.id) over image '\(image.name)'"
+      let what = outlook.choice.map { ", \($0.mode == .all ? "all of it" : "only what differs"): \($0.why)" } ?? ""
+      step = "restore backup \(backup.id) over image '\(image.name)'\(what)"
       warnings.append("what image '\(image.name)' holds now is lost")
       warnings += outlook.overlays.warnings(of: image)
     case .nbd(let uri, let targetIsZero):

@@ -1,4 +1,3 @@
-import Locks
 import Model
 
 /// A checkpoint of an image: the moment of one of its backups.
@@ -110,16 +109,10 @@ extension BackupService {
 
   /// As far as the storage answers in time: nobody waits for a silent one to have an image forgotten.
   func removeTracking(from image: Image) async -> TrackingRemoval {
-    let found = Lock<TrackingRemoval?>(nil)
     let engine = engine
-    try? await BackgroundTasks(transactions.time).begin(
-      waitingUntil: transactions.time.instant + limits.lookTurn
-    ) {
-      let removal = await engine.removeTracking(from: image.location, tracker: nil)
-      found.withLock { $0 = removal }
-    } late: { _ in
+    return await BackgroundTasks.result(within: limits.lookTurn, by: transactions.time) {
+      await engine.removeTracking(from: image.location, tracker: nil)
     }
-    return found.withLock { $0 }
       ?? TrackingRemoval(
         failure: ProblemDetails(
           DomainError(.notReady, "the storage of \(image.source.place) doesn't answer: bitmaps may stay in it")))

@@ -72,12 +72,15 @@ extension JobResult.Restored: JSONWritable {
       json.member("backup", backup)
       json.member("image", image)
       json.member("imageName", imageName)
+      if let mode { json.member("mode", mode) }
       json.member("target", target)
       json.member("virtualSize", virtualSize)
       json.member("writtenBytes", writtenBytes)
     }
   }
 }
+
+extension RestoreMode: JSONWritable {}
 
 extension JobResult.Restored.Target: JSONWritable {
   func write(to json: inout JSONWriter) {

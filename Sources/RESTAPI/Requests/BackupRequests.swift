@@ -61,8 +61,11 @@ extension RequestFields {
     case .image:
       // Asked for at once with the image, so that each is known even where the other is wrong.
       let confirm = isConfirmable ? string("confirm", required: false) : nil
+      let outer = isConfirmable ? choice("mode", of: RestoreMode.self, required: false) : nil
+      let mode = target.choice("mode", of: RestoreMode.self, required: false)
+      if let outer, let mode, outer != mode { refuse("mode", "isn't what the target's says") }
       guard let image = target.reference("image", to: Image.self) else { return nil }
-      return .image(image, confirm: confirm)
+      return .image(image, confirm: confirm, mode: mode ?? outer ?? .auto)
     case .nbd:
       let isZero = target.boolean("targetIsZero", required: false)
       return target.nbdURI("uri").map { .nbd(uri: $0, targetIsZero: isZero ?? false) }

@@ -1,7 +1,8 @@
 import Foundation
 import Model
 
-/// A delete job: the mark in the row first, then the files, then the rows. `Backup+Deletion.swift` has the rules.
+/// A delete job: the image's bitmap first, then the mark in the row, the files, and the rows. `Backup+Deletion.swift` has
+/// the rules.
 struct DeletionWork: JobWork {
   let backup: BackupID
   let isPausable = false
@@ -21,6 +22,7 @@ struct DeletionWork: JobWork {
       let stored = try context.transactions.read { try deletable(in: $0) }
       try await context.live.checkpoint()
       context.log(.info, "deleting backup \(backup) of '\(stored.imageName)'")
+      try await returnCheckpoint(of: stored, context)
       let marked = try await context.transactions.persistently { try await mark(context) }
       do {
         try await deleteFiles(of: stored, context)
@@ -32,6 +34,18 @@ struct DeletionWork: JobWork {
       return JobEnd(.succeeded, result: .deleted(result)) { transaction in try transaction.forget(id, job: job) }
     } catch {
       return JobEnd(error, of: context.live)
+    }
+  }
+
+  /// Has the next backup of the line go by its bitmap all the same, where that can be.
+  private func returnCheckpoint(of stored: LocatedBackup, _ context: JobContext) async throws {
+    guard let order = try context.transactions.read({ try $0.checkpointReturn(of: stored.backup) }) else { return }
+    let outcome = await context.engine.returnCheckpoint(
+      order, within: context.limits.lookTurn, by: context.transactions.time)
+    switch outcome {
+    case .returned: context.log(.info, "the image's bitmap counts from backup \(order.parent.backup) now")
+    case .unconcerned: break
+    case .impossible(let why): context.log(.info, "the next backup compares by hash: \(why)")
     }
   }
 
@@ -89,5 +103,15 @@ struct DeletionWork: JobWork {
   /// A failed backup, or a deletion that was cut short, may have left nothing behind.
   private static func saysAbsent(_ error: DomainError) -> Bool {
     [.notFound, .sourceNotFound, .backupNotComplete].contains(error.code)
+  }
+}
+
+extension BlockEngine {
+  /// As far as the image's storage answers in time: a silent one keeps no backup from being deleted.
+  func returnCheckpoint(
+    _ order: CheckpointReturn, within limit: Duration, by time: any TimeSource
+  ) async -> CheckpointReturn.Outcome {
+    await BackgroundTasks.result(within: limit, by: time) { await returnCheckpoint(order) }
+      ?? .impossible("the storage of \(order.image.source.place) doesn't answer")
   }
 }

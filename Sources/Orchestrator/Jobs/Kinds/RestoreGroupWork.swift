@@ -10,7 +10,9 @@ struct RestoreGroupWork: JobWork {
 
   private typealias Part = JobResult.RestoredGroup.Part
 
-  private var members: [RestoreWork] { restores.map { RestoreWork(backup: $0.backup, target: $0.target) } }
+  private var members: [RestoreWork] {
+    restores.map { RestoreWork(backup: $0.backup, target: $0.target, mode: $0.mode) }
+  }
 
   var images: [ImageID] { members.flatMap(\.images) }
   var overwrittenImages: [ImageID] { images }

@@ -5,6 +5,7 @@ import Model
 struct RestoreWork: JobWork {
   let backup: BackupID
   let target: RestoreTarget
+  let mode: RestoreMode?
   let isPausable = true
   let findingOfSuccess: RepositoryFinding? = .reached
 
@@ -36,7 +37,8 @@ struct RestoreWork: JobWork {
       context.log(.info, "restored \(report.virtualSize) bytes, of which \(report.writtenBytes) were written")
       let result = JobResult.Restored(
         backup: backup, image: stored.backup.image, imageName: stored.imageName, target: shown,
-        virtualSize: report.virtualSize, writtenBytes: report.writtenBytes)
+        virtualSize: report.virtualSize, writtenBytes: report.writtenBytes,
+        mode: overwrittenImages.isEmpty ? nil : report.mode)
       let target = target
       return JobEnd(.succeeded, result: .restored(result)) { transaction in
         guard case .image(let id) = target, var image = try transaction.catalog.image(id), image.damage != nil else {
@@ -78,7 +80,7 @@ struct RestoreWork: JobWork {
     case .image(let id):
       let image = try catalog.find(id)
       try catalog.requireRestorable(stored.backup, over: image)
-      let order = RestoreOrder(backup: stored.location, target: .image(image.location))
+      let order = RestoreOrder(backup: stored.location, target: .image(image.location), mode: mode ?? .all)
       return (stored, order, .image(id, name: image.name))
     case .nbd(let uri, let targetIsZero):
       let order = RestoreOrder(backup: stored.location, target: .nbd(uri: uri, targetIsZero: targetIsZero))
