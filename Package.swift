@@ -10,7 +10,7 @@ let settings: [SwiftSetting] = [
 
 /// Rooms whose `async` functions stay on their caller's executor unless they say `@concurrent`.
 let staying: Set<String> = [
-  "EventLoops", "BlockCore", "BlockFilters", "RawFile", "Qcow2", "NBD", "BlockTesting", "BlockFiltersTests",
+  "EventLoops", "BlockCore", "BlockFilters", "Bitmaps", "RawFile", "Qcow2", "NBD", "BlockTesting", "BlockFiltersTests",
 ]
 
 func settings(of name: String) -> [SwiftSetting] {
@@ -62,7 +62,7 @@ let package = Package(
     room("Descriptors", []),
     room("Buffers", ["Locks"]),
     room("BlockCore", []),
-    room("Bitmaps", ["BlockCore"]),
+    room("Bitmaps", ["BlockCore", "Bytes"]),
     room("BlockFilters", ["Bitmaps", "BlockCore", "Buffers", "Locks"]),
     room("EventLoops", ["Bytes", "CLiburing", "Descriptors", "Locks"]),
     room("RawFile", ["Buffers", "BlockCore", "Descriptors", "EventLoops"]),

@@ -13,3 +13,5 @@
 // 4. Pipes of bytes (`PipeSource`) pass a filter only where it says so: what lies in a pipe follows later writes.
 // 5. Old bytes are kept below the slot's hold and above everything that could change them: see `CopyBeforeWrite`, which
 //    opens views of a moment (`PointInTimeView`), and whose page has their rules. Its folder has all of that.
+// 6. What records changes for after a crash (`WriteIntent`) stands below the hold, so that a drain waits for a change that
+//    waits for its log, and above the format.
