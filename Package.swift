@@ -111,7 +111,7 @@ let package = Package(
       "RepositoryTesting",
       ["Repositories", "Model", "BlockCore", "BlockTesting", "Buffers", "EventLoops", "Locks", "Qcow2"]),
     .executableTarget(
-      name: "filter-cost", dependencies: ["BlockCore", "BlockFilters", "EventLoops"],
+      name: "filter-cost", dependencies: ["Bitmaps", "BlockCore", "BlockFilters", "EventLoops", "RawFile"],
       path: "Tests/Benchmark/FilterCost", swiftSettings: settings),
     tests("BytesTests", ["Bytes"]),
     tests("LocksTests", ["Locks"]),

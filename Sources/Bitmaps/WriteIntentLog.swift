@@ -114,6 +114,14 @@ package final class WriteIntentLog: @unchecked Sendable {
     return newest
   }
 
+  /// Goes on with a log that another process left.
+  package static func continuing(
+    _ contents: Contents, on device: any BlockDevice, now: @escaping @Sendable () -> Int64
+  ) -> WriteIntentLog {
+    WriteIntentLog(
+      device, contents.regions, contents.head, logged: contents.logged, writeCount: contents.count, now: now)
+  }
+
   // MARK: Changes of the disk
 
   /// Begins a change if the log has all regions of the range; false, without an effect, if it hasn't.

@@ -22,7 +22,8 @@ package struct ConfigurationKey: Hashable, Sendable {
 
   /// Every key of the file's top level, in the order in which they are shown.
   package static let all: [ConfigurationKey] = [
-    listen, tls, hosts, socketMode, tokens, stateFolder, imageFolders, imageDevices, repositoryFolders,
+    listen, tls, hosts, socketMode, tokens, stateFolder, trackingFolder, trackingMemory, imageFolders, imageDevices,
+    repositoryFolders,
     socketFolder, socketGroup, repositories, images, exportTLS, exportConnections, nbdPeers, peerTLS, ioBackend,
     compressionLevel, chainLength, sampledCheck, jobsAtOnce, eventStreams, eventsKept, logLevel,
   ]
@@ -53,6 +54,12 @@ package struct ConfigurationKey: Hashable, Sendable {
 
   static let stateFolder = ConfigurationKey(
     "stateFolder", "a path", standard: "./state", "The catalog, and what else the server remembers.")
+  static let trackingFolder = ConfigurationKey(
+    "trackingFolder", "a path", standard: "/dev/shm",
+    "A folder in memory, where the changes of attached images are recorded so that they outlive the server.")
+  static let trackingMemory = ConfigurationKey(
+    "trackingMemory", "bytes, 1048576 to 1099511627776", standard: "67108864",
+    "As much of it is used for all images together; where there is no more, changes are recorded coarsely.")
   static let imageFolders = ConfigurationKey(
     "imageFolders", "a list of paths", standard: "[./images]",
     "Images, the files they are built on, and files that backups are restored to lie beneath these.")

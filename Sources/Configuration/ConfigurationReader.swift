@@ -22,6 +22,7 @@ struct ConfigurationReader {
     guard let listen = root.required("listen"), let mode = root.required("socketMode"),
       let tokens = root.required("tokens"), let state = root.required("stateFolder"),
       let sockets = root.required("socketFolder"), let backend = root.required("ioBackend"),
+      let tracking = root.required("trackingFolder"), let memory = root.required("trackingMemory"),
       let level = root.required("compressionLevel"), let length = root.required("chainLength"),
       let sample = root.required("sampledCheck"),
       let jobs = root.required("jobsAtOnce"),
@@ -34,7 +35,8 @@ struct ConfigurationReader {
     return ServerConfiguration(
       listen: addresses(listen), tls: tls(), hosts: list("hosts").compactMap(host),
       socketMode: permissions(mode), tokens: readTokens(tokens),
-      stateFolder: stateFolder, imageFolders: imageFolders,
+      stateFolder: stateFolder, trackingFolder: path(tracking),
+      trackingMemory: memory.integer(in: 1 << 20...1 << 40), imageFolders: imageFolders,
       imageDevices: list("imageDevices").compactMap(devicePattern),
       repositoryFolders: repositoryFolders, socketFolder: ownFolder(sockets), socketGroup: socketGroup(),
       repositories: repositories(in: repositoryFolders), images: images(in: imageFolders), exportTLS: exportTLS(),

@@ -63,6 +63,10 @@ package struct ServerConfiguration: Hashable, Sendable {
   package var socketMode: UInt32
   package var tokens: Tokens
   package var stateFolder: String
+  /// In memory, for what outlives the server; shared with others.
+  package var trackingFolder: String
+  /// Bytes of it.
+  package var trackingMemory: Int
   package var imageFolders: [String]
   package var imageDevices: [String]
   package var repositoryFolders: [String]

@@ -22,6 +22,8 @@ package struct EngineConfiguration: Sendable {
   package var exports: ExportConfiguration
   /// NBD servers that images may be on, or that may be restored to.
   package var peers: PeerConfiguration
+  /// Where the changes of open images are recorded for after a crash; nil: nowhere.
+  package var tracking: TrackingConfiguration?
   /// How the files beneath a repository's folder, or a folder that is restored to, are reached.
   package var openFiles: @Sendable (Folder) -> any FolderFiles
 
@@ -32,6 +34,7 @@ package struct EngineConfiguration: Sendable {
     compressionLevel: Int = EngineConfiguration.defaultCompressionLevel, sampledCheck: Double = 0.001,
     lease: LeaseTiming = LeaseTiming(),
     exports: ExportConfiguration = ExportConfiguration(), peers: PeerConfiguration = PeerConfiguration(),
+    tracking: TrackingConfiguration? = nil,
     openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) }
   ) {
     self.imageFolders = imageFolders
@@ -43,6 +46,7 @@ package struct EngineConfiguration: Sendable {
     self.lease = lease
     self.exports = exports
     self.peers = peers
+    self.tracking = tracking
     self.openFiles = openFiles
   }
 }

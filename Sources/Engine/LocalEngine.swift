@@ -25,6 +25,9 @@ package final class LocalEngine: BlockEngine {
   let imageDevices: AllowedDevices
   let peers: NBDPeers
   let claims = FileClaims()
+  let records: CrashRecords?
+  /// Why bitmaps of an image couldn't be recovered, by its file: its next backup says so.
+  let refusedRecoveries = Lock<[FileIdentity: RefusedRecovery]>([:])
   let attachedImages = AttachedImages()
   let servedExports = ServedExports()
   let listeners: ExportListeners
@@ -71,6 +74,7 @@ package final class LocalEngine: BlockEngine {
       ) { try repositoryFolders.open($0, isMaking: $1) }
     imageDevices = AllowedDevices(configuration.imageDevices)
     peers = try NBDPeers(configuration.peers)
+    records = configuration.tracking.map { CrashRecords($0) }
     var options = NBDServerOptions()
     options.maximumConnectionCount = configuration.exports.connectionCount
     listeners = ExportListeners(
@@ -146,6 +150,6 @@ package final class LocalEngine: BlockEngine {
     }
     return ImageOpener(
       folders: imageFolders, devices: imageDevices, peers: peers, claims: claims, attached: attachedImages,
-      work: work, pool: pool, loop: loop, logger: logger, latches: latches)
+      work: work, pool: pool, loop: loop, logger: logger, records: records, latches: latches)
   }
 }

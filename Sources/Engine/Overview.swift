@@ -39,7 +39,8 @@
 // - Opening/      which paths may be used: allowed folders and devices, and the names that an image gives its files.
 // - Images/       opening images, who may use one and excludes whom, and the graph of one that is open to be written.
 // - Tracking/     what changed since a backup: the bitmaps of an image that is open to be written, and the one that a
-//                 backup leaves in it. K1–K5 stand at the head of `Tracker.swift`.
+//                 backup leaves in it. K1–K5 stand at the head of `Tracker.swift`. Crash/ is what a killed server leaves:
+//                 R1–R5 stand at the head of `CrashRecord.swift`.
 // - PointsInTime/ one moment over several images, and what a backup will be (`BackupDecision`).
 // - Exports/      what is served over NBD, at which addresses, to whom.
 // - Peers/        other NBD servers as sources and targets.

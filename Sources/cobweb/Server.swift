@@ -41,7 +41,7 @@ final class Server: Sendable {
         writer: try ServerIdentity.load(from: configuration.stateFolder),
         compressionLevel: configuration.compressionLevel, sampledCheck: configuration.sampledCheck,
         exports: configuration.engineExports,
-        peers: configuration.enginePeers),
+        peers: configuration.enginePeers, tracking: configuration.engineTracking),
       group: group)
     var limits = ServiceLimits()
     limits.concurrentJobs = configuration.jobsAtOnce

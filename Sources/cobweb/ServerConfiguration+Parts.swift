@@ -27,6 +27,11 @@ extension ServerConfiguration {
     return exports
   }
 
+  var engineTracking: TrackingConfiguration {
+    TrackingConfiguration(
+      stateFolder: stateFolder + "/tracking", mapFolder: trackingFolder, mapByteCount: trackingMemory)
+  }
+
   var enginePeers: PeerConfiguration {
     let tls = peerTLS.map { files -> PeerConfiguration.TLS in
       if let key = files.preSharedKey { return .preSharedKey(file: key) }

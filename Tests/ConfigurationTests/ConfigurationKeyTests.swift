@@ -13,6 +13,8 @@ struct ConfigurationKeyTests {
       socketMode: 0660
       tokens: off
       stateFolder: /var/lib/cobweb
+      trackingFolder: shm
+      trackingMemory: 1048576
       imageFolders: [/images, more/images]
       imageDevices: [/dev/vg0/*]
       repositoryFolders: [/backup]
@@ -48,6 +50,7 @@ struct ConfigurationKeyTests {
     #expect(read.hosts == ["backup.example.com", "other"])
     #expect(read.socketMode == 0o660)
     #expect(read.stateFolder == "/var/lib/cobweb")
+    #expect(read.trackingFolder == "/srv/cobweb/shm" && read.trackingMemory == 1 << 20)
     #expect(read.imageFolders == ["/images", "/srv/cobweb/more/images"])
     #expect(read.imageDevices == ["/dev/vg0/*"])
     #expect(read.repositoryFolders == ["/backup"])

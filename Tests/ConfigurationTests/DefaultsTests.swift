@@ -19,6 +19,7 @@ struct DefaultsTests {
     #expect(none.hosts == [] && none.nbdPeers == [] && none.imageDevices == [])
     #expect(none.socketMode == 0o600)
     #expect(none.stateFolder == folder.path("state"))
+    #expect(none.trackingFolder == "/dev/shm" && none.trackingMemory == 64 << 20)
     #expect(none.imageFolders == [folder.path("images")])
     #expect(none.repositoryFolders == [folder.path("backup")])
     #expect(none.socketFolder == folder.path("run"))

@@ -101,6 +101,7 @@ struct RefusalTests {
     ("peerTLS: {authority: a, preSharedKey: b}", "peerTLS.preSharedKey:1 takes the place of certificates"),
     ("peerTLS: {authority: b, clientAuthority: a}", "peerTLS.clientAuthority:1 isn't a key here"),
     ("ioBackend: uring", "ioBackend:1 is 'uring': must be one of auto, io_uring, epoll"),
+    ("trackingMemory: 1000", "trackingMemory:1 must be a whole number from 1048576 to 1099511627776"),
     ("compressionLevel: 0", "compressionLevel:1 must be a whole number from 1 to 19"),
     ("compressionLevel: 20", "compressionLevel:1 must be a whole number from 1 to 19"),
     ("compressionLevel: 3.0", "compressionLevel:1 must be a whole number"),

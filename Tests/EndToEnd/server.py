@@ -19,6 +19,7 @@ class Server:
         self.settings = {
             "listen": "127.0.0.1:0",
             "stateFolder": "state",
+            "trackingFolder": "state",
             "imageFolders": ["images"],
             "repositoryFolders": ["backup"],
             "socketFolder": "run",

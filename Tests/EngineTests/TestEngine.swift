@@ -52,6 +52,7 @@ final class TestEngine: Sendable {
         imageFolders: [self.root + "/images"], imageDevices: devices,
         repositoryFolders: [self.root + "/backup"], writer: writer, sampledCheck: sampledCheck, lease: lease,
         exports: exports ?? ExportConfiguration(socketFolder: self.root + "/run"), peers: peers,
+        tracking: TrackingConfiguration(stateFolder: self.root + "/tracking", mapFolder: self.root),
         openFiles: openFiles),
       group: group, logger: quietLogger)
     if let repository {

@@ -8,7 +8,7 @@ import Qcow2
 /// An image that is open to be written, with all that stands between its users and its files.
 ///
 ///     users ──▶ slot ──▶ filters, from the newest to the oldest ──▶ AlignedAccess of a raw file ──▶ format ──▶ file
-///                                                              └──▶ tracking, for a qcow2 image's bitmaps ──┘
+///                                                              └──▶ tracking and its record for after a crash ──┘
 ///
 /// G1. Users hold the slot for as long as the image is open. Filters come and go behind it; nothing else of a live graph
 ///     is rewired.
@@ -31,6 +31,8 @@ actor ImageGraph {
   /// Those of the image, of which the enabled ones record what changes; nil where it can have none, or none are
   /// recorded.
   nonisolated let bitmaps: ImageBitmaps?
+  /// What came of bitmaps that a killed server had left in use.
+  nonisolated let recovery: RecoveryFinding
   /// Tells this time of being open from every other.
   private nonisolated let period = ULID()
   /// What stands below all filters.
@@ -42,7 +44,7 @@ actor ImageGraph {
   /// - Parameter bitmaps: those of the image that record its changes.
   init(
     _ image: OpenImage, at location: ImageLocation, tracking: Tracking, recordedBy bitmaps: ImageBitmaps? = nil,
-    for use: ImageUse, on loop: EventLoop
+    recovery: RecoveryFinding = .nothing, for use: ImageUse, on loop: EventLoop
   ) {
     self.loop = loop
     self.location = location
@@ -50,7 +52,8 @@ actor ImageGraph {
     self.use = use
     self.tracking = tracking
     self.bitmaps = bitmaps
-    base = bitmaps.map { DirtyTracking($0, recorder: $0) } ?? AlignedAccess.over(image.device)
+    self.recovery = recovery
+    base = bitmaps.map { DirtyTracking($0.top, recorder: $0) } ?? AlignedAccess.over(image.device)
     slot = Slot(base)
   }
 

@@ -22,6 +22,8 @@ struct ImageOpener: Sendable {
   let pool: BufferPool
   let loop: EventLoop
   let logger: Logger
+  /// Where changes are recorded for after a crash; nil: nowhere.
+  let records: CrashRecords?
   /// Told of what latches a file that is open to be written.
   var latches: LatchLog?
 
@@ -68,13 +70,17 @@ struct ImageOpener: Sendable {
     logger.debug(
       "an image is open to be written",
       metadata: ["image": "\(opened.name)", "by": "\(use.user.words)", "changes": "\(tracking)"])
-    guard tracking == .recorded, let qcow2 = opened.format.qcow2 else {
+    guard let qcow2 = opened.format.qcow2 else {
       return ImageGraph(opened, at: image, tracking: tracking, for: use, on: loop)
     }
     return try await telling(about: opened.name) {
       try await attempt {
-        let bitmaps = try await ImageBitmaps.load(from: qcow2, name: opened.name, logger: logger)
-        return ImageGraph(opened, at: image, tracking: tracking, recordedBy: bitmaps, for: use, on: loop)
+        let finding = try await CrashRecovery.run(on: qcow2, of: opened, records, on: loop, logger)
+        let bitmaps =
+          tracking == .recorded
+          ? try await ImageBitmaps.load(from: qcow2, of: opened, records, on: loop, logger) : nil
+        return ImageGraph(
+          opened, at: image, tracking: tracking, recordedBy: bitmaps, recovery: finding, for: use, on: loop)
       } orCleanUp: {
         try? await opened.device.close()
       }
@@ -165,7 +171,7 @@ struct ImageOpener: Sendable {
     let layer = try await loop.blocking(about: path, in: .folder(of: path)) {
       LayerFile(
         path: path, format: format, descriptor: file, status: try file.status(),
-        generation: try FileGeneration(of: file))
+        generation: try FileGeneration(of: file), changed: try file.changeSeconds())
     }
     if chain.files.contains(where: { $0.status.isSameFile(as: layer.status) }) {
       throw DomainError(

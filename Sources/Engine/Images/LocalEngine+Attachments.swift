@@ -17,6 +17,7 @@ extension LocalEngine {
     do {
       let receipt = try await onLoop(for: control.job, in: .folder(of: order.location.source.place)) { [self] loop in
         let graph = try await open(order, on: loop, control)
+        note(graph)
         // Read before anybody else can close it.
         let receipt = AttachReceipt(
           virtualSize: graph.slot.byteCount, cache: graph.image.isDirect ? .direct : .writeback)

@@ -73,6 +73,17 @@ struct LayerFile: Sendable {
   let descriptor: FileDescriptor
   let status: FileStatus
   let generation: FileGeneration
+  /// When the file, or what is said of it, was last changed before it was opened: in seconds since 1970.
+  let changed: Int64
+}
+
+extension FileDescriptor {
+  /// The time of the last change of the file or of what is said of it, in seconds since 1970: nobody can set it back.
+  func changeSeconds() throws(SystemError) -> Int64 {
+    var status = stat()
+    guard fstat(rawValue, &status) == 0 else { throw SystemError(errno) }
+    return Int64(status.st_ctim.tv_sec)
+  }
 }
 
 /// What tells one state of a file from another: size, times of change, and which file it is.

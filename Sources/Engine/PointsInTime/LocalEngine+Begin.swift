@@ -51,8 +51,7 @@ extension LocalEngine {
     let location = ImageLocation(source: order.image.source, format: order.image.format)
     return try await onLoop(for: control.job, in: order.repository.lane) { [self] loop in
       let repository = try await openToWrite(order.repository, on: loop)
-      let image = try await opener(on: loop).open(
-        location, for: ImageUse(.job("backup", control.job), needs: .rest))
+      let image = try await openToBackUp(location, on: loop, control)
       if case .nbd(let uri) = location.source {
         control.log(.warning, "\(uri): nothing can prove that it isn't written to while it is backed up")
       }
@@ -64,7 +63,9 @@ extension LocalEngine {
         return try await attempt {
           let wanted = BackupDecision(
             order: order, chain: try await repository.newestChain(of: order.image.id, tracker: order.tracker),
-            tracker: try await telling(about: image.name) { try await StoredTracker.find(order.tracker, in: image) },
+            tracker: explained(
+              try await telling(about: image.name) { try await StoredTracker.find(order.tracker, in: image) }, of: image
+            ),
             byteCount: image.device.byteCount, moment: clock.now())
           let (plan, base) = try await decisionThatHolds(wanted, in: repository, control).plan
           let place = StoredBackupLocation(

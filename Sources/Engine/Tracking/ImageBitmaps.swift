@@ -1,6 +1,7 @@
 import Bitmaps
 import BlockCore
 import BlockFilters
+import EventLoops
 import Logging
 import Model
 import Qcow2
@@ -15,14 +16,19 @@ import Qcow2
 /// B4. A change of the set has a moment, at which no change of the disk is in flight, see ``BitmapChanges``. From then
 ///     until the file tells of it, the set of before goes on recording, and what changes is recorded for the one to
 ///     come: whichever it will be, it misses nothing.
-/// B5. What doesn't record is in the file, complete. What records is in the file from its making on, in use.
+/// B5. What doesn't record is in the file, complete. What records is in the file from its making on, in use, with the bits
+///     of when it was loaded or last changed.
+/// B6. Of an image that can carry a tracker the changes are also recorded where a crash leaves them (``CrashRecord``): the
+///     next opening finds there what the bitmaps missed since then.
 final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   // Safe to hand over: confined to the loop of its image.
 
   let image: Qcow2Image
   private let name: String
   private let logger: Logger
-  /// All bitmaps of the image. Those that don't record have their bits here only for a change of them.
+  /// Nil where a crash leaves nothing of the changes.
+  private let crashRecord: CrashRecord?
+  /// All bitmaps of the image but the witness of our own. Those that don't record have their bits here only for a change of them.
   private(set) var set: BitmapSet
   /// The set at the moment of a change of it, and one bitmap of what changed since.
   private var moment: (set: BitmapSet, since: BitmapSet)?
@@ -35,14 +41,36 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   var next: any BlockDevice { image }
 
   /// Loads them, and marks those in use that are recorded. Nil if the image can have none.
-  /// - Parameter name: what a person knows the image by.
   nonisolated(nonsending)
-    static func load(from image: Qcow2Image, name: String, logger: Logger) async throws -> ImageBitmaps?
+    static func load(
+      from image: Qcow2Image, of opened: OpenImage, _ records: CrashRecords?, on loop: EventLoop, _ logger: Logger
+    ) async throws -> ImageBitmaps?
   {
     guard image.canCarryBitmaps else { return nil }
-    let stored = try await image.bitmaps()
+    var stored = try await image.bitmaps()
+    let hasWitness = stored.areTrusted && stored.entry(named: CrashRecord.witnessName) != nil
+    stored.entries.removeAll { $0.nameBytes == CrashRecord.witnessName }
     var set = BitmapSet(stored, byteCount: image.byteCount)
     let enabled = stored.areTrusted ? stored.entries.filter { $0.isAuto && !$0.isInUse } : []
+    try check(enabled, set)
+    for entry in enabled { set.load(try await image.load(entry), for: entry.nameBytes) }
+    // From here on the witness may stay as it is while the image changes.
+    if hasWitness || !enabled.isEmpty { try await image.markBitmapsInUse([], leaving: [CrashRecord.witnessName]) }
+    var record: CrashRecord?
+    if let granularity = set.finestGranularity {
+      let inconsistent = stored.entries.filter(\.isInUse).map(\.nameBytes)
+      record = await begin(image, opened, besides: inconsistent, granularity, records, on: loop, logger)
+    }
+    // Nothing that an earlier opening recorded counts any more.
+    if record == nil, image.trackingMark != nil { try await image.removeTrackingMark() }
+    if !enabled.isEmpty {
+      try await image.markBitmapsInUse(Set(enabled.map(\.nameBytes)), leaving: [CrashRecord.witnessName])
+    }
+    return ImageBitmaps(image, opened.name, set, record, logger)
+  }
+
+  /// Refuses what can't be recorded.
+  private static func check(_ enabled: [BitmapEntry], _ set: BitmapSet) throws(Qcow2Error) {
     let (most, mostBytes) = (BitmapSet.maximumRecordingCount, BitmapSet.maximumByteCount)
     guard enabled.count <= most, enabled.count == set.recordingCount else {
       throw Qcow2Error.notWritable(
@@ -55,17 +83,41 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
         "its enabled dirty bitmaps take up to \(set.maximumRecordedByteCount >> 20) MiB, and \(mostBytes >> 20) MiB are recorded at most"
       )
     }
-    for entry in enabled { set.load(try await image.load(entry), for: entry.nameBytes) }
-    if !enabled.isEmpty { try await image.markBitmapsInUse(Set(enabled.map(\.nameBytes))) }
-    return ImageBitmaps(image, name, set, logger)
   }
 
-  private init(_ image: Qcow2Image, _ name: String, _ set: BitmapSet, _ logger: Logger) {
+  /// - Parameter inconsistent: bitmaps that were so already.
+  /// - Returns: nil where a crash would leave nothing of the changes: as it is without a record.
+  nonisolated(nonsending)
+    private static func begin(
+      _ image: Qcow2Image, _ opened: OpenImage, besides inconsistent: [[UInt8]], _ granularity: UInt64,
+      _ records: CrashRecords?, on loop: EventLoop, _ logger: Logger
+    ) async -> CrashRecord?
+  {
+    guard let records, let file = opened.files.first, opened.trackable != nil else { return nil }
+    do {
+      return try await CrashRecord.begin(
+        of: image, besides: inconsistent, in: Sidecar.FileNumber(file.status), granularity: granularity,
+        records.files(.random(in: .min ... .max), on: loop), logger)
+    } catch {
+      logger.warning(
+        "the image's changes aren't recorded for after a crash",
+        metadata: ["image": "\(opened.name)", "why": "\(error)"])
+      return nil
+    }
+  }
+
+  private init(
+    _ image: Qcow2Image, _ name: String, _ set: BitmapSet, _ record: CrashRecord?, _ logger: Logger
+  ) {
     self.image = image
     self.name = name
     self.set = set
+    crashRecord = record
     self.logger = logger
   }
+
+  /// What changes go to, once these are told of them.
+  var top: any BlockDevice { crashRecord.map { $0.filter(self) } ?? self }
 
   func record(_ range: ByteRange) {
     set.record(range)
@@ -146,18 +198,31 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   {
     guard !isClosed else { return try await image.close() }
     isClosed = true
+    await crashRecord?.stop()
+    let areStored = await store()
+    do throws(BlockError) { try await image.close() } catch {
+      await crashRecord?.close(isKept: !areStored)
+      throw error
+    }
+    await crashRecord?.close(isKept: !areStored)
+  }
+
+  /// - Returns: false if they stay in use in the file.
+  nonisolated(nonsending)
+    private func store() async -> Bool
+  {
+    let recorded = set.bitmaps.filter { $0.isRecording && $0.isPersistent }
+    if recorded.isEmpty { return true }
     do throws(BlockError) {
-      let recorded = set.bitmaps.filter { $0.isRecording && $0.isPersistent }
-      if !recorded.isEmpty {
-        try await image.flush()
-        try await image.changeBitmaps(recorded.compactMap { image.storing($0, isInUse: false) })
-      }
+      try await image.flush()
+      try await image.changeBitmaps(recorded.compactMap { image.storing($0, isInUse: false) })
+      return true
     } catch {
       logger.warning(
-        "an image's dirty bitmaps couldn't be stored and are inconsistent: what counts from them compares by hash",
+        "an image's dirty bitmaps couldn't be stored: the next opening tries to recover them",
         metadata: ["image": "\(name)", "why": "\(error)"])
+      return false
     }
-    try await image.close()
   }
 }
 

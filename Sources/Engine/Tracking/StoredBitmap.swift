@@ -62,7 +62,7 @@ extension BitmapSet {
   init(_ stored: StoredBitmaps, byteCount: UInt64) {
     self.init(
       byteCount: byteCount,
-      stored.entries.map { entry in
+      stored.entries.filter { $0.nameBytes != CrashRecord.witnessName }.map { entry in
         let isKnown =
           entry.isUnderstood && DirtyBitmap.isPossible(granularity: entry.granularityByteCount, byteCount: byteCount)
         let flaw: Flaw? =
@@ -88,11 +88,8 @@ extension Qcow2Image {
   /// The change that stores a bitmap as it is now; nil without its bits.
   func storing(_ bitmap: BitmapSet.Bitmap, isInUse: Bool) -> BitmapChange? {
     guard let bits = bitmap.bits else { return nil }
-    // A disk that shrank has fewer granules than were recorded. What is in use says nothing.
-    let fitting =
-      isInUse
-      ? DirtyBitmap(byteCount: byteCount, granularity: bits.granularity)
-      : bits.byteCount == byteCount ? bits : bits.resized(to: byteCount, isGrowthDirty: true)
+    // A disk that shrank has fewer granules than were recorded.
+    let fitting = bits.byteCount == byteCount ? bits : bits.resized(to: byteCount, isGrowthDirty: true)
     return .store(
       BitmapToStore(
         name: bitmap.name, isAuto: bitmap.isRecording, isInUse: isInUse, bitmap: fitting,
@@ -102,7 +99,7 @@ extension Qcow2Image {
   /// Makes some of the file's bitmaps those of another set, in one durable step.
   /// - Parameters:
   ///   - names: of all that differ.
-  ///   - isOpen: those that record go on doing so here, and are in use in the file.
+  ///   - isOpen: those that record go on doing so here, and are in use in the file. Their bits are there for after a crash.
   nonisolated(nonsending)
     func store(
       _ names: [[UInt8]], of new: BitmapSet, insteadOf old: BitmapSet, isOpen: Bool
@@ -115,9 +112,6 @@ extension Qcow2Image {
       if let before, after == nil || before.flaw != nil { changes.append(.remove(name: name)) }
       guard let after else { continue }
       let isInUse = isOpen && after.isRecording
-      if isInUse, let before, before.flaw == nil, before.isRecording, before.granularity == after.granularity {
-        continue
-      }
       if let change = storing(after, isInUse: isInUse) { changes.append(change) }
     }
     let endsOrphans = old.bitmaps.contains { $0.flaw == .orphaned } && !new.bitmaps.contains { $0.flaw == .orphaned }

@@ -7,7 +7,7 @@ package struct TrackerBitmapName: Hashable, Sendable {
   package static let noCheckpoint = ULID(high: 0, low: 0)
   private static let prefix = "cobweb"
   /// The one of ours that belongs to no tracker.
-  private static let witness = "\(prefix).witness"
+  package static let witness = Array("\(prefix).witness".utf8)
 
   package init(tracker: TrackerName, checkpoint: ULID) {
     self.tracker = tracker
@@ -33,6 +33,6 @@ package struct TrackerBitmapName: Hashable, Sendable {
   /// Whether a bitmap of that name is one that this program makes: of a tracker, if one is named, or any.
   package static func isOurs(_ bytes: [UInt8], of tracker: TrackerName? = nil) -> Bool {
     if let name = TrackerBitmapName(bytes) { return tracker == nil || name.tracker == tracker }
-    return tracker == nil && bytes == Array(witness.utf8)
+    return tracker == nil && bytes == witness
   }
 }

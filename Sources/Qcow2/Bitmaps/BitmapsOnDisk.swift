@@ -116,6 +116,11 @@ final class BitmapsOnDisk {
       bits: bitmaps.flatMap(\.clusters))
   }
 
+  /// The caller has bitmaps in its charge that another program marked in use.
+  func adopt(_ names: Set<[UInt8]>) {
+    held.formUnion(names.intersection(bitmaps.lazy.filter(\.entry.isInUse).map(\.entry.nameBytes)))
+  }
+
   /// Sets the flag of these bitmaps in place, durably.
   func markInUse(_ names: Set<[UInt8]>, leaving exempt: Set<[UInt8]>) async throws(BlockError) {
     var marked = bitmaps

@@ -77,6 +77,11 @@ extension Qcow2Image {
   /// before the first change, which clears the bit of a mark that this opening didn't set.
   package var trackingMark: TrackingMark? { header.value.trackingMark }
 
+  /// The same mark, also if another program has made it void.
+  package var lastTrackingMark: TrackingMark? {
+    header.value.contents(ofExtension: HeaderExtension.Kind.trackingMark).flatMap(TrackingMark.init(decoding:))
+  }
+
   /// Puts a mark into the image, or another into its place. Durable when it returns, and whatever is cut off, the image
   /// has the one or the other. From then on our changes leave it valid. A mark that an earlier opening left doesn't
   /// count any more when the first change begins, and this is one.

@@ -22,6 +22,17 @@ extension Qcow2Image {
     try await disk.markInUse(names, leaving: exempt)
   }
 
+  /// Makes the caller the holder of bitmaps that a killed program left in use: it knows what they missed, and stores
+  /// them. The image's mark, which told it so, counts until it is changed or removed. Comes before every change of the
+  /// image.
+  package func adoptBitmaps(_ names: Set<[UInt8]>) async throws(BlockError) {
+    keepsTrackingMark = true
+    let disk = try await bitmapsToChange()
+    let hold = await bitmapTurn.acquire(ByteRange(offset: 0, length: 1), .exclusive)
+    defer { bitmapTurn.release(hold) }
+    disk.adopt(names)
+  }
+
   /// Makes all these changes of the image's bitmaps in one durable step: whatever is cut off or fails, all or none.
   ///
   /// A bitmap that is stored enabled and not in use is complete: so nothing writes to the image from the moment whose

@@ -39,6 +39,8 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
   let bitmapTurn = RangeLock()
   private(set) var isClosed = false
   private var isPrepared = false
+  /// The mark that an earlier opening left counts for this one too, see ``adoptBitmaps(_:)``.
+  var keepsTrackingMark = false
   package let isReadOnly: Bool
   /// How many refcounts opening has put right, of an image that the last writer didn't close; nil if it was closed.
   package internal(set) var repairedAtOpening: Int?
@@ -107,7 +109,9 @@ package final class Qcow2Image: BlockDevice, @unchecked Sendable {
     try await file.learnSnapshotTables()
     map.noteSharedTablesMarkedExclusive()
     guard file.regions.conflict == nil else { return }
-    try await header.clearAutoclear(besides: header.value.keptAutoclear(bitmapsOnDisk))
+    var kept = header.value.keptAutoclear(bitmapsOnDisk)
+    if keepsTrackingMark { kept.insert(.trackingMark) }
+    try await header.clearAutoclear(besides: kept)
     isPrepared = true
   }
 

@@ -1,6 +1,9 @@
+import Bitmaps
 import BlockCore
 import BlockFilters
 import EventLoops
+import Glibc
+import RawFile
 
 /// What a filter costs a request that passes it: nanoseconds a call, beyond those of the same call without it, on an
 /// event loop and over a device that answers at once.
@@ -53,6 +56,39 @@ final class Passage: BlockFilter, @unchecked Sendable {
   func tryBegin(_ kind: BlockChange, _ range: ByteRange) -> Bool { isQuick }
 }
 
+/// Records in a bitmap, as an image's do.
+final class Recorder: ChangeRecorder, @unchecked Sendable {
+  // Safe to hand over: confined to its loop.
+  private var bitmap: DirtyBitmap
+
+  init(byteCount: UInt64) { bitmap = DirtyBitmap(byteCount: byteCount, granularity: 4096) }
+
+  func record(_ range: ByteRange) { bitmap.set(range) }
+}
+
+/// Records for after a crash.
+enum CrashSafety {
+  static let clock: @Sendable () -> Int64 = {
+    var now = timespec()
+    clock_gettime(CLOCK_REALTIME_COARSE, &now)
+    return Int64(now.tv_sec)
+  }
+
+  nonisolated(nonsending)
+    static func filter(_ next: any BlockDevice, log storage: any BlockDevice) async throws(BlockError) -> WriteIntent
+  {
+    let layout = RecordingMap.Layout(diskByteCount: next.byteCount, granularity: 4096)
+    let memory = UnsafeMutableRawPointer.allocate(byteCount: layout.byteCount, alignment: 4096)
+    memory.initializeMemory(as: UInt8.self, repeating: 0, count: layout.byteCount)
+    let log = try await WriteIntentLog.create(
+      on: storage, diskByteCount: next.byteCount, WriteIntentLog.Head(record: 1, session: 1, sequence: 1, boot: 1),
+      now: clock)
+    return WriteIntent(
+      next, map: RecordingMap(layout, record: 1, session: 1, in: memory) { _ in true }, log: log, now: clock
+    ) { (error) async throws(BlockError) in throw error }
+  }
+}
+
 struct Graph {
   var name: String
   /// How many filters stand in it.
@@ -76,6 +112,10 @@ actor Bench {
         name: "4 whose changes wait", count: 4, top: (0..<4).reduce(instant) { n, _ in Passage(n, isQuick: false) }),
       Graph(name: "Slot", count: 1, top: Slot(Instant())),
       Graph(name: "AlignedAccess", count: 1, top: AlignedAccess(Instant())),
+      Graph(
+        name: "DirtyTracking", count: 1,
+        top: DirtyTracking(Instant(), recorder: Recorder(byteCount: instant.byteCount))),
+      Graph(name: "WriteIntent", count: 1, top: try await CrashSafety.filter(Instant(), log: Instant())),
     ]
     let bare = Instant()
     print("graph                     tryRead  read  write   (ns for each filter and call)")
@@ -86,6 +126,28 @@ actor Bench {
       let columns = [(row.0, 9), (row.1, 6), (row.2, 7)].map { pad(tenths($0.0), to: $0.1) }
       print(graph.name + String(repeating: " ", count: 24 - graph.name.count) + columns.joined())
     }
+  }
+
+  /// The first write of each region waits for the log: the median over regions, beyond a write that doesn't.
+  /// - Parameter folder: on the storage that the log is to be on.
+  func runFirstTouches(in folder: String) async throws {
+    let path = folder + "/filter-cost-\(getpid()).log"
+    let storage = try await RawFile.create(
+      .path(path), byteCount: WriteIntentLog.byteCount, RawFile.Options(isReadOnly: false, direct: true), on: loop)
+    unlink(path)
+    let instant = Instant()
+    let filter = try await CrashSafety.filter(instant, log: storage)
+    let regions = Regions(byteCount: instant.byteCount)
+    let bytes = [UInt8](repeating: 0, count: 4096)
+    var times: [Duration] = []
+    let clock = ContinuousClock()
+    for region in regions.indices(of: ByteRange(offset: 0, length: instant.byteCount)) {
+      let start = clock.now
+      try await filter.write(bytes.span.bytes, at: regions.range(of: region).offset)
+      times.append(start.duration(to: clock.now))
+    }
+    try await storage.close()
+    print("first touch of a region: \(tenths(times.sorted()[times.count / 2] / .microseconds(1))) µs, log in \(folder)")
   }
 
   /// The difference of medians, for each filter.
@@ -140,5 +202,10 @@ actor Bench {
 
 let group = try EventLoopGroup(count: 1, workerCount: 1)
 let loop = group.next()
-try await loop.run { try await Bench(loop).run() }
+let folder = CommandLine.arguments.count > 1 ? CommandLine.arguments[1] : "."
+try await loop.run {
+  let bench = Bench(loop)
+  try await bench.run()
+  try await bench.runFirstTouches(in: folder)
+}
 await group.shutdown()
