@@ -78,6 +78,10 @@ struct LargeUpgradeTests {
       consistency, MIXTURE, point_in_time, created_at, finished_at, virtual_size, dirty_bytes, stored_size,
       merkle_root, verified_at, verify_level, job, failure, state_before_deletion, failure_before_deletion, revision
       """
+    let exports = """
+      id, name, image, backup, read_only, listen_kind, listen_address, listen_port, tls, allocation_depth, state, failure,
+      created_at, revision
+      """
     let jobs = """
       id, kind, request, state, progress_done, progress_total, progress_rate, progress_eta, created_at, started_at,
       finished_at, waiting_for, paused_until, retry_of, result, error, links, revision
@@ -88,7 +92,7 @@ struct LargeUpgradeTests {
       ("repositories", repositories.replacing("READ_ONLY", with: "coalesce(read_only, 0)"), repositories),
       ("chains", "*", "*"),
       ("backups", backups.replacing("MIXTURE", with: "coalesce(mixture, 0)"), backups),
-      ("exports", "*", "*"), ("jobs", jobs, jobs), ("job_log", "*", "*"), ("events", "*", "*"),
+      ("exports", exports, exports), ("jobs", jobs, jobs), ("job_log", "*", "*"), ("events", "*", "*"),
       (
         "idempotency_keys", "who, route, key, body_hash, status, headers, body, created_at",
         "who, route, key, body_hash, answer ->> 'status', answer -> 'headers', answer ->> 'body', created_at"

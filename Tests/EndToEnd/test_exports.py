@@ -306,7 +306,7 @@ def test_addresses_and_names_that_are_refused(server, workspace, disk):
     refused(422, "tls-required", listen={"tcp": "0.0.0.0:10809"})
     refused(422, "tls-unavailable", tls="x509")
     refused(400, "invalid-field", listen={"unix": str(socket_of(workspace)), "tcp": "127.0.0.1:10809"})
-    refused(400, "invalid-field", contexts={"bitmaps": [{"bitmap": "b0"}]})
+    refused(404, "not-found", contexts={"bitmaps": [{"bitmap": "b0"}]})
     refused(400, "invalid-field", port=1)
     refused(404, "not-found", source={"kind": "image", "image": "other"})
     export_image(server, workspace, read_only=True)

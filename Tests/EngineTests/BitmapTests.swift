@@ -1,6 +1,7 @@
 import BlockTesting
 import Engine
 import Foundation
+import Locks
 import Model
 import ModelTesting
 import Testing
@@ -211,6 +212,42 @@ struct BitmapTests {
         #expect(try await rest.story == ["b0 disabled 1"])
       }
       #expect(try await live.story == ["b0 recording 1", "b1 recording 2"])
+    }
+  }
+
+  /// What a backup tool does again and again: it keeps what is dirty aside, and has the bitmap begin anew.
+  @Test func noChangeIsLostBetweenTwoMomentsWhileAGuestWrites() async throws {
+    try await withEngine { test in
+      let vm = try Subject(test)
+      try await vm.change("b0", .add(granularity: 4096, isRecording: true, isPersistent: true))
+      try await vm.change("all", .add(granularity: 4096, isRecording: false, isPersistent: true))
+      var random = SeededRandom(seed: 20)
+      let granules = Set((0..<400).map { _ in random.below(2048) })
+      let uri = test.uri(test.order(vm.image.name, .attachedImage(vm.image.id)))
+      let handOver = BitmapOrder([vm.action("all", vm.merge((vm, "b0"))), vm.action("b0", .clear)])
+      try await vm.attached { write in
+        let isWriting = Lock(true)
+        async let moments = {
+          var count = 0
+          while isWriting.withLock({ $0 }) {
+            _ = try await test.engine.change(handOver)
+            count += 1
+          }
+          return count
+        }()
+        let guestWrites = Array(granules)
+        for start in stride(from: 0, to: guestWrites.count, by: 50) {
+          let commands = guestWrites[start...].prefix(50).flatMap { ["-c", "aio_write \($0 * 4096) 512"] }
+          try await Tool.runAside("qemu-io", ["-f", "raw"] + commands + ["-c", "aio_flush", uri])
+        }
+        isWriting.withLock { $0 = false }
+        let count = try await moments
+        #expect(count > 1)
+        _ = try await test.engine.change(handOver)
+      }
+      let page = try await test.engine.extents(of: BitmapName("all"), of: vm.image, StoredExtentQuery(limit: 1000))
+      let found = page.items.filter(\.dirty).flatMap { $0.offset / 4096..<($0.offset + $0.length) / 4096 }
+      #expect(found.map { Int($0) } == granules.sorted(), "\(random)")
     }
   }
 

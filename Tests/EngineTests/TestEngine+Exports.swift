@@ -26,11 +26,12 @@ extension TestEngine {
 
   func order(
     _ name: ResourceName, _ source: ExportOrder.Source, isReadOnly: Bool = true, at address: ExportAddress? = nil,
-    tls: ExportTLS? = nil, depth: Bool = false
+    tls: ExportTLS? = nil, depth: Bool = false, bitmaps: [ExportedBitmap] = []
   ) -> ExportOrder {
     ExportOrder(
       export: ExportID(), name: name, description: "for a test", source: source, isReadOnly: isReadOnly,
-      listen: address ?? .unix(path: socket("nbd")), tls: tls, offersAllocationDepth: depth)
+      listen: address ?? .unix(path: socket("nbd")), tls: tls, offersAllocationDepth: depth,
+      bitmaps: bitmaps)
   }
 
   func socket(_ name: String) -> String { sockets + "/\(name)" }

@@ -11,6 +11,7 @@ extension ScriptedEngine {
     case attach(AttachOrder, job: JobID)
     case detach(ImageID)
     case export(ExportOrder)
+    case setContexts(ExportOrder)
     case withdraw(ExportID, ExportRemoval)
     case openRepository(path: String, id: RepositoryID)
     case access(RepositoryLocation)

@@ -40,6 +40,7 @@ package final class ScriptedEngine: BlockEngine {
     /// What throws here is told when the image is closed all the same.
     package var detach: @Sendable (ImageID) throws -> Void = { _ in }
     package var export: @Sendable (ExportOrder) throws -> Void = { _ in }
+    package var setContexts: @Sendable (ExportOrder) throws -> Void = { _ in }
     /// What throws here leaves the export as it is.
     package var withdraw: @Sendable (ExportID, ExportRemoval) throws -> Void = { _, _ in }
     /// Of an export that is served; with clients, it isn't withdrawn safely.
@@ -207,6 +208,11 @@ package final class ScriptedEngine: BlockEngine {
       }
       state.servedExports[order.export] = order
     }
+  }
+
+  package func setContexts(_ order: ExportOrder) async throws {
+    try await arrive(.setContexts(order)).setContexts(order)
+    state.withLock { if $0.servedExports[order.export] != nil { $0.servedExports[order.export] = order } }
   }
 
   package func withdraw(_ export: ExportID, _ removal: ExportRemoval) async throws {

@@ -182,6 +182,9 @@ struct Specimen: Sendable {
       missing = (target, export("new", of: "ghost"))
       conflict = (target, export("look", of: "vm1"))
     case "GET /exports/{export}": item("exports", "look")
+    case "PATCH /exports/{export}":
+      item("exports", "look", "", #"{"contexts":{"bitmaps":[{"bitmap":"b0"}]}}"#)
+      engineRefuses = true
     case "DELETE /exports/{export}":
       item("exports", "look", conflict: "busy")
       world.engine.script { $0.activity = { ExportActivity(clients: $0 == stock.busy.id ? 1 : 0) } }
@@ -246,6 +249,7 @@ struct Coverage: Sendable {
           script.inspect = { _ in throw DomainError(code, "the script says so") }
           script.extents = { _, _, _, _ in throw DomainError(code, "the script says so") }
           script.bitmaps = { _ in throw DomainError(code, "the script says so") }
+          script.setContexts = { _ in throw DomainError(code, "the script says so") }
           script.changeBitmaps = { _ in throw DomainError(code, "the script says so") }
         }
         try await send().expect(status, code)

@@ -27,7 +27,7 @@ import Testing
       #expect(made.json["source"] == ["kind": "image", "image": .string(image["id"]), "imageName": "vm1"])
       #expect(made.json["listen"] == ["unix": "/run/cobweb/e.sock"])
       #expect(made.json["readOnly"] == false && made.json["tls"] == .null)
-      #expect(made.json["contexts"] == ["allocationDepth": false])
+      #expect(made.json["contexts"] == ["allocationDepth": false, "bitmaps": []])
       #expect(made["state"] == "active" && made.json["failure"] == .null && made.json["clients"] == 0)
       #expect(image["state"] == "attached")
       #expect(image.json["attachment"] == ["cache": "direct", "cause": "export"])
@@ -40,6 +40,34 @@ import Testing
       try await world.get("\(exports)/disk0").expect(404, .notFound)
       let after = try await world.get("\(api)/images/vm1").expect(200)
       #expect(after["state"] == "detached" && after.json["attachment"] == .null)
+    }
+  }
+
+  @Test func contextsOfAStandingExportAreChangedForNewClients() async throws {
+    try await withStockedWorld { world in
+      let made = try await world.post(exports, body()).expect(201)
+      let target = "\(exports)/e"
+      let patch = #"{"contexts":{"bitmaps":[{"bitmap":"b0","exportName":"since-monday"},{"bitmap":"b1"}]}}"#
+      let plan = try await world.send("PATCH", target + "?dryRun=true", patch).expect(200)
+      #expect(plan.json["resource"]?["contexts"]?["bitmaps"]?.items.count == 2)
+      #expect(try await world.get(target).expect(200).json["contexts"]?["bitmaps"] == [])
+      let changed = try await world.send("PATCH", target, patch, headers: ["If-Match": made.header("ETag")]).expect(200)
+      #expect(changed.json["contexts"]?["bitmaps"]?.items.map { $0["exportName"]?.text } == ["since-monday", "b1"])
+      #expect(world.engine.servedExports.values.first?.bitmaps.map(\.exportName) == ["since-monday", "b1"])
+      try await world.send("PATCH", target, patch, headers: ["If-Match": made.header("ETag")])
+        .expect(412, .preconditionFailed)
+      // What the engine refuses, and what the catalog doesn't take, leaves all as it was.
+      world.engine.script { $0.setContexts = { _ in throw DomainError(.bitmapInconsistent, "it missed changes") } }
+      try await world.send("PATCH", target, #"{"contexts":{"bitmaps":[]}}"#).expect(409, .bitmapInconsistent)
+      world.engine.script { $0 = ScriptedEngine.Script() }
+      world.catalog.writeFault = FaultyCatalog.Fault(atCall: 1)
+      try await world.send("PATCH", target, #"{"contexts":{"bitmaps":[]}}"#).expect(507, .storageFull)
+      world.catalog.writeFault = nil
+      #expect(world.engine.servedExports.values.first?.bitmaps.count == 2)
+      #expect(try await world.get(target).expect(200).json["contexts"]?["bitmaps"]?.items.count == 2)
+      let cleared = try await world.send("PATCH", target, #"{"contexts":{"bitmaps":null}}"#).expect(200)
+      #expect(cleared.json["contexts"] == ["allocationDepth": false, "bitmaps": []])
+      try await world.send("PATCH", target, #"{"name":"other"}"#).expect(400, .invalidField)
     }
   }
 
@@ -103,8 +131,20 @@ import Testing
     (#""name":"e","source":{"kind":"image","image":"vm1"},"listen":{"unix":"/r/e"},"tls":"anon""#, "/tls"),
     (#""name":"e","source":{"kind":"image","image":"vm1"},"listen":{"unix":"/r/e"},"contexts":[]"#, "/contexts"),
     (
-      #""name":"e","source":{"kind":"image","image":"vm1"},"listen":{"unix":"/r/e"},"contexts":{"bitmaps":[]}"#,
+      #""name":"e","source":{"kind":"image","image":"vm1"},"listen":{"unix":"/r/e"},"contexts":{"bitmaps":[{}]}"#,
+      "/contexts/bitmaps/0/bitmap"
+    ),
+    (
+      #""name":"e","source":{"kind":"image","image":"vm1"},"listen":{"unix":"/r/e"},"contexts":{"bitmaps":[{"bitmap":"%FF","bitmapEncoded":true}]}"#,
+      "/contexts/bitmaps/0/exportName"
+    ),
+    (
+      #""name":"e","source":{"kind":"image","image":"vm1"},"listen":{"unix":"/r/e"},"contexts":{"bitmaps":[{"bitmap":"a"},{"bitmap":"b","exportName":"a"}]}"#,
       "/contexts/bitmaps"
+    ),
+    (
+      #""name":"e","source":{"kind":"backup","backup":"01ARZ3NDEKTSV4RRFFQ69G5FAV"},"listen":{"unix":"/r/e"},"contexts":{"bitmaps":["a"]}"#,
+      "/contexts/bitmaps/0"
     ),
     (
       #""name":"e","source":{"kind":"image","image":"vm1"},"listen":{"unix":"/r/e"},"contexts":{"depth":true}"#,

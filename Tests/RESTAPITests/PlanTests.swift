@@ -23,6 +23,7 @@ import Testing
         Export(name: "e", source: source, isReadOnly: tls == nil, listen: listen, tls: tls, createdAt: .distantPast))
     }
     let id = Self.id
+    let contexts = #""contexts":{"allocationDepth":false,"bitmaps":[]}"#
     let shown: [(PlannedResource, String)] = [
       (
         .image(
@@ -37,11 +38,11 @@ import Testing
       ),
       (
         export(.image(image), .unix(path: "/run/e"), nil),
-        #"{"image":"\#(id)","listen":"unix:/run/e","name":"e","readOnly":true}"#
+        #"{\#(contexts),"image":"\#(id)","listen":"unix:/run/e","name":"e","readOnly":true}"#
       ),
       (
         export(.backup(backup), .tcp(host: "::1", port: 7), .psk),
-        #"{"backup":"\#(id)","listen":"[::1]:7","name":"e","readOnly":false,"tls":"psk"}"#
+        #"{\#(contexts),"backup":"\#(id)","listen":"[::1]:7","name":"e","readOnly":false,"tls":"psk"}"#
       ),
       (.repositoryName("local", path: "/backup"), #"{"name":"local","path":"/backup"}"#),
       (.exportEnd(try Self.identifier(of: Export.self), name: "e"), #"{"export":"\#(id)","name":"e"}"#),

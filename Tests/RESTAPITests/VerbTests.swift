@@ -33,6 +33,7 @@ struct VerbTests {
     "POST /api/v1/groups/{group}/restore": .restore,
     "DELETE /api/v1/images/{image}/trackers/{tracker}": .configure,
     "POST /api/v1/exports": .export,
+    "PATCH /api/v1/exports/{export}": .export,
     "DELETE /api/v1/exports/{export}": .export,
     "POST /api/v1/jobs/{job}/cancel": .backup,
     "POST /api/v1/jobs/{job}/pause": .backup,

@@ -13,6 +13,7 @@ extension Export: NamedEntity {
     listen,
     Column("tls", \.tls),
     Column("allocation_depth", \.offersAllocationDepth),
+    Column(json: "bitmaps", \.bitmaps),
     Column("state", \.state),
     Column("failure", \.failure),
     Column("created_at", \.createdAt),

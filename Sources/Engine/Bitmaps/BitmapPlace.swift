@@ -113,21 +113,26 @@ extension LocalEngine {
       throw DomainError(.imageNotAttached, "\(graph.name) was attached anew", remedy: "try again")
     }
     do {
-      try await onLoop(graph.loop) { loop in
-        let deadline = ContinuousClock.now + Self.bitmapPatience
-        while !bitmaps.reserve() {
-          guard ContinuousClock.now < deadline else {
-            throw DomainError(
-              .bitmapBusy, "another change of the bitmaps of image '\(image.name)' is under way",
-              remedy: "try again when it has ended")
-          }
-          try await loop.sleep(for: Self.bitmapPause)
-        }
-      }
+      try await onLoop(graph.loop) { loop in try await Self.reserve(bitmaps, on: loop) }
       return BitmapPlace(image: image, loop: graph.loop, opening: .attached(graph, bitmaps, use: use))
     } catch {
       attachedImages.leave(image.id, use)
       throw error
+    }
+  }
+
+  /// Waits for another change of them for a while.
+  nonisolated(nonsending)
+    static func reserve(_ bitmaps: ImageBitmaps, on loop: EventLoop) async throws
+  {
+    let deadline = ContinuousClock.now + bitmapPatience
+    while !bitmaps.reserve() {
+      guard ContinuousClock.now < deadline else {
+        throw DomainError(
+          .bitmapBusy, "another change of the bitmaps of \(bitmaps.name) is under way",
+          remedy: "try again when it has ended")
+      }
+      try await loop.sleep(for: bitmapPause)
     }
   }
 

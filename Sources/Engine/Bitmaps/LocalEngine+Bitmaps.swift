@@ -115,7 +115,9 @@ extension LocalEngine {
   }
 
   /// The exports that show a bitmap to clients.
-  func exports(of image: BitmapImage, showing bitmap: [UInt8]) -> [ResourceName] { [] }
+  func exports(of image: BitmapImage, showing bitmap: [UInt8]) -> [ResourceName] {
+    servedExports.names(showing: BitmapName(bitmap), of: image)
+  }
 }
 
 extension DirtyBitmap {
@@ -127,13 +129,25 @@ extension DirtyBitmap {
     let end = query.length.map { $0 < byteCount - query.offset ? query.offset + $0 : byteCount } ?? byteCount
     var items: [DirtyExtentPage.Item] = []
     var position = query.offset
-    while position < end, items.count < query.limit {
-      let dirty = nextDirty(from: position)
-      let isDirty = dirty?.offset == position
-      let next = min(end, isDirty ? dirty?.end ?? end : dirty?.offset ?? end)
-      items.append(DirtyExtentPage.Item(offset: position, length: next - position, dirty: isDirty))
-      position = next
+    forEachStretch(in: ByteRange(query.offset..<end), limit: query.limit) { stretch, isDirty in
+      items.append(DirtyExtentPage.Item(offset: stretch.offset, length: stretch.length, dirty: isDirty))
+      position = stretch.end
     }
     return DirtyExtentPage(items: items, nextOffset: position < end ? position : nil, generation: generation)
+  }
+
+  /// Tells the dirty and the clean stretches of a range, which follow one another, `limit` at most. What lies beyond the
+  /// disk is dirty: nothing is known of it.
+  func forEachStretch(in range: ByteRange, limit: Int, _ body: (ByteRange, _ isDirty: Bool) -> Void) {
+    var position = range.offset
+    var count = 0
+    while position < range.end, count < limit {
+      let dirty = position < byteCount ? nextDirty(from: position) : ByteRange(position..<range.end)
+      let isDirty = dirty?.offset == position
+      let next = min(range.end, isDirty ? dirty?.end ?? range.end : dirty?.offset ?? max(position + 1, byteCount))
+      body(ByteRange(position..<next), isDirty)
+      position = next
+      count += 1
+    }
   }
 }

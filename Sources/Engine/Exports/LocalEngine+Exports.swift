@@ -17,7 +17,7 @@ extension LocalEngine {
     calls.begin(nil)
     defer { calls.end(nil) }
     try listeners.check(order)
-    guard servedExports.reserve(order.export) else {
+    guard servedExports.reserve(order) else {
       throw DomainError(.nameTaken, "the export \(order.name) is served already")
     }
     do {
@@ -25,9 +25,10 @@ extension LocalEngine {
       do {
         let export = NBDExport(
           name: order.name.description, device: source.device, loop: source.loop,
-          options: Self.options(order))
+          options: Self.options(order, try await contexts(order, source)))
         let address = try await listeners.publish(export, at: order.listen, tls: order.tls)
-        servedExports.put(ServedExport(export: export, address: address, source: source), as: order.export)
+        servedExports.put(
+          ServedExport(export: export, order: order, address: address, source: source), as: order.export)
       } catch {
         await close(source, of: order.export)
         throw error
@@ -39,13 +40,27 @@ extension LocalEngine {
     logger.info("exported", metadata: ["export": "\(order.name)", "at": "\(order.listen.text)"])
   }
 
-  private static func options(_ order: ExportOrder) -> NBDExport.Options {
+  package func setContexts(_ order: ExportOrder) async throws {
+    calls.begin(nil)
+    defer { calls.end(nil) }
+    guard let served = servedExports.served(order.export) else {
+      throw DomainError(.notFound, "the export \(order.name) isn't served", remedy: "see its failure")
+    }
+    servedExports.set(order)
+    do {
+      served.export.setContexts(try await contexts(order, served.source))
+    } catch {
+      servedExports.set(served.order)
+      throw error
+    }
+  }
+
+  private static func options(_ order: ExportOrder, _ contexts: [any ExportContext]) -> NBDExport.Options {
     var options = NBDExport.Options()
     options.description = order.description
     options.isReadOnly = order.isReadOnly
     options.requiresTLS = order.tls != nil
-    options.contexts = [AllocationContext()]
-    if order.offersAllocationDepth { options.contexts.append(AllocationDepthContext()) }
+    options.contexts = contexts
     return options
   }
 
@@ -55,14 +70,17 @@ extension LocalEngine {
     switch order.source {
     case .attachedImage(let image):
       let graph = try attachedImages.join(image, use)
-      return OpenExportSource(device: graph.slot, loop: graph.loop, joined: (image, use))
+      return OpenExportSource(
+        device: graph.slot, loop: graph.loop, joined: (image, use), bitmaps: graph.bitmaps.map { .live($0) })
     case .image(let location):
       guard order.isReadOnly else {
         throw DomainError(.invalidField, "an image that isn't attached can only be exported read-only")
       }
       return try await onLoop(in: .folder(of: location.source.place)) { [self] loop in
         let image = try await opener(on: loop).open(location, for: use)
-        return OpenExportSource(device: AlignedAccess.over(image.device), loop: loop, joined: nil)
+        return OpenExportSource(
+          device: AlignedAccess.over(image.device), loop: loop, joined: nil,
+          bitmaps: image.format.qcow2.map { .atRest($0) })
       }
     case .backup(let place):
       guard order.isReadOnly else { throw DomainError(.invalidField, "a backup can only be exported read-only") }

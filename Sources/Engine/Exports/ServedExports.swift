@@ -3,10 +3,13 @@ import EventLoops
 import Locks
 import Model
 import NBD
+import Qcow2
 
 /// An export that clients can use.
 struct ServedExport: Sendable {
   let export: NBDExport
+  /// With the contexts that clients are offered now.
+  var order: ExportOrder
   /// As the listeners know it.
   let address: ExportAddress
   let source: OpenExportSource
@@ -19,6 +22,13 @@ struct OpenExportSource: Sendable {
   let loop: EventLoop
   /// The attached image whose slot the device is, and its use; nil where the device was opened for this export alone.
   let joined: (image: ImageID, use: ImageUse)?
+  /// What has the bitmaps that it may show.
+  var bitmaps: Bitmaps?
+
+  enum Bitmaps: Sendable {
+    case live(ImageBitmaps)
+    case atRest(Qcow2Image)
+  }
 }
 
 /// The exports that are served, by their ids.
@@ -26,7 +36,7 @@ struct OpenExportSource: Sendable {
 /// An export goes from absent to opening, to served, to leaving, and is absent again, or served after all.
 final class ServedExports: Sendable {
   private enum Stage {
-    case opening
+    case opening(ExportOrder)
     case served(ServedExport)
     case leaving(ServedExport)
   }
@@ -35,11 +45,11 @@ final class ServedExports: Sendable {
 
   var ids: [ExportID] { stages.withLock { Array($0.keys) } }
 
-  /// Begins opening; false if the id is known already.
-  func reserve(_ id: ExportID) -> Bool {
+  /// Begins opening; false if the export is known already. From now on it holds its bitmaps.
+  func reserve(_ order: ExportOrder) -> Bool {
     stages.withLock { stages in
-      if stages[id] != nil { return false }
-      stages[id] = .opening
+      if stages[order.export] != nil { return false }
+      stages[order.export] = .opening(order)
       return true
     }
   }
@@ -59,6 +69,32 @@ final class ServedExports: Sendable {
     }
   }
 
+  func served(_ id: ExportID) -> ServedExport? {
+    stages.withLock { if case .served(let export) = $0[id] { export } else { nil } }
+  }
+
+  /// Has the export hold the bitmaps of the order from now on; nothing if it isn't served.
+  func set(_ order: ExportOrder) {
+    stages.withLock { stages in
+      guard case .served(var export) = stages[order.export] else { return }
+      export.order = order
+      stages[order.export] = .served(export)
+    }
+  }
+
+  /// The names of the exports that show a bitmap of an image, in order.
+  func names(showing bitmap: BitmapName, of image: BitmapImage) -> [ResourceName] {
+    let orders = stages.withLock { stages in
+      stages.values.map { stage in
+        switch stage {
+        case .opening(let order): order
+        case .served(let export), .leaving(let export): export.order
+        }
+      }
+    }
+    return orders.filter { $0.source.isOf(image) && $0.bitmaps.contains { $0.bitmap == bitmap } }.map(\.name).sorted()
+  }
+
   func figures(of id: ExportID) -> ExportFigures? {
     let export = stages.withLock { stages -> NBDExport? in
       switch stages[id] {
@@ -67,5 +103,15 @@ final class ServedExports: Sendable {
       }
     }
     return export?.figures
+  }
+}
+
+extension ExportOrder.Source {
+  fileprivate func isOf(_ image: BitmapImage) -> Bool {
+    switch self {
+    case .attachedImage(let id): id == image.id
+    case .image(let location): location.source == image.location.source
+    case .backup: false
+    }
   }
 }

@@ -24,7 +24,8 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   // Safe to hand over: confined to the loop of its image.
 
   let image: Qcow2Image
-  private let name: String
+  /// What a person knows the image by.
+  let name: String
   private let logger: Logger
   /// Nil where a crash leaves nothing of the changes.
   private let crashRecord: CrashRecord?

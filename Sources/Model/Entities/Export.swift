@@ -21,6 +21,8 @@ package struct Export: Hashable, Sendable, Codable {
   package var tls: ExportTLS?
   /// Whether `qemu:allocation-depth` is offered beside `base:allocation`.
   package var offersAllocationDepth: Bool
+  /// Each as `qemu:dirty-bitmap:NAME`.
+  package var bitmaps: [ExportedBitmap]
   package var state: State
   /// Why it is unavailable, in words.
   package var failure: String?
@@ -29,8 +31,8 @@ package struct Export: Hashable, Sendable, Codable {
 
   package init(
     id: ExportID = ExportID(), name: ResourceName, source: ExportSource, isReadOnly: Bool, listen: ExportAddress,
-    tls: ExportTLS? = nil, offersAllocationDepth: Bool = false, state: State = .active, failure: String? = nil,
-    createdAt: Date, revision: Int = 1
+    tls: ExportTLS? = nil, offersAllocationDepth: Bool = false, bitmaps: [ExportedBitmap] = [], state: State = .active,
+    failure: String? = nil, createdAt: Date, revision: Int = 1
   ) {
     self.id = id
     self.name = name
@@ -39,6 +41,7 @@ package struct Export: Hashable, Sendable, Codable {
     self.listen = listen
     self.tls = tls
     self.offersAllocationDepth = offersAllocationDepth
+    self.bitmaps = bitmaps
     self.state = state
     self.failure = failure
     self.createdAt = createdAt
@@ -54,6 +57,23 @@ package struct Export: Hashable, Sendable, Codable {
       }
     return NBDURI(place, exportName: name.text, usesTLS: tls != nil).description
   }
+}
+
+/// A bitmap of the image that clients of an export see.
+package struct ExportedBitmap: Hashable, Sendable, Codable {
+  package var bitmap: BitmapName
+  /// What clients call it.
+  package var exportName: String
+
+  package init(bitmap: BitmapName, exportName: String) {
+    self.bitmap = bitmap
+    self.exportName = exportName
+  }
+
+  /// Bytes that ``exportName`` may have: with `qemu:dirty-bitmap:` NBD takes no longer text.
+  package static let longestExportName = 4096 - "qemu:dirty-bitmap:".utf8.count
+  /// Bitmaps that one export may show: clients ask for all of them in one message.
+  package static let maximumCount = 64
 }
 
 package enum ExportSource: Hashable, Sendable, Codable {

@@ -46,6 +46,10 @@ package protocol BlockEngine: BitmapEngine {
   /// Serves what the order names from the return on. Throws `nameTaken` if its address has the name already,
   /// `addressUnavailable` if it can't listen there, `tlsUnavailable` without the credentials that it needs.
   func export(_ order: ExportOrder) async throws
+  /// Has clients that connect from now on see the contexts of the order; those that are connected keep theirs. Throws
+  /// `notFound` if the export isn't served, or for a bitmap that isn't there, `bitmapInconsistent` for one that can't be
+  /// read.
+  func setContexts(_ order: ExportOrder) async throws
   /// Ends the export; its address is given up with the last one. Throws `exportInUse` if it is to be safe and has
   /// clients; does nothing if there is no such export.
   func withdraw(_ export: ExportID, _ removal: ExportRemoval) async throws

@@ -18,10 +18,12 @@ package struct ExportOrder: Hashable, Sendable, Codable {
   package var listen: ExportAddress
   package var tls: ExportTLS?
   package var offersAllocationDepth: Bool
+  /// Of an image only.
+  package var bitmaps: [ExportedBitmap]
 
   package init(
     export: ExportID, name: ResourceName, description: String, source: Source, isReadOnly: Bool,
-    listen: ExportAddress, tls: ExportTLS?, offersAllocationDepth: Bool
+    listen: ExportAddress, tls: ExportTLS?, offersAllocationDepth: Bool, bitmaps: [ExportedBitmap] = []
   ) {
     self.export = export
     self.name = name
@@ -31,6 +33,7 @@ package struct ExportOrder: Hashable, Sendable, Codable {
     self.listen = listen
     self.tls = tls
     self.offersAllocationDepth = offersAllocationDepth
+    self.bitmaps = bitmaps
   }
 }
 

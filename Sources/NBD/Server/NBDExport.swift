@@ -17,6 +17,7 @@ package final class NBDExport: Sendable {
     /// Clients may spread their requests over several connections. True is right for every device of ours: all
     /// connections share it, and its flush covers all that was answered.
     package var allowsMultipleConnections = true
+    /// At the start; see ``NBDExport/setContexts(_:)``.
     package var contexts: [any ExportContext] = [AllocationContext(), AllocationDepthContext()]
 
     package init() {}
@@ -40,6 +41,7 @@ package final class NBDExport: Sendable {
   }
 
   private struct State {
+    var contexts: [any ExportContext]
     var isRemoved = false
     var transmissions: [ObjectIdentifier: (transmission: Transmission, listener: NBDListener, client: ExportClient)] =
       [:]
@@ -53,7 +55,7 @@ package final class NBDExport: Sendable {
   /// The device, if it can hand over its bytes uncopied.
   let pipeSource: (any PipeSource)?
   let counters = ExportCounters()
-  private let state = Lock(State())
+  private let state: Lock<State>
 
   /// - Parameters:
   ///   - name: at most 4096 bytes of UTF-8, without NUL.
@@ -70,6 +72,7 @@ package final class NBDExport: Sendable {
     self.options = options
     self.loop = loop
     self.device = device
+    state = Lock(State(contexts: options.contexts))
     pipeSource = device as? any PipeSource
   }
 
@@ -77,6 +80,12 @@ package final class NBDExport: Sendable {
 
   /// Its clients now, one for each connection, in no order.
   package var clients: [ExportClient] { state.withLock { $0.transmissions.values.map(\.client) } }
+
+  /// What clients that connect now are offered.
+  var contexts: [any ExportContext] { state.withLock { $0.contexts } }
+
+  /// Has clients that connect from now on offered these; the others keep those that they have.
+  package func setContexts(_ contexts: [any ExportContext]) { state.withLock { $0.contexts = contexts } }
 
   /// True from the moment on when it is taken away: no client gets in any more.
   var isRemoved: Bool { state.withLock { $0.isRemoved } }
@@ -97,7 +106,7 @@ package final class NBDExport: Sendable {
     return ExportOffer(
       name: name, description: options.description, byteCount: device.byteCount, flags: flags,
       blockSizes: BlockSizes(minimum: 1, preferred: preferred, maximum: UInt32(WireLimits.payloadByteCount)),
-      contextNames: options.contexts.map(\.name), requiresTLS: options.requiresTLS)
+      contextNames: contexts.map(\.name), requiresTLS: options.requiresTLS)
   }
 
   private static func powerOfTwo(atLeast count: Int) -> Int {

@@ -82,25 +82,25 @@ extension Transmission {
 
   private func blockStatus(_ request: Request, _ payload: Payload) async throws(BlockError) -> [[UInt8]] {
     var length = request.length
-    var contexts = rules.agreement.contexts
+    var selection = rules.agreement.contexts
     if request.flags.contains(.payloadLength) {
       guard let wish = try? BlockStatusPayload(payload.copied()), wish.effectLength > 0,
         wish.effectLength <= rules.agreement.byteCount - request.offset
       else { throw Self.badWish }
       length = wish.effectLength
-      contexts = contexts.filter { wish.contextIDs.contains($0.id) }
-      guard contexts.count == wish.contextIDs.count else { throw Self.badWish }
+      selection = selection.filter { wish.contextIDs.contains($0.id) }
+      guard selection.count == wish.contextIDs.count else { throw Self.badWish }
     }
     let range = ByteRange(offset: request.offset, length: length)
     let limit = request.flags.contains(.reqOne) ? 1 : WireLimits.extentCount
     var chunks: [[UInt8]] = []
-    for (index, selected) in contexts.enumerated() {
-      guard let context = export.options.contexts.first(where: { $0.name == selected.name }) else {
+    for (index, selected) in selection.enumerated() {
+      guard let context = contexts.first(where: { $0.name == selected.name }) else {
         throw BlockError(.notSupported, .blockStatus, range, cause: selected.name)
       }
       let extents = try await context.extents(in: range, limit: limit, of: device)
       if extents.isEmpty { throw BlockError(.corrupt("no answer from \(context.name)"), .blockStatus, range) }
-      let isLast = index == contexts.count - 1
+      let isLast = index == selection.count - 1
       chunks.append(
         format.blockStatus(
           request, contextID: selected.id, Array(extents.prefix(limit)).fitting(format.style), isLast: isLast))

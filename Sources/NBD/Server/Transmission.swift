@@ -17,6 +17,8 @@ actor Transmission {
 
   let export: NBDExport
   let device: any BlockDevice
+  /// Those that the export had when the client came in.
+  let contexts: [any ExportContext]
   let rules: RequestRules
   let format: ReplyFormat
   let pool: BufferPool
@@ -45,6 +47,7 @@ actor Transmission {
     pipes = server.pipes
     options = server.options
     device = export.device
+    contexts = export.contexts
     rules = RequestRules(agreement)
     format = ReplyFormat(agreement.style)
     replies = ReplyQueue(pool)

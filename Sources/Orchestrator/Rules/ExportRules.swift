@@ -34,6 +34,16 @@ extension CatalogReading {
   }
 }
 
+extension [ExportedBitmap] {
+  /// Throws `invalidField` if there are any, where an export is of a backup.
+  func requireNone() throws(DomainError) {
+    guard !isEmpty else { return }
+    throw DomainError(
+      .invalidField, "a backup has no bitmaps", remedy: "export an image for those that it has",
+      faults: [DomainError.Fault(Field("contexts").member("bitmaps"), "must be empty for a backup")])
+  }
+}
+
 extension [Export] {
   /// How many exports a refusal names.
   private static let named = 5

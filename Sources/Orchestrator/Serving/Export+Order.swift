@@ -31,7 +31,7 @@ extension Export {
   private func order(_ source: ExportOrder.Source, _ description: String) -> ExportOrder {
     ExportOrder(
       export: id, name: name, description: description, source: source, isReadOnly: isReadOnly, listen: listen,
-      tls: tls, offersAllocationDepth: offersAllocationDepth)
+      tls: tls, offersAllocationDepth: offersAllocationDepth, bitmaps: bitmaps)
   }
 }
 

@@ -22,6 +22,7 @@ struct ExportCreation: Sendable {
     self.overlays = overlays
     isReadOnly = draft.isReadOnly ?? true
     try draft.requireTLS()
+    if case .backup = draft.source { try draft.bitmaps.requireNone() }
     try catalog.requireFree(draft, limits)
     switch draft.source {
     case .image(let reference):
@@ -67,7 +68,7 @@ struct ExportCreation: Sendable {
   func export(_ id: ExportID, at now: Date) -> Export {
     Export(
       id: id, name: draft.name, source: served, isReadOnly: isReadOnly, listen: draft.listen, tls: draft.tls,
-      offersAllocationDepth: draft.offersAllocationDepth, createdAt: now)
+      offersAllocationDepth: draft.offersAllocationDepth, bitmaps: draft.bitmaps, createdAt: now)
   }
 
   func order(for export: Export) -> ExportOrder {

@@ -10,12 +10,14 @@ package struct ExportDraft: Hashable, Sendable {
   package var listen: ExportAddress
   package var tls: ExportTLS?
   package var offersAllocationDepth: Bool
+  package var bitmaps: [ExportedBitmap]
   /// The image's name, if the export is to attach an image on which registered overlays stand.
   package var confirm: String?
 
   package init(
     name: ResourceName, source: ExportSourceDraft, isReadOnly: Bool? = nil, listen: ExportAddress,
-    tls: ExportTLS? = nil, offersAllocationDepth: Bool = false, confirm: String? = nil
+    tls: ExportTLS? = nil, offersAllocationDepth: Bool = false, bitmaps: [ExportedBitmap] = [],
+    confirm: String? = nil
   ) {
     self.name = name
     self.source = source
@@ -23,7 +25,26 @@ package struct ExportDraft: Hashable, Sendable {
     self.listen = listen
     self.tls = tls
     self.offersAllocationDepth = offersAllocationDepth
+    self.bitmaps = bitmaps
     self.confirm = confirm
+  }
+}
+
+/// What to change of an export; nil leaves it as it is.
+package struct ExportChange: Hashable, Sendable {
+  package var offersAllocationDepth: Bool?
+  package var bitmaps: [ExportedBitmap]?
+
+  package init(offersAllocationDepth: Bool? = nil, bitmaps: [ExportedBitmap]? = nil) {
+    self.offersAllocationDepth = offersAllocationDepth
+    self.bitmaps = bitmaps
+  }
+
+  func applied(to export: Export) -> Export {
+    var export = export
+    if let offersAllocationDepth { export.offersAllocationDepth = offersAllocationDepth }
+    if let bitmaps { export.bitmaps = bitmaps }
+    return export
   }
 }
 

@@ -31,7 +31,7 @@ struct ExportDocument: JSONWritable, Sendable {
       json.member("readOnly", export.isReadOnly)
       json.member("listen", export.listen)
       json.member("tls", export.tls)
-      json.member("contexts", ["allocationDepth": export.offersAllocationDepth])
+      json.member("contexts", ExportContextsDocument(export: export))
       json.member("state", export.state)
       json.member("failure", export.failure)
       if showsFigures {
@@ -39,6 +39,27 @@ struct ExportDocument: JSONWritable, Sendable {
         json.member("activity", view.activity)
       }
       json.member("createdAt", export.createdAt)
+    }
+  }
+}
+
+/// What clients of an export may ask for besides data and zeroes.
+struct ExportContextsDocument: JSONWritable {
+  let export: Export
+
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("allocationDepth", export.offersAllocationDepth)
+      json.member("bitmaps", export.bitmaps)
+    }
+  }
+}
+
+extension ExportedBitmap: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member(bitmap, as: "bitmap")
+      json.member("exportName", exportName)
     }
   }
 }

@@ -75,6 +75,7 @@ extension PlannedResource: JSONWritable {
   }
 
   private static func write(_ export: Export, to json: inout JSONWriter) {
+    json.member("contexts", ExportContextsDocument(export: export))
     switch export.source {
     case .image(let id): json.member("image", id)
     case .backup(let id): json.member("backup", id)

@@ -219,12 +219,22 @@ final class RequestFields {
     case fields(RequestFields)
   }
 
-  /// One or more items, each read by `body`; nil if there is a fault in any.
+  /// Whether the member is there and null: a merge patch removes it.
+  func isNull(_ name: String) -> Bool {
+    guard members[name] == .null else { return false }
+    known.append(name)
+    return true
+  }
+
+  /// Items, each read by `body`; nil if there is a fault in any.
   /// - Parameter what: the items, in words.
-  func list<Value>(_ name: String, atMost limit: Int, of what: String, _ body: (Item) -> Value?) -> [Value]? {
-    guard let value = value(name, required: true) else { return nil }
-    guard case .array(let items) = value, (1...limit).contains(items.count) else {
-      mismatch(name, "a list of 1 to \(limit) \(what)")
+  func list<Value>(
+    _ name: String, atMost limit: Int, of what: String, mayBeEmpty: Bool = false, required: Bool = true,
+    _ body: (Item) -> Value?
+  ) -> [Value]? {
+    guard let value = value(name, required: required) else { return nil }
+    guard case .array(let items) = value, items.count <= limit, mayBeEmpty || !items.isEmpty else {
+      mismatch(name, "a list of \(mayBeEmpty ? 0 : 1) to \(limit) \(what)")
       return nil
     }
     var values: [Value] = []

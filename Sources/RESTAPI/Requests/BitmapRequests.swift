@@ -28,7 +28,7 @@ extension RequestFields {
 
   /// A name, which `nameEncoded` says to be percent-coded.
   /// - Parameter field: `name`, or `bitmap` with `bitmapEncoded` beside it.
-  private func bitmapName(_ field: String) -> BitmapName? {
+  func bitmapName(_ field: String) -> BitmapName? {
     let isEncoded = boolean("\(field)Encoded", required: false) ?? false
     guard let text = string(field) else { return nil }
     guard let bytes = isEncoded ? PercentEncoding.decode(Substring(text)) : Array(text.utf8), !bytes.contains(0) else {

@@ -13,13 +13,33 @@ extension RequestFields {
     }
     let listen = object("listen").flatMap(exportAddress)
     let tls = choice("tls", of: ExportTLS.self, required: false)
-    let offersAllocationDepth = object("contexts", required: false).map(allocationDepth) ?? false
+    let contexts = object("contexts", required: false)
+    let offersAllocationDepth = contexts?.boolean("allocationDepth", required: false) ?? false
+    let bitmaps = contexts?.exportedBitmaps() ?? []
     let confirm = string("confirm", required: false)
     try finish()
     guard let name, let source, let listen else { throw Self.incomplete }
     return ExportDraft(
       name: name, source: source, isReadOnly: isReadOnly, listen: listen, tls: tls,
-      offersAllocationDepth: offersAllocationDepth, confirm: confirm)
+      offersAllocationDepth: offersAllocationDepth, bitmaps: bitmaps, confirm: confirm)
+  }
+
+  /// The merge patch of an export. Only its contexts change.
+  func exportChange() throws(DomainError) -> ExportChange {
+    var change = ExportChange()
+    if isNull("contexts") {
+      change = ExportChange(offersAllocationDepth: false, bitmaps: [])
+    } else if let contexts = object("contexts", required: false) {
+      change.offersAllocationDepth =
+        contexts.isNull("allocationDepth") ? false : contexts.boolean("allocationDepth", required: false)
+      change.bitmaps = contexts.isNull("bitmaps") ? [] : contexts.exportedBitmaps()
+    }
+    refuseFixed([
+      "id", "name", "source", "uri", "readOnly", "listen", "tls", "state", "failure", "clients", "activity",
+      "createdAt",
+    ])
+    try finish()
+    return change
   }
 
   enum ExportSourceKind: String, CaseIterable {
@@ -34,11 +54,26 @@ extension RequestFields {
     }
   }
 
-  private func allocationDepth(_ contexts: RequestFields) -> Bool {
-    if contexts.any("bitmaps", required: false) != nil {
-      contexts.refuse("bitmaps", "can't be given yet: images here have no bitmaps that could be exported")
+  /// Nil where they aren't given. An empty list shows none.
+  private func exportedBitmaps() -> [ExportedBitmap]? {
+    let bitmaps: [ExportedBitmap]? = list(
+      "bitmaps", atMost: ExportedBitmap.maximumCount, of: "objects {bitmap, exportName}", mayBeEmpty: true,
+      required: false
+    ) { item in
+      guard case .fields(let fields) = item, let bitmap = fields.bitmapName("bitmap") else { return nil }
+      let exportName = fields.string("exportName", required: false) ?? bitmap.text
+      guard let exportName, (1...ExportedBitmap.longestExportName).contains(exportName.utf8.count) else {
+        fields.refuse(
+          "exportName",
+          "must have 1 to \(ExportedBitmap.longestExportName) bytes; it is the bitmap's name where that is UTF-8")
+        return nil
+      }
+      return ExportedBitmap(bitmap: bitmap, exportName: exportName)
     }
-    return contexts.boolean("allocationDepth", required: false) ?? false
+    if let bitmaps, Set(bitmaps.map(\.exportName)).count < bitmaps.count {
+      refuse("bitmaps", "must have an exportName each that no other has")
+    }
+    return bitmaps
   }
 
   // MARK: Addresses

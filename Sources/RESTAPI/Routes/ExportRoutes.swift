@@ -14,6 +14,7 @@ struct ExportRoutes {
       Route(.post, Self.collection, needs: .export, query: [.dryRun], body: .object, .later(create)),
       Route(.get, Self.collection, needs: .read, query: [.image, .backup, .limit, .cursor], .now(list)),
       Route(.get, Self.item, needs: .read, .now(get)),
+      Route(.patch, Self.item, needs: .export, query: [.dryRun], body: .mergePatch, .later(change)),
       Route(.delete, Self.item, needs: .export, query: [.mode, .dryRun], .later(delete)),
     ]
   }
@@ -39,6 +40,18 @@ struct ExportRoutes {
   @Sendable private func get(_ call: Call) throws -> HTTPResponse {
     let document = ExportDocument(try service.export(try call.export()))
     return try JSONAnswer.ok(document, tag: document.tag, to: call)
+  }
+
+  @Sendable private func change(_ call: Call) async throws -> HTTPResponse {
+    let reference = try call.export()
+    let change = try call.fields().exportChange()
+    return try await call.change(
+      at: { try service.export(reference).export.revision },
+      render: { view in
+        let document = ExportDocument(view)
+        return StoredAnswer(200, document, tag: document.tag, revision: view.export.revision)
+      },
+      { try await service.changeExport(reference, change, $0) })
   }
 
   @Sendable private func delete(_ call: Call) async throws -> HTTPResponse {
