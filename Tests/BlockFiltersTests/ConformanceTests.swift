@@ -1,14 +1,15 @@
 import BlockCore
 import BlockFilters
 import BlockTesting
+import Buffers
 import Testing
 
 /// Each filter is a device like the one below it.
 @Suite struct ConformanceTests {
   enum Filter: CaseIterable {
-    case slot, alignedAccess, alignedAccessOverBlocks, slotOverBlocks, dirtyTracking
+    case slot, alignedAccess, alignedAccessOverBlocks, slotOverBlocks, dirtyTracking, copyBeforeWrite
 
-    func device(_ byteCount: UInt64, isReadOnly: Bool = false) -> any BlockDevice {
+    func device(_ byteCount: UInt64, isReadOnly: Bool = false, on home: LoopActor) -> any BlockDevice {
       var options = MemoryDevice.Options()
       options.isReadOnly = isReadOnly
       options.interleavingSeed = 5
@@ -17,6 +18,15 @@ import Testing
       case .alignedAccess: return AlignedAccess(MemoryDevice(byteCount: byteCount, options: options))
       case .dirtyTracking:
         return DirtyTracking(MemoryDevice(byteCount: byteCount, options: options), recorder: RangeRecorder())
+      case .copyBeforeWrite:
+        let (memory, pool) = (MemoryDevice(byteCount: byteCount, options: options), BufferPool())
+        let store = FleecingStore(
+          grainByteCount: 4096, memory: FleecingMemory(limitByteCount: 16 << 10),
+          temp: MemoryDevice(byteCount: 4 << 20), pool: pool, on: home)
+        let filter = CopyBeforeWrite(memory, store: store, pool: pool, on: home)
+        // Two moments of zeroes.
+        for _ in 0..<2 { _ = filter.begin() }
+        return filter
       case .alignedAccessOverBlocks, .slotOverBlocks:
         options.limits.requestAlignment = 512
         options.limits.maximumTransferByteCount = 64 << 10
@@ -28,11 +38,12 @@ import Testing
 
   @Test(arguments: Filter.allCases, BlockDeviceConformance.Check.allCases)
   func aFilterIsADevice(_ filter: Filter, _ check: BlockDeviceConformance.Check) async throws {
+    let home = LoopActor()
     let suite = BlockDeviceConformance(
       BlockDeviceConformance.Traits(),
-      makeReadOnly: { filter.device($0, isReadOnly: true) },
-      make: { filter.device($0) })
-    try await LoopActor().run { _ in
+      makeReadOnly: { filter.device($0, isReadOnly: true, on: home) },
+      make: { filter.device($0, on: home) })
+    try await home.run { _ in
       for seed in 1...UInt64(TestEffort.rounds(3)) { try await suite.run(check, seed: seed) }
     }
   }

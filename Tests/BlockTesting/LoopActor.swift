@@ -1,3 +1,5 @@
+import BlockCore
+
 /// A home loop for devices in tests: what runs on it interleaves only where it suspends, as on an event loop.
 package actor LoopActor {
   package init() {}
@@ -7,5 +9,20 @@ package actor LoopActor {
     _ body: @Sendable (isolated LoopActor) async throws(Failure) -> Result
   ) async throws(Failure) -> Result {
     try await body(self)
+  }
+}
+
+extension LoopActor: HomeLoop {
+  package nonisolated var now: ContinuousClock.Instant { .now }
+
+  package nonisolated func start(_ work: @Sendable @escaping () async -> Void) {
+    Task { await run { _ in await work() } }
+  }
+
+  package nonisolated func after(_ delay: Duration, _ action: @Sendable @escaping () -> Void) {
+    Task {
+      try? await Task.sleep(for: delay)
+      await run { _ in action() }
+    }
   }
 }

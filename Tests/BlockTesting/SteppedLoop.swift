@@ -27,6 +27,7 @@ package final class SteppedLoop: TaskExecutor, SerialExecutor, HomeLoop, @unchec
   /// Requests that wait for their turn.
   private var held: [Held] = []
   private var jobs: [UnownedJob] = []
+  private var turnCount = 0
   private var timers: [Timer] = []
   private var random: SeededRandom
   private let usesActors: Bool
@@ -35,8 +36,13 @@ package final class SteppedLoop: TaskExecutor, SerialExecutor, HomeLoop, @unchec
   /// One in so many turns the clock goes on to the next timer although requests could end; 0: none.
   package var impatience = 0
 
+  /// One request in so many lags behind others, by so many turns at most.
+  private static let (lagRarity, longestLag) = (8, 400)
+
   private struct Held {
     let request: HeldRequest
+    /// The turn from which it may go on.
+    let earliest: Int
     let continuation: UnsafeContinuation<Void, Never>
   }
 
@@ -63,7 +69,10 @@ package final class SteppedLoop: TaskExecutor, SerialExecutor, HomeLoop, @unchec
 
   /// Waits until the schedule has this request go on.
   package func hold(_ request: HeldRequest) async {
-    await withUnsafeContinuation { held.append(Held(request: request, continuation: $0)) }
+    let lag = random.oneIn(Self.lagRarity) ? random.below(Self.longestLag) : 0
+    await withUnsafeContinuation {
+      held.append(Held(request: request, earliest: turnCount + lag, continuation: $0))
+    }
   }
 
   /// Lets others go on.
@@ -88,13 +97,16 @@ package final class SteppedLoop: TaskExecutor, SerialExecutor, HomeLoop, @unchec
 
   /// Lets one request go on, or the clock. False if there is neither.
   private func turn() -> Bool {
-    let ready = held.indices.filter { !isHung(held[$0].request) }
+    turnCount += 1
+    let able = held.indices.filter { !isHung(held[$0].request) }
     // A story that looks again and again keeps nobody waiting.
-    let isIdle = ready.allSatisfy { held[$0].request.device == Self.story }
-    if isIdle && (ready.isEmpty || random.oneIn(2)), fireTimer() { return true }
-    if ready.isEmpty { return false }
+    let isIdle = able.allSatisfy { held[$0].request.device == Self.story }
+    if isIdle && (able.isEmpty || random.oneIn(2)), fireTimer() { return true }
+    guard let first = able.min(by: { held[$0].earliest < held[$1].earliest }) else { return false }
     if impatience > 0, random.oneIn(impatience), fireTimer() { return true }
-    held.remove(at: ready[random.below(ready.count)]).continuation.resume()
+    let ready = able.filter { held[$0].earliest <= turnCount }
+    let next = ready.isEmpty ? first : ready[random.below(ready.count)]
+    held.remove(at: next).continuation.resume()
     return true
   }
 

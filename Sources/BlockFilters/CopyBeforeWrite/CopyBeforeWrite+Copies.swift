@@ -13,7 +13,7 @@ extension CopyBeforeWrite {
   /// Begins to copy the grain at `offset` and the ones after it that a change of `range` needs too.
   func startCopy(from offset: UInt64, of range: ByteRange) -> GrainCopy {
     let size = store.grainByteCount
-    let end = min(range.end, offset + max(size, Self.copyByteCount))
+    let end = min(range.end, offset + max(size, options.copyByteCount))
     var last = points[0].point.grains.grain(at: offset)
     while last.end < end, copies[last.end] == nil, firstNeeded(in: ByteRange(offset: last.end, length: 1)) != nil {
       last = points[0].point.grains.grain(at: last.end)

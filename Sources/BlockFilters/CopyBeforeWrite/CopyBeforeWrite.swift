@@ -38,12 +38,12 @@ package final class CopyBeforeWrite: BlockFilter, @unchecked Sendable {
     package var onTempFull = OnTempFull.breakBackup
     /// How long a change waits for copying aside at most. Its own time at the device doesn't count.
     package var guestWriteTimeout = Duration.seconds(2)
+    /// The longest copy, and the longest read of the source for a view; a grain is read as a whole in any case.
+    package var copyByteCount: UInt64
 
-    package init() {}
+    package init(copyByteCount: UInt64 = 256 << 10) { self.copyByteCount = copyByteCount }
   }
 
-  /// The longest copy, and the longest read of the source for a view.
-  static let copyByteCount: UInt64 = 256 << 10
   /// A zeroing that must be fast isn't if more than this had to be copied first.
   static let fastByteCount: UInt64 = 1 << 20
 

@@ -26,7 +26,7 @@ extension PointInTimeView {
     let content = point.content(of: grain)
     guard case .source = content else { return Piece(range: first, place: .kept(content)) }
     if let copy = filter.copies[grain.offset] { return Piece(range: first, place: .copying(copy)) }
-    let limit = min(end, position + max(point.grains.grainByteCount, CopyBeforeWrite.copyByteCount))
+    let limit = min(end, position + max(point.grains.grainByteCount, filter.options.copyByteCount))
     var last = grain
     while last.end < limit, point.pending.contains(last.end), filter.copies[last.end] == nil {
       last = point.grains.grain(at: last.end)

@@ -49,8 +49,7 @@ extension CopyBeforeWriteStory {
       slot.hold()
       guard await slot.drain() else { throw ConformanceFailure("a drain failed, \(what)") }
     }
-    var moment = ByteModel(byteCount: setting.byteCount)
-    memory.image.forEachDataBlock { offset, bytes in moment.write(bytes.withUnsafeBytes { Array($0) }, at: offset) }
+    let moment = try contents()
     let wanted = setting.selects && random.oneIn(2) ? selection() : nil
     let view = filter.begin(wanted: wanted) { [weak self] in self?.losses.append($0) }
     if isBarrier {
@@ -58,6 +57,17 @@ extension CopyBeforeWriteStory {
       isHeld = false
     }
     return Observation(view, moment, readable(wanted))
+  }
+
+  /// What lies on the disk at this instant.
+  private func contents() throws -> ByteModel {
+    var bytes = [UInt8](repeating: 0, count: Int(setting.byteCount))
+    var all = bytes.mutableSpan
+    var span = all.mutableBytes
+    guard try disk.tryRead(into: &span, at: 0) else { throw ConformanceFailure("\(what): the disk isn't at hand") }
+    var model = ByteModel(byteCount: setting.byteCount)
+    model.write(bytes, at: 0)
+    return model
   }
 
   private func selection() -> DirtyBitmap {

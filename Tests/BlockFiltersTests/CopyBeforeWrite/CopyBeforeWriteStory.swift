@@ -13,7 +13,7 @@ final class CopyBeforeWriteStory: @unchecked Sendable {
     var byteCount: UInt64 = 40 * 4096 + 1536
     var memoryByteCount = 8 * 4096
     var tempGrainCount: UInt64 = 64
-    var options = CopyBeforeWrite.Options()
+    var options = CopyBeforeWrite.Options(copyByteCount: 2 * 4096)
     var guestCount = 4
     var stepsOfEachGuest = 60
     /// Views that are open at once.
@@ -23,6 +23,8 @@ final class CopyBeforeWriteStory: @unchecked Sendable {
     var sourceFault: Fault?
     var tempFault: Fault?
     var impatience = 0
+    /// What the disk holds at first lies in a backing file, which is a little shorter.
+    var isBacked = false
     /// Views count only a part of the disk, and release what the copy has read.
     var selects = true
     var mistake: Mistake?
@@ -45,7 +47,8 @@ final class CopyBeforeWriteStory: @unchecked Sendable {
   let setting: Setting
   let seed: UInt64
   let loop: SteppedLoop
-  let memory: MemoryDevice
+  /// The disk itself.
+  let disk: any BlockDevice
   let tempMemory: MemoryDevice
   let source: FaultyDevice
   let temp: FaultyDevice
@@ -73,27 +76,33 @@ final class CopyBeforeWriteStory: @unchecked Sendable {
     random = SeededRandom(seed: seed)
     loop = SteppedLoop(seed: seed &+ 7, usesActors: seed % 2 == 1)
     loop.impatience = setting.impatience
+    let isBacked = setting.isBacked
+    var image = SparseImage(byteCount: setting.byteCount - (isBacked ? 3 * 4096 + 512 : 0), blockByteCount: 1024)
+    Self.fill(&image, &random)
+    guest = GuestModel(image, byteCount: setting.byteCount)
     var options = MemoryDevice.Options()
     options.limits.requestAlignment = 512
-    memory = MemoryDevice(SparseImage(byteCount: setting.byteCount, blockByteCount: 4096), options: options)
+    disk =
+      isBacked
+      ? LayeredDevice(byteCount: setting.byteCount, over: image, limits: options.limits)
+      : MemoryDevice(image, options: options)
+    let backing = isBacked ? HeldDevice(MemoryDevice(image), name: "backing", on: loop) : nil
     options.limits.requestAlignment = 4096
     tempMemory = MemoryDevice(
       SparseImage(byteCount: setting.tempGrainCount * 4096, blockByteCount: 4096), options: options)
-    source = FaultyDevice(memory)
+    source = FaultyDevice(disk)
     temp = FaultyDevice(setting.mistake == .tempMixesUpGrains ? ShiftedDevice(tempMemory) : tempMemory)
     store = FleecingStore(
       grainByteCount: 4096, memory: FleecingMemory(limitByteCount: setting.memoryByteCount),
       temp: HeldDevice(temp, name: "temp", on: loop), pool: pool, on: loop)
     filter = CopyBeforeWrite(
-      AlignedAccess(HeldDevice(source, name: "source", on: loop), pool: pool), store: store, options: setting.options,
-      pool: pool, on: loop)
+      AlignedAccess(HeldDevice(source, name: "source", on: loop), pool: pool), backing: backing, store: store,
+      options: setting.options, pool: pool, on: loop)
     if let mistake = setting.mistake { slot = Slot(Saboteur(mistake, before: filter)) } else { slot = Slot(filter) }
-    guest = GuestModel(byteCount: setting.byteCount)
   }
 
   /// Plays it to its end and throws what is wrong.
   func play() throws {
-    fill()
     source.fault = setting.sourceFault
     temp.fault = setting.tempFault
     for _ in 0..<setting.guestCount { start { try await $0.beGuest() } }
@@ -116,13 +125,17 @@ final class CopyBeforeWriteStory: @unchecked Sendable {
 
   var what: String { "seed \(seed)" }
 
-  /// Two thirds of the disk hold bytes at first.
-  private func fill() {
-    for block in 0..<setting.byteCount / 4096 where !random.oneIn(3) {
-      let bytes = random.bytes(4096)
-      let change = guest.begin(ByteRange(offset: block * 4096, length: 4096))
-      memory.image.write(bytes.span.bytes, at: block * 4096)
-      guest.end(change, bytes)
+  /// Two thirds of the image hold bytes, and some blocks of the rest are known to be zero.
+  private static func fill(_ image: inout SparseImage, _ random: inout SeededRandom) {
+    var offset: UInt64 = 0
+    while offset < image.byteCount {
+      let count = Int(min(random.oneIn(3) ? 1024 : 4096, image.byteCount - offset))
+      defer { offset += UInt64(count) }
+      switch random.below(6) {
+      case 0: image.zero(ByteRange(offset: offset, length: UInt64(count)), unmap: false)
+      case 1: break
+      default: image.write(random.bytes(count).span.bytes, at: offset)
+      }
     }
   }
 

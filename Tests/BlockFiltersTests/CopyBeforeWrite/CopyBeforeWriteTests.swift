@@ -35,6 +35,18 @@ import Testing
     #expect(report.tempHighWaterByteCount > 0 && report.waits.count > 20 * 20)
   }
 
+  /// Unallocated isn't zero there.
+  @Test func aViewShowsItsMomentOverABackingFile() throws {
+    var setting = Story.Setting()
+    setting.isBacked = true
+    var report = CopyBeforeWriteReport()
+    try play(setting, seeds: 10) { story in
+      #expect(story.losses.isEmpty && story.refusedCount == 0, "\(story.what)")
+      for one in story.reports { report.add(one) }
+    }
+    #expect(report.rememberedByteCount > report.copiedByteCount / 4)
+  }
+
   @Test(arguments: Story.Mistake.allCases)
   func everyPlantedMistakeIsFound(_ mistake: Story.Mistake) {
     var setting = Story.Setting()

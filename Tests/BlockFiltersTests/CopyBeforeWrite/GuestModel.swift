@@ -53,8 +53,11 @@ final class GuestModel: @unchecked Sendable {
   private var changes: [Change] = []
   private var reads: [Read] = []
 
-  init(byteCount: UInt64) {
-    bytes = ByteModel(byteCount: byteCount)
+  /// - Parameter image: what the disk holds at first; zeroes follow.
+  init(_ image: SparseImage, byteCount: UInt64) {
+    var model = ByteModel(byteCount: byteCount)
+    image.forEachDataBlock { offset, block in model.write(block.withUnsafeBytes { Array($0) }, at: offset) }
+    bytes = model
     mask = Mask(ByteRange(offset: 0, length: byteCount), isCertain: true)
   }
 
