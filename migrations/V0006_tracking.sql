@@ -11,6 +11,3 @@ UPDATE backups SET tracker = lower(repository) WHERE kind <> 'copy';
 
 CREATE INDEX backups_by_tracker ON backups (image, repository, tracker, id) WHERE tracker IS NOT NULL;
 CREATE INDEX backups_by_checkpoint ON backups (image, id) WHERE checkpoint IS NOT NULL;
-
--- bitmaps: those of an export's image that clients see, and what they call them, as JSON.
-ALTER TABLE exports ADD COLUMN bitmaps TEXT NOT NULL DEFAULT '[]';
