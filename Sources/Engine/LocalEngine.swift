@@ -37,6 +37,7 @@ package final class LocalEngine: BlockEngine {
   let untoldRepairs = Lock<[RepositoryID: String]>([:])
   let logger: Logger
   private let failureHandler = Lock<(@Sendable (ImageFailure) -> Void)?>(nil)
+  private let damageHandler = Lock<(@Sendable (BackupDamage) -> Void)?>(nil)
 
   /// Refuses allowed folders that aren't there; blocks.
   /// - Parameters:
@@ -91,11 +92,7 @@ package final class LocalEngine: BlockEngine {
   /// - Parameter deadline: how long the calls are waited for; images are closed all the same, each by itself, so that
   ///   none is left open because of another's disk. Nil: as long as they take.
   package func shutDown(until deadline: ContinuousClock.Instant?) async {
-    if let deadline {
-      _ = await finishes(by: deadline) { [calls] in await calls.waitForNone() }
-    } else {
-      await calls.waitForNone()
-    }
+    await waitForCalls(until: deadline)
     await abandon(begunBackups.ids)
     await withDiscardingTaskGroup { group in
       for export in servedExports.ids {
@@ -112,6 +109,13 @@ package final class LocalEngine: BlockEngine {
       }
     }
     await listeners.shutDown()
+    // What the last reads of exports met is told.
+    await waitForCalls(until: deadline)
+  }
+
+  private func waitForCalls(until deadline: ContinuousClock.Instant?) async {
+    guard let deadline else { return await calls.waitForNone() }
+    _ = await finishes(by: deadline) { [calls] in await calls.waitForNone() }
   }
 
   /// The calls under way, in words: what ``shutDown(until:)`` waits for.
@@ -142,6 +146,12 @@ package final class LocalEngine: BlockEngine {
   package func onImageFailure(_ handler: @escaping @Sendable (ImageFailure) -> Void) {
     failureHandler.withLock { $0 = handler }
   }
+
+  package func onBackupDamage(_ handler: @escaping @Sendable (BackupDamage) -> Void) {
+    damageHandler.withLock { $0 = handler }
+  }
+
+  func deliver(_ damage: BackupDamage) { damageHandler.withLock { $0 }?(damage) }
 
   /// - Parameter image: the one that is being attached, whose failures are told; see ``onImageFailure(_:)``.
   func opener(on loop: EventLoop, attaching image: ImageID? = nil) -> ImageOpener {

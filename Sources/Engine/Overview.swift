@@ -7,7 +7,8 @@
 //
 //     image at rest      ImageOpener ──▶ file ── format ──────────────────────────▶ one piece of work, then closed
 //     attached image     ImageGraph  ──▶ file ── format ── filters ── Slot ────────▶ exports, until it is detached
-//     stored backup      BackupRepository ──▶ data, hashes ── Window ─────────────▶ restore, verification, exports
+//     stored backup      BackupRepository ──▶ data, hashes ────────────────────────▶ restore, verification
+//                                             data, hashes ── Window ── CheckedBackup ──▶ exports
 //
 // A piece of work runs on one loop from its beginning to its end, with every device that it opens. It comes in by an
 // order, a value that says all it needs, and tells through `JobControl`: progress, log, pause, cancellation.
@@ -42,7 +43,8 @@
 //                 backup leaves in it. K1–K5 stand at the head of `Tracker.swift`. Crash/ is what a killed server leaves:
 //                 R1–R5 stand at the head of `CrashRecord.swift`.
 // - PointsInTime/ one moment over several images, and what a backup will be (`BackupDecision`).
-// - Exports/      what is served over NBD, at which addresses, to whom.
+// - Exports/      what is served over NBD, at which addresses, to whom; of a backup nothing that wasn't held against its
+//                 hashes: C1–C5 stand at the head of `CheckedBackup.swift`.
 // - Peers/        other NBD servers as sources and targets.
 // - Copying/      what to copy (`Regions`), in which steps (`CopyPlan`, `ChunkGeometry`), how fast (`CopyPace`), and where
 //                 it goes: the sinks of backups, verifications and restores.

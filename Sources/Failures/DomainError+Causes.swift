@@ -137,11 +137,32 @@ extension DomainError {
 }
 
 extension BlockError {
+  /// What a reader of a stored backup is told where opening its files, or reading its hashes, failed.
+  package init(any error: any Error, _ operation: Operation, _ range: ByteRange) {
+    switch error {
+    case is CancellationError: self.init(.cancelled, operation, range)
+    case let error as DomainError where error.code.isDamageOfABackup:
+      self.init(.corrupt(error.detail), operation, range)
+    case let error as DomainError: self.init(.io(errno: EIO), operation, range, cause: error.detail)
+    default: self.init(.io(errno: EIO), operation, range, cause: "\(error)")
+    }
+  }
+
   /// True if the storage failed, rather than what is stored there being wrong.
   package var isStorageFailure: Bool {
     switch kind {
     case .io, .noSpace, .locked, .latchedFailed, .closed, .cancelled: true
     case .pointInTimeLost, .outOfRange, .misaligned, .readOnly, .notSupported, .notFast, .corrupt: false
+    }
+  }
+}
+
+extension ProblemCode {
+  /// Whether such a refusal is about the backup itself, and not about the storage that it lies on.
+  package var isDamageOfABackup: Bool {
+    switch self {
+    case .backupCorrupt, .backupNotComplete, .imageCorrupt, .backingRefused, .formatUnsupported, .formatMismatch: true
+    default: false
     }
   }
 }

@@ -17,7 +17,7 @@ package final class BackupService: Sendable {
   let serving: Serving
   /// What the start leaves to be done beside the first requests.
   let background: BackgroundTasks
-  /// Events about failures of attached images, which are on their way to the catalog.
+  /// Failures of attached images, and damage of exported backups, which are on their way to the catalog.
   private let failureReports: BackgroundTasks
   let keys = KeysInFlight()
   let looks: ImageLooks
@@ -60,6 +60,10 @@ package final class BackupService: Sendable {
     engine.onImageFailure { [weak self] failure in
       guard let self else { return }
       failureReports.begin { [self] in await announce(failure) }
+    }
+    engine.onBackupDamage { [weak self] damage in
+      guard let self else { return }
+      failureReports.begin { [self] in await note(damage) }
     }
     do {
       try await StartUp(self, declarations).run()

@@ -20,15 +20,18 @@ package struct StoredBackup: Sendable {
 
   /// The hashes, with the device to close when they aren't needed any more. What an increment's file leaves out is read
   /// from those below, which are opened when they are needed.
+  /// - Parameter cachedPageCount: pages of each level in memory, 4 KiB each; one stands for 8 MiB of the guest's data.
   /// - Throws: `backupCorrupt` where they aren't what the manifest says.
   nonisolated(nonsending)
-    package func openHashes(work: any BackgroundWork) async throws -> (reader: HashTreeReader, device: any BlockDevice)
+    package func openHashes(
+      work: any BackgroundWork, cachedPageCount: Int = HashTreeReader.cachedPageCount
+    ) async throws -> (reader: HashTreeReader, device: any BlockDevice)
   {
     do {
       let file = try await openHashFile()
-      guard file.header.isOverParent else { return (HashTreeReader(file, over: nil, work: work), file.device) }
-      let inherited = InheritedHashFiles(below: self, work: work)
-      return (HashTreeReader(file, over: inherited, work: work), HashFiles(file.device, inherited))
+      let inherited = file.header.isOverParent ? InheritedHashFiles(below: self, work: work) : nil
+      let reader = HashTreeReader(file, over: inherited, work: work, cachedPageCount: cachedPageCount)
+      return (reader, inherited.map { HashFiles(file.device, $0) } ?? file.device)
     } catch {
       throw DomainError(error, of: hashesName)
     }

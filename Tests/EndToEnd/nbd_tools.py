@@ -14,10 +14,10 @@ def info(uri, *options):
     return json.loads(run("nbdinfo", "--json", *options, uri).stdout)["exports"][0]
 
 
-def io(uri, *commands):
+def io(uri, *commands, read_only=False):
     """Runs qemu-io commands on an export; fails if any of them does."""
-    arguments = [part for command in commands for part in ("-c", command)]
-    answer = run("qemu-io", "-f", "raw", uri, *arguments)
+    arguments = ["-r"] * read_only + [part for command in commands for part in ("-c", command)]
+    answer = run("qemu-io", "-f", "raw", *arguments, uri)
     assert "failed" not in answer.stdout + answer.stderr, answer.stdout + answer.stderr
 
 

@@ -134,6 +134,7 @@ package final class ScriptedEngine: BlockEngine {
     var servedExports: [ExportID: ExportOrder] = [:]
     var begunBackups: [BackupID: BackupOrder] = [:]
     var failureHandler: (@Sendable (ImageFailure) -> Void)?
+    var damageHandler: (@Sendable (BackupDamage) -> Void)?
   }
 
   package let ioBackend: String
@@ -181,6 +182,13 @@ package final class ScriptedEngine: BlockEngine {
 
   /// Has an attached image fail, as its storage may at any time.
   package func fail(_ failure: ImageFailure) { state.withLock { $0.failureHandler }?(failure) }
+
+  package func onBackupDamage(_ handler: @escaping @Sendable (BackupDamage) -> Void) {
+    state.withLock { $0.damageHandler = handler }
+  }
+
+  /// Has a reader of an export meet damage.
+  package func meet(_ damage: BackupDamage) { state.withLock { $0.damageHandler }?(damage) }
 
   package func detach(_ image: ImageID) async throws {
     let script = note(.detach(image))

@@ -96,6 +96,30 @@ import Testing
     #expect(Set(changed) == Set(backups.map(\.id.ulid)) && changed.count == 4)
   }
 
+  @Test func whatReadersOfAnExportMeetMarksWhatIsWrongAndAllAboveIt() async throws {
+    let bench = try await ServiceBench()
+    let backups = try await Self.chain(bench)
+    let before = try bench.events().count
+    let detail = "0001.qcow2: the guest's bytes [0, 65536): doesn't match its hash"
+    for _ in 0..<2 {
+      bench.engine.meet(BackupDamage(backup: backups[1].id, detail: detail))
+      try await eventually("they are marked") {
+        try Self.states(backups, bench) == [.complete, .corrupt, .corrupt, .complete]
+      }
+    }
+    let marked = try bench.service.backup(backups[1].id).backup
+    #expect(marked.failure == detail && marked.verifiedAt == nil)
+    let changed = try bench.events().dropFirst(before).filter { $0.kind == .backupChanged }
+    #expect(changed.map(\.subject) == [backups[1], backups[2]].map(\.id.ulid), "each once")
+    #expect(changed.allSatisfy { $0.payload.state == "corrupt" })
+    // One that is gone, or that isn't known, is nobody's.
+    bench.engine.meet(BackupDamage(backup: BackupID(), detail: detail))
+    Self.damage([], bench)
+    let (job, _) = try await Self.verifyChain(backups, bench)
+    #expect(job.state == .succeeded)
+    #expect(try Self.states(backups, bench) == [.complete, .complete, .complete, .complete])
+  }
+
   @Test func eachIsClearedByItsOwnProofFromTheFullUp() async throws {
     let bench = try await ServiceBench()
     let backups = try await Self.chain(bench)

@@ -13,7 +13,7 @@ final class HashComparison {
 
   private let reader: HashTreeReader
   private let dataName: String
-  private let hashesName: String
+  let hashesName: String
 
   init(_ reader: HashTreeReader, dataName: String, hashesName: String) {
     self.reader = reader

@@ -86,9 +86,7 @@ extension LocalEngine {
       guard order.isReadOnly else { throw DomainError(.invalidField, "a backup can only be exported read-only") }
       return try await onLoop(in: place.repository.lane) { [self] loop in
         let stored = try await open(place.repository, on: loop).stored(place)
-        let data = try await stored.openData()
-        return OpenExportSource(
-          device: Window(data, byteCount: stored.manifest.virtualSize), loop: loop, joined: nil)
+        return OpenExportSource(device: try await openChecked(stored, for: order.name), loop: loop, joined: nil)
       }
     }
   }

@@ -1,3 +1,4 @@
+import Failures
 import Model
 
 /// What is wrong with stored backups, as far as it was found.
@@ -26,16 +27,6 @@ struct Findings {
     } catch let error as DomainError where error.code.isDamageOfABackup {
       add(error.detail)
       return nil
-    }
-  }
-}
-
-extension ProblemCode {
-  /// Whether such a refusal is about the backup itself, and not about the storage that it lies on.
-  var isDamageOfABackup: Bool {
-    switch self {
-    case .backupCorrupt, .backupNotComplete, .imageCorrupt, .backingRefused, .formatUnsupported, .formatMismatch: true
-    default: false
     }
   }
 }

@@ -217,6 +217,19 @@ package struct VerifyReport: Hashable, Sendable, Codable {
   }
 }
 
+/// A stored backup that isn't what was backed up.
+package struct BackupDamage: Hashable, Sendable, Codable {
+  /// The lowest of a chain that is wrong; what builds on it is, too.
+  package var backup: BackupID
+  /// A sentence that names the file and the place.
+  package var detail: String
+
+  package init(backup: BackupID, detail: String) {
+    self.backup = backup
+    self.detail = detail
+  }
+}
+
 /// What a restore of a backup reads, and what keeps it from being restored.
 package struct RestorePath: Hashable, Sendable, Codable {
   /// From the full to the backup itself; from what builds on a missing one on, where one is missing.

@@ -1,7 +1,6 @@
 import BlockCore
 import Buffers
 import Failures
-import Glibc
 import Model
 import Qcow2
 
@@ -127,7 +126,7 @@ package final class ChainImage: BlockDevice, @unchecked Sendable {
     do {
       return try await maps.stretch(at: offset).piece(at: offset, upTo: end)
     } catch {
-      throw BlockError(error, operation, ByteRange(offset..<end))
+      throw BlockError(any: error, operation, ByteRange(offset..<end))
     }
   }
 
@@ -142,7 +141,7 @@ package final class ChainImage: BlockDevice, @unchecked Sendable {
     do {
       image = try await layers.take(index)
     } catch {
-      throw BlockError(error, .read, piece.range)
+      throw BlockError(any: error, .read, piece.range)
     }
     defer { layers.giveBack(index) }
     do throws(BlockError) {
@@ -243,17 +242,6 @@ package final class ChainImage: BlockDevice, @unchecked Sendable {
 }
 
 extension BlockError {
-  /// That a file of a chain couldn't be opened, or isn't the one that it was.
-  fileprivate init(_ error: any Error, _ operation: Operation, _ range: ByteRange) {
-    switch error {
-    case is CancellationError: self.init(.cancelled, operation, range)
-    case let error as DomainError where error.code == .backupCorrupt:
-      self.init(.corrupt(error.detail), operation, range)
-    case let error as DomainError: self.init(.io(errno: EIO), operation, range, cause: error.detail)
-    default: self.init(.io(errno: EIO), operation, range, cause: "\(error)")
-    }
-  }
-
   /// The same, of a file of a chain.
   fileprivate func naming(_ file: String, _ range: ByteRange) -> BlockError {
     BlockError(kind, operation, self.range ?? range, cause: cause.map { "\(file): \($0)" } ?? file)

@@ -6,7 +6,7 @@ import Model
 
 /// Reads the leaves of a `.hashes` file; each page is proven against the root before a leaf of it is given out.
 ///
-/// Keeps a few pages of each stored level, so that reading about in order reads each page once. One call at a time;
+/// Keeps some pages of each stored level, so that reading about in order reads each page once. One call at a time;
 /// pages are hashed on the worker pool.
 package final class HashTreeReader {
   /// A page that was read and proven.
@@ -32,8 +32,11 @@ package final class HashTreeReader {
   /// By stored level, the one that came last first.
   private var pages: [[Page]]
 
-  /// Pages of one level in memory: what is read out of order lies within two, as chunks in flight do.
-  private static let cachedPageCount = 4
+  /// Pages of one level in memory.
+  private let cachedPageCount: Int
+
+  /// Enough for what is read about in order: it lies within two, as chunks in flight do.
+  package static let cachedPageCount = 4
 
   /// Reads the header and compares the file with it and with what the manifest says.
   /// - Parameter inherited: the pages that an increment's file leaves out.
@@ -47,7 +50,11 @@ package final class HashTreeReader {
     self.init(own, over: inherited, work: work)
   }
 
-  init(_ own: HashFile, over inherited: (any InheritedHashes)?, work: any BackgroundWork) {
+  init(
+    _ own: HashFile, over inherited: (any InheritedHashes)?, work: any BackgroundWork,
+    cachedPageCount: Int = HashTreeReader.cachedPageCount
+  ) {
+    self.cachedPageCount = cachedPageCount
     self.own = own
     self.inherited = inherited
     self.work = work
@@ -109,7 +116,7 @@ package final class HashTreeReader {
   {
     if let page = pages[level].first(where: { $0.index == index }) { return page.nodes }
     let nodes = try await readProven(index, level)
-    if pages[level].count == Self.cachedPageCount { pages[level].removeLast() }
+    if pages[level].count == cachedPageCount { pages[level].removeLast() }
     pages[level].insert(Page(index: index, nodes: nodes), at: 0)
     return nodes
   }

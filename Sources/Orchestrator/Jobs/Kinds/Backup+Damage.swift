@@ -1,6 +1,7 @@
+import Logging
 import Model
 
-// What a verification means for a backup's row, and for those that build on it.
+// What a verification, and what readers of exports meet, means for a backup's row, and for those that build on it.
 //
 // V1. What builds on a damaged backup is damaged, too: none is `complete` above one that is `corrupt`.
 // V2. Each is cleared by a proof of its own: every byte compared, at level checksum, with nothing damaged below it.
@@ -59,8 +60,18 @@ extension CatalogTransaction {
     if backup.state == .corrupt { try markDependents(of: backup, job: job) }
   }
 
+  /// What readers of an export met.
+  func record(_ damage: BackupDamage) throws {
+    guard var backup = try catalog.backup(damage.backup), backup.state == .complete || backup.state == .expired else {
+      return
+    }
+    (backup.state, backup.failure) = (.corrupt, damage.detail)
+    try update(backup)
+    try markDependents(of: backup, job: nil)
+  }
+
   /// Ends with the last of them: each is followed once, when it becomes corrupt.
-  private func markDependents(of damaged: Backup, job: JobID) throws {
+  private func markDependents(of damaged: Backup, job: JobID?) throws {
     var parents = [damaged]
     while let parent = parents.popLast() {
       for id in try catalog.dependents(of: parent.id) {
@@ -71,6 +82,18 @@ extension CatalogTransaction {
         try update(backup, job: job)
         parents.append(backup)
       }
+    }
+  }
+}
+
+extension BackupService {
+  /// Marks what a reader of an export met. What the catalog doesn't take the next reader meets again.
+  func note(_ damage: BackupDamage) async {
+    do {
+      try await transactions.persistently { try await transactions.write { try $0.record(damage) } }
+    } catch {
+      logger.error(
+        "a damaged backup isn't marked", metadata: ["backup": "\(damage.backup)", "error": "\(error)"])
     }
   }
 }
