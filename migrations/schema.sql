@@ -95,7 +95,7 @@ CREATE TABLE exports (
   state            TEXT    NOT NULL CHECK (state IN ('active', 'unavailable')),
   failure          TEXT,
   created_at       INTEGER NOT NULL,
-  revision         INTEGER NOT NULL CHECK (revision > 0), bitmaps TEXT NOT NULL DEFAULT '[]',
+  revision         INTEGER NOT NULL CHECK (revision > 0), bitmaps TEXT NOT NULL DEFAULT '[]', changed_since TEXT NOT NULL DEFAULT '[]',
   CHECK ((image IS NULL) <> (backup IS NULL)),
   CHECK ((listen_kind = 'tcp') = (listen_port IS NOT NULL))
 ) STRICT;

@@ -29,6 +29,30 @@ def refuses(uri, *commands):
     return answer.returncode != 0
 
 
+def joined(ranges):
+    """In order, neighbours as one."""
+    result = []
+    for offset, length in sorted(ranges):
+        if result and result[-1][0] + result[-1][1] == offset:
+            result[-1] = (result[-1][0], result[-1][1] + length)
+        else:
+            result.append((offset, length))
+    return result
+
+
+def dirty_of(uri, context):
+    answer = run("nbdinfo", "--json", f"--map=qemu:dirty-bitmap:{context}", uri)
+    return joined((item["offset"], item["length"]) for item in json.loads(answer.stdout) if item["type"] & 1)
+
+
+def dirty_of_map(socket, export, context):
+    """`qemu-img map` shows what is dirty as what holds no data."""
+    options = (f"driver=nbd,server.type=unix,server.path={socket},export={export},"
+               f"x-dirty-bitmap=qemu:dirty-bitmap:{context}")
+    answer = run("qemu-img", "map", "--output=json", "--image-opts", options)
+    return joined((item["start"], item["length"]) for item in json.loads(answer.stdout) if not item["data"])
+
+
 def wait_for_socket(path, process):
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:

@@ -7,6 +7,7 @@ import pytest
 import images
 import nbd_tools
 from images import MIB
+from nbd_tools import dirty_of, dirty_of_map, joined
 
 GRANULE = 65536
 
@@ -64,30 +65,6 @@ class Guest:
         """The file's bitmap, through QEMU's own server."""
         with nbd_tools.QemuNBD(self.path, "qcow2", self.workspace / "run/qemu.sock", "-r", "-B", bitmap) as served:
             return dirty_of(served.uri, bitmap)
-
-
-def joined(ranges):
-    """In order, neighbours as one."""
-    result = []
-    for offset, length in sorted(ranges):
-        if result and result[-1][0] + result[-1][1] == offset:
-            result[-1] = (result[-1][0], result[-1][1] + length)
-        else:
-            result.append((offset, length))
-    return result
-
-
-def dirty_of(uri, context):
-    answer = images.run("nbdinfo", "--json", f"--map=qemu:dirty-bitmap:{context}", uri)
-    return joined((item["offset"], item["length"]) for item in json.loads(answer.stdout) if item["type"] & 1)
-
-
-def dirty_of_map(socket, export, context):
-    """`qemu-img map` shows what is dirty as what holds no data."""
-    options = (f"driver=nbd,server.type=unix,server.path={socket},export={export},"
-               f"x-dirty-bitmap=qemu:dirty-bitmap:{context}")
-    answer = images.run("qemu-img", "map", "--output=json", "--image-opts", options)
-    return joined((item["start"], item["length"]) for item in json.loads(answer.stdout) if not item["data"])
 
 
 def test_bitmaps_of_qemu_are_recorded_and_seen_alike_by_all(server, workspace, each_version):

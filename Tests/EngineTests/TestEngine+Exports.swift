@@ -26,12 +26,13 @@ extension TestEngine {
 
   func order(
     _ name: ResourceName, _ source: ExportOrder.Source, isReadOnly: Bool = true, at address: ExportAddress? = nil,
-    tls: ExportTLS? = nil, depth: Bool = false, bitmaps: [ExportedBitmap] = []
+    tls: ExportTLS? = nil, depth: Bool = false, bitmaps: [ExportedBitmap] = [],
+    changedSince: [ExportOrder.Difference] = []
   ) -> ExportOrder {
     ExportOrder(
       export: ExportID(), name: name, description: "for a test", source: source, isReadOnly: isReadOnly,
       listen: address ?? .unix(path: socket("nbd")), tls: tls, offersAllocationDepth: depth,
-      bitmaps: bitmaps)
+      bitmaps: bitmaps, changedSince: changedSince)
   }
 
   func socket(_ name: String) -> String { sockets + "/\(name)" }

@@ -111,6 +111,64 @@ import Testing
     #expect(refusal?.detail.contains("builds on") == true)
   }
 
+  @Test func exportShowsWhatChangedSinceOtherBackupsOfItsImage() async throws {
+    let bench = try await ServiceBench()
+    let full = try await bench.completeBackup()
+    let chain = try bench.service.chain(full.chain).chain.chain
+    let (older, newer) = (
+      Backup.sample(in: chain, sequence: 1, parent: full.id), Backup.sample(in: chain, sequence: 2, parent: full.id)
+    )
+    try await bench.stored.write { catalog in for backup in [older, newer] { try catalog.insert(backup) } }
+    let differences = [ExportedDifference(backup: older.id, exportName: "since")]
+    let draft = ExportDraft(
+      name: "new", source: .backup(newer.id), listen: .unix(path: "/run/cobweb/nbd.sock"), changedSince: differences)
+    let export = try await bench.service.createExport(draft).done().export
+    #expect(export.changedSince == differences)
+    #expect(bench.engine.servedExports[export.id]?.changedSince.map(\.backup.backup) == [older.id])
+    // It is needed as long as it is shown, and so is what it builds on.
+    let refusal = await expectRefusal(.exportInUse) { try await bench.service.deleteBackup(older.id) }
+    #expect(refusal?.detail.contains("'new'") == true && refusal?.remedy?.contains("contexts") == true)
+    await expectRefusal(.exportInUse) { try await bench.service.deleteBackup(full.id) }
+    let since = ExportChange(changedSince: [ExportedDifference(backup: full.id, exportName: "x")])
+    _ = try await bench.service.changeExport(.name("new"), since).done()
+    #expect(bench.engine.servedExports[export.id]?.changedSince.map(\.exportName) == ["x"])
+    let deletion = try await bench.end(of: bench.service.deleteBackup(older.id).done())
+    #expect(deletion.state == .succeeded)
+    // What isn't there any more, or isn't whole, is refused, and nothing changes.
+    let gone = ExportChange(changedSince: differences)
+    await expectRefusal(.notFound) { try await bench.service.changeExport(.name("new"), gone) }
+    try await bench.stored.write { catalog in
+      var row = try #require(try catalog.backup(full.id))
+      row.state = .corrupt
+      try catalog.update(row)
+    }
+    await expectRefusal(.backupCorrupt) { try await bench.service.changeExport(.name("new"), since) }
+    #expect(bench.engine.servedExports[export.id]?.changedSince.map(\.exportName) == ["x"])
+    _ = try await bench.service.changeExport(.name("new"), ExportChange(changedSince: [])).done()
+    #expect(bench.engine.servedExports[export.id]?.changedSince == [])
+    try bench.expectInLine()
+  }
+
+  @Test func onlyBackupsOfOneImageAreCompared() async throws {
+    let bench = try await ServiceBench()
+    let backup = try await bench.completeBackup()
+    let image = try await bench.image("vm2")
+    let made = try await bench.end(of: bench.backUp("vm2"))
+    let differences = [ExportedDifference(backup: made.backups[0], exportName: "x")]
+    let listen = ExportAddress.unix(path: "/run/cobweb/nbd.sock")
+    for source in [ExportSourceDraft.backup(backup.id), .image(.id(image.id))] {
+      let refusal = await expectRefusal(.invalidField) {
+        try await bench.service.createExport(
+          ExportDraft(name: "new", source: source, listen: listen, changedSince: differences))
+      }
+      #expect(refusal?.faults.isEmpty == false)
+    }
+    try await bench.export("old", of: backup)
+    await expectRefusal(.invalidField) {
+      try await bench.service.changeExport(.name("old"), ExportChange(changedSince: differences))
+    }
+  }
+
   @Test(arguments: [
     (Backup.State.running, ProblemCode.backupNotComplete), (.failed, .backupNotComplete), (.corrupt, .backupCorrupt),
   ])

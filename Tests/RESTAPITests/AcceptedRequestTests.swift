@@ -71,8 +71,15 @@ import Testing
     ("PATCH /exports/look", #"{"contexts":{"bitmaps":[{"bitmap":"b0","exportName":"since-monday"}]}}"#),
     ("PATCH /exports/look", #"{"contexts":{"allocationDepth":true,"bitmaps":[]}}"#),
     ("PATCH /exports/look", #"{"contexts":null}"#),
+    ("PATCH /exports/look", #"{"contexts":{"changedSince":[]}}"#),
     ("POST /exports", ofBackup(#""listen":{"tcp":"127.0.0.1:10809"}"#)),
     ("POST /exports", ofBackup(#""readOnly":true,"listen":{"tcp":"[::1]:10809"},"tls":"psk""#)),
+    (
+      "POST /exports",
+      ofBackup(
+        #""listen":{"unix":"/run/e"},"contexts":{"changedSince":[{"backup":"COMPLETE"},{"backup":"COMPLETE","exportName":"x"}]}"#
+      )
+    ),
     ("POST /jobs/RUNNING/pause", "{}"),
     ("POST /jobs/RUNNING/pause", #"{"until":null}"#),
     ("POST /jobs/RUNNING/pause", #"{"until":"2099-03-01T08:05:09.120Z"}"#),

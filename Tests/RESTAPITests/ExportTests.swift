@@ -27,7 +27,7 @@ import Testing
       #expect(made.json["source"] == ["kind": "image", "image": .string(image["id"]), "imageName": "vm1"])
       #expect(made.json["listen"] == ["unix": "/run/cobweb/e.sock"])
       #expect(made.json["readOnly"] == false && made.json["tls"] == .null)
-      #expect(made.json["contexts"] == ["allocationDepth": false, "bitmaps": []])
+      #expect(made.json["contexts"] == ["allocationDepth": false, "bitmaps": [], "changedSince": []])
       #expect(made["state"] == "active" && made.json["failure"] == .null && made.json["clients"] == 0)
       #expect(image["state"] == "attached")
       #expect(image.json["attachment"] == ["cache": "direct", "cause": "export"])
@@ -66,7 +66,7 @@ import Testing
       #expect(world.engine.servedExports.values.first?.bitmaps.count == 2)
       #expect(try await world.get(target).expect(200).json["contexts"]?["bitmaps"]?.items.count == 2)
       let cleared = try await world.send("PATCH", target, #"{"contexts":{"bitmaps":null}}"#).expect(200)
-      #expect(cleared.json["contexts"] == ["allocationDepth": false, "bitmaps": []])
+      #expect(cleared.json["contexts"] == ["allocationDepth": false, "bitmaps": [], "changedSince": []])
       try await world.send("PATCH", target, #"{"name":"other"}"#).expect(400, .invalidField)
     }
   }
@@ -145,6 +145,22 @@ import Testing
     (
       #""name":"e","source":{"kind":"backup","backup":"01ARZ3NDEKTSV4RRFFQ69G5FAV"},"listen":{"unix":"/r/e"},"contexts":{"bitmaps":["a"]}"#,
       "/contexts/bitmaps/0"
+    ),
+    (
+      #""name":"e","source":{"kind":"image","image":"vm1"},"listen":{"unix":"/r/e"},"contexts":{"changedSince":[{}]}"#,
+      "/contexts/changedSince/0/backup"
+    ),
+    (
+      #""name":"e","source":{"kind":"image","image":"vm1"},"listen":{"unix":"/r/e"},"contexts":{"changedSince":[{"backup":"01ARZ3NDEKTSV4RRFFQ69G5FAV","exportName":""}]}"#,
+      "/contexts/changedSince/0/exportName"
+    ),
+    (
+      #""name":"e","source":{"kind":"image","image":"vm1"},"listen":{"unix":"/r/e"},"contexts":{"changedSince":[{"backup":"01ARZ3NDEKTSV4RRFFQ69G5FAV"},{"backup":"01ARZ3NDEKTSV4RRFFQ69G5FAV"}]}"#,
+      "/contexts/changedSince"
+    ),
+    (
+      #""name":"e","source":{"kind":"image","image":"vm1"},"listen":{"unix":"/r/e"},"contexts":{"changedSince":[{"backup":"01ARZ3NDEKTSV4RRFFQ69G5FAV"}]}"#,
+      "/contexts/changedSince"
     ),
     (
       #""name":"e","source":{"kind":"image","image":"vm1"},"listen":{"unix":"/r/e"},"contexts":{"depth":true}"#,

@@ -23,7 +23,7 @@ import Testing
         Export(name: "e", source: source, isReadOnly: tls == nil, listen: listen, tls: tls, createdAt: .distantPast))
     }
     let id = Self.id
-    let contexts = #""contexts":{"allocationDepth":false,"bitmaps":[]}"#
+    let contexts = #""contexts":{"allocationDepth":false,"bitmaps":[],"changedSince":[]}"#
     let shown: [(PlannedResource, String)] = [
       (
         .image(

@@ -14,6 +14,7 @@ extension Export: NamedEntity {
     Column("tls", \.tls),
     Column("allocation_depth", \.offersAllocationDepth),
     Column(json: "bitmaps", \.bitmaps),
+    Column(json: "changed_since", \.changedSince),
     Column("state", \.state),
     Column("failure", \.failure),
     Column("created_at", \.createdAt),

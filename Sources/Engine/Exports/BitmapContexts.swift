@@ -44,6 +44,7 @@ extension LocalEngine {
   func contexts(_ order: ExportOrder, _ source: OpenExportSource) async throws -> [any ExportContext] {
     var contexts: [any ExportContext] = [AllocationContext()]
     if order.offersAllocationDepth { contexts.append(AllocationDepthContext()) }
+    contexts += try await differenceContexts(order, source)
     guard !order.bitmaps.isEmpty else { return contexts }
     guard let bitmaps = source.bitmaps else {
       throw DomainError(

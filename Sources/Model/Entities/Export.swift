@@ -23,6 +23,8 @@ package struct Export: Hashable, Sendable, Codable {
   package var offersAllocationDepth: Bool
   /// Each as `qemu:dirty-bitmap:NAME`.
   package var bitmaps: [ExportedBitmap]
+  /// Of a backup: what changed in it since others of its image, each as `qemu:dirty-bitmap:NAME`.
+  package var changedSince: [ExportedDifference]
   package var state: State
   /// Why it is unavailable, in words.
   package var failure: String?
@@ -31,8 +33,9 @@ package struct Export: Hashable, Sendable, Codable {
 
   package init(
     id: ExportID = ExportID(), name: ResourceName, source: ExportSource, isReadOnly: Bool, listen: ExportAddress,
-    tls: ExportTLS? = nil, offersAllocationDepth: Bool = false, bitmaps: [ExportedBitmap] = [], state: State = .active,
-    failure: String? = nil, createdAt: Date, revision: Int = 1
+    tls: ExportTLS? = nil, offersAllocationDepth: Bool = false, bitmaps: [ExportedBitmap] = [],
+    changedSince: [ExportedDifference] = [], state: State = .active, failure: String? = nil, createdAt: Date,
+    revision: Int = 1
   ) {
     self.id = id
     self.name = name
@@ -42,6 +45,7 @@ package struct Export: Hashable, Sendable, Codable {
     self.tls = tls
     self.offersAllocationDepth = offersAllocationDepth
     self.bitmaps = bitmaps
+    self.changedSince = changedSince
     self.state = state
     self.failure = failure
     self.createdAt = createdAt
@@ -74,6 +78,18 @@ package struct ExportedBitmap: Hashable, Sendable, Codable {
   package static let longestExportName = 4096 - "qemu:dirty-bitmap:".utf8.count
   /// Bitmaps that one export may show: clients ask for all of them in one message.
   package static let maximumCount = 64
+}
+
+/// A backup from which clients of another one's export see what changed.
+package struct ExportedDifference: Hashable, Sendable, Codable {
+  package var backup: BackupID
+  /// What clients call it.
+  package var exportName: String
+
+  package init(backup: BackupID, exportName: String) {
+    self.backup = backup
+    self.exportName = exportName
+  }
 }
 
 package enum ExportSource: Hashable, Sendable, Codable {

@@ -51,7 +51,7 @@ package protocol BlockEngine: BitmapEngine {
   func export(_ order: ExportOrder) async throws
   /// Has clients that connect from now on see the contexts of the order; those that are connected keep theirs. Throws
   /// `notFound` if the export isn't served, or for a bitmap that isn't there, `bitmapInconsistent` for one that can't be
-  /// read.
+  /// read, `backupCorrupt` for a backup whose hashes can't be.
   func setContexts(_ order: ExportOrder) async throws
   /// Ends the export; its address is given up with the last one. Throws `exportInUse` if it is to be safe and has
   /// clients; does nothing if there is no such export.

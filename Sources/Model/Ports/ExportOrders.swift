@@ -9,6 +9,18 @@ package struct ExportOrder: Hashable, Sendable, Codable {
     case backup(StoredBackupLocation)
   }
 
+  /// A backup from which clients see what changed.
+  package struct Difference: Hashable, Sendable, Codable {
+    package var backup: StoredBackupLocation
+    /// What clients call it.
+    package var exportName: String
+
+    package init(backup: StoredBackupLocation, exportName: String) {
+      self.backup = backup
+      self.exportName = exportName
+    }
+  }
+
   package var export: ExportID
   package var name: ResourceName
   /// For people, in listings.
@@ -20,10 +32,13 @@ package struct ExportOrder: Hashable, Sendable, Codable {
   package var offersAllocationDepth: Bool
   /// Of an image only.
   package var bitmaps: [ExportedBitmap]
+  /// Of a backup only: from others of its image.
+  package var changedSince: [Difference]
 
   package init(
     export: ExportID, name: ResourceName, description: String, source: Source, isReadOnly: Bool,
-    listen: ExportAddress, tls: ExportTLS?, offersAllocationDepth: Bool, bitmaps: [ExportedBitmap] = []
+    listen: ExportAddress, tls: ExportTLS?, offersAllocationDepth: Bool, bitmaps: [ExportedBitmap] = [],
+    changedSince: [Difference] = []
   ) {
     self.export = export
     self.name = name
@@ -34,6 +49,7 @@ package struct ExportOrder: Hashable, Sendable, Codable {
     self.tls = tls
     self.offersAllocationDepth = offersAllocationDepth
     self.bitmaps = bitmaps
+    self.changedSince = changedSince
   }
 }
 

@@ -23,8 +23,9 @@ extension Backup {
 }
 
 extension CatalogReading {
-  /// Throws `exportInUse` while clients are offered the backup, or one that builds on it.
+  /// Throws `exportInUse` while clients are offered the backup, or what changed since it; or one that builds on it.
   func requireNotExported(_ id: BackupID) throws {
+    let comparing = try allPages { try exports(ExportFilter(), $0) }.filter { !$0.changedSince.isEmpty }
     var backups = [id]
     var next = 0
     while next < backups.count {
@@ -35,6 +36,12 @@ extension CatalogReading {
           .exportInUse,
           (backup == id ? "backup \(id) is" : "backup \(backup), which builds on \(id), is")
             + " exported as \(exports.quoted)", remedy: "delete the exports first")
+      }
+      let compared = comparing.filter { export in export.changedSince.contains { $0.backup == backup } }
+      guard compared.isEmpty else {
+        throw DomainError(
+          .exportInUse, "\(compared.quoted) shows what changed since backup \(backup)",
+          remedy: "take it out of the export's contexts, or delete the export")
       }
       backups += try dependents(of: backup)
       next += 1

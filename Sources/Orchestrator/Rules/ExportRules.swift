@@ -44,6 +44,34 @@ extension [ExportedBitmap] {
   }
 }
 
+extension CatalogReading {
+  /// Where the backups lie from which an export of `source` shows what changed. Throws `invalidField` for an image, and
+  /// for a backup of another image; `notFound`, `backupNotComplete`, `backupCorrupt`.
+  func located(_ differences: [ExportedDifference], for source: ExportSource) throws -> [ExportOrder.Difference] {
+    guard !differences.isEmpty else { return [] }
+    let field = Field("contexts").member("changedSince")
+    guard case .backup(let id) = source else {
+      throw DomainError(
+        .invalidField, "what changed in an image since a backup isn't shown",
+        remedy: "show the image's bitmaps, or export another backup of it",
+        faults: [DomainError.Fault(field, "must be empty for an image")])
+    }
+    let exported = try storedBackup(id)
+    return try differences.enumerated().map { index, difference in
+      let base = try storedBackup(difference.backup)
+      guard base.backup.image == exported.backup.image else {
+        throw DomainError(
+          .invalidField,
+          "backup \(id) is of '\(exported.imageName)', and \(difference.backup) of '\(base.imageName)'",
+          remedy: "name backups of one image",
+          faults: [DomainError.Fault(field.item(index).member("backup"), "must be a backup of the same image")])
+      }
+      try base.backup.requireReadable()
+      return ExportOrder.Difference(backup: base.location, exportName: difference.exportName)
+    }
+  }
+}
+
 extension [Export] {
   /// How many exports a refusal names.
   private static let named = 5

@@ -15,7 +15,7 @@ extension Export {
     case .backup(let id):
       let stored = try catalog.storedBackup(id)
       try stored.backup.requireReadable()
-      return order(of: stored)
+      return order(of: stored, try catalog.located(changedSince, for: source))
     }
   }
 
@@ -23,15 +23,19 @@ extension Export {
     order(isAttached ? .attachedImage(image.id) : .image(image.location), "image '\(image.name)'")
   }
 
-  func order(of stored: LocatedBackup) -> ExportOrder {
+  /// - Parameter differences: of ``changedSince``.
+  func order(of stored: LocatedBackup, _ differences: [ExportOrder.Difference]) -> ExportOrder {
     let time = Timestamp.text(of: stored.backup.pointInTime)
-    return order(.backup(stored.location), "image '\(stored.imageName)' at \(time), backup \(stored.backup.id)")
+    return order(
+      .backup(stored.location), "image '\(stored.imageName)' at \(time), backup \(stored.backup.id)", differences)
   }
 
-  private func order(_ source: ExportOrder.Source, _ description: String) -> ExportOrder {
+  private func order(
+    _ source: ExportOrder.Source, _ description: String, _ differences: [ExportOrder.Difference] = []
+  ) -> ExportOrder {
     ExportOrder(
       export: id, name: name, description: description, source: source, isReadOnly: isReadOnly, listen: listen,
-      tls: tls, offersAllocationDepth: offersAllocationDepth, bitmaps: bitmaps)
+      tls: tls, offersAllocationDepth: offersAllocationDepth, bitmaps: bitmaps, changedSince: differences)
   }
 }
 

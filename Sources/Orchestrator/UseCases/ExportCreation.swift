@@ -6,7 +6,8 @@ struct ExportCreation: Sendable {
   enum Source: Sendable {
     /// `attaches`: it has to be attached for the export.
     case image(Image, attaches: Bool)
-    case backup(LocatedBackup)
+    /// With the backups from which it shows what changed.
+    case backup(LocatedBackup, [ExportOrder.Difference])
   }
 
   let draft: ExportDraft
@@ -35,6 +36,7 @@ struct ExportCreation: Sendable {
       let attaches = !isReadOnly && image.state != .attached
       // Those of before are read-only: nothing may write beneath them.
       if attaches { try catalog.requireNoExports(of: image) }
+      _ = try catalog.located(draft.changedSince, for: .image(image.id))
       source = .image(image, attaches: attaches)
     case .backup(let id):
       guard isReadOnly else {
@@ -44,7 +46,7 @@ struct ExportCreation: Sendable {
       }
       let stored = try catalog.storedBackup(id)
       try stored.backup.requireReadable()
-      source = .backup(stored)
+      source = .backup(stored, try catalog.located(draft.changedSince, for: .backup(id)))
     }
     try requireNoOpponents(in: catalog)
   }
@@ -53,7 +55,7 @@ struct ExportCreation: Sendable {
   var served: ExportSource {
     switch source {
     case .image(let image, _): .image(image.id)
-    case .backup(let stored): .backup(stored.backup.id)
+    case .backup(let stored, _): .backup(stored.backup.id)
     }
   }
 
@@ -61,20 +63,22 @@ struct ExportCreation: Sendable {
   func claims(in catalog: any CatalogReading) throws -> [JobClaim] {
     switch source {
     case .image(let image, let attaches): [try JobClaim.image(image.id, isAlone: attaches, in: catalog)]
-    case .backup(let stored): [JobClaim.chain(stored.backup.chain, isAlone: false)]
+    case .backup(let stored, let differences):
+      Set([stored.backup.chain] + differences.map(\.backup.chain)).map { JobClaim.chain($0, isAlone: false) }
     }
   }
 
   func export(_ id: ExportID, at now: Date) -> Export {
     Export(
       id: id, name: draft.name, source: served, isReadOnly: isReadOnly, listen: draft.listen, tls: draft.tls,
-      offersAllocationDepth: draft.offersAllocationDepth, bitmaps: draft.bitmaps, createdAt: now)
+      offersAllocationDepth: draft.offersAllocationDepth, bitmaps: draft.bitmaps,
+      changedSince: draft.changedSince, createdAt: now)
   }
 
   func order(for export: Export) -> ExportOrder {
     switch source {
     case .image(let image, let attaches): export.order(of: image, isAttached: attaches || image.state == .attached)
-    case .backup(let stored): export.order(of: stored)
+    case .backup(let stored, let differences): export.order(of: stored, differences)
     }
   }
 
@@ -84,7 +88,7 @@ struct ExportCreation: Sendable {
     case .image(let image, let attaches):
       if attaches { steps.append("attach image '\(image.name)': open it read-write, and hold its locks") }
       steps.append("serve image '\(image.name)' as '\(draft.name)' at \(draft.listen.text)")
-    case .backup(let stored):
+    case .backup(let stored, _):
       steps.append("serve backup \(stored.backup.id) as '\(draft.name)' at \(draft.listen.text)")
     }
     var warnings = ["whether the address can be had is only seen when it is done"]
@@ -116,7 +120,7 @@ struct ExportCreation: Sendable {
           .imageInUse, "the \(job.request.kind.rawValue) job \(job.id) uses image '\(image.name)'",
           remedy: "wait for it, or cancel it")
       }
-    case .backup(let stored):
+    case .backup(let stored, _):
       let lineage = try Self.lineage(of: stored.backup, in: catalog)
       for job in try catalog.liveJobs() {
         guard case .deleteBackup(let id) = job.request, lineage.contains(id) else { continue }

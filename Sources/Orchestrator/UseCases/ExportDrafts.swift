@@ -11,13 +11,14 @@ package struct ExportDraft: Hashable, Sendable {
   package var tls: ExportTLS?
   package var offersAllocationDepth: Bool
   package var bitmaps: [ExportedBitmap]
+  package var changedSince: [ExportedDifference]
   /// The image's name, if the export is to attach an image on which registered overlays stand.
   package var confirm: String?
 
   package init(
     name: ResourceName, source: ExportSourceDraft, isReadOnly: Bool? = nil, listen: ExportAddress,
     tls: ExportTLS? = nil, offersAllocationDepth: Bool = false, bitmaps: [ExportedBitmap] = [],
-    confirm: String? = nil
+    changedSince: [ExportedDifference] = [], confirm: String? = nil
   ) {
     self.name = name
     self.source = source
@@ -26,6 +27,7 @@ package struct ExportDraft: Hashable, Sendable {
     self.tls = tls
     self.offersAllocationDepth = offersAllocationDepth
     self.bitmaps = bitmaps
+    self.changedSince = changedSince
     self.confirm = confirm
   }
 }
@@ -34,16 +36,21 @@ package struct ExportDraft: Hashable, Sendable {
 package struct ExportChange: Hashable, Sendable {
   package var offersAllocationDepth: Bool?
   package var bitmaps: [ExportedBitmap]?
+  package var changedSince: [ExportedDifference]?
 
-  package init(offersAllocationDepth: Bool? = nil, bitmaps: [ExportedBitmap]? = nil) {
+  package init(
+    offersAllocationDepth: Bool? = nil, bitmaps: [ExportedBitmap]? = nil, changedSince: [ExportedDifference]? = nil
+  ) {
     self.offersAllocationDepth = offersAllocationDepth
     self.bitmaps = bitmaps
+    self.changedSince = changedSince
   }
 
   func applied(to export: Export) -> Export {
     var export = export
     if let offersAllocationDepth { export.offersAllocationDepth = offersAllocationDepth }
     if let bitmaps { export.bitmaps = bitmaps }
+    if let changedSince { export.changedSince = changedSince }
     return export
   }
 }

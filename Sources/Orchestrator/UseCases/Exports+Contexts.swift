@@ -4,7 +4,7 @@ import Model
 
 extension BackupService {
   /// Changes what clients of an export may ask for: those that connect from now on. Throws what the engine says of its
-  /// bitmaps.
+  /// bitmaps, and `backupNotComplete` or `backupCorrupt` for backups to compare it with.
   ///
   /// The engine serves the change first, for only that tells whether it can. What the catalog doesn't take is taken back.
   package func changeExport(
@@ -16,6 +16,7 @@ extension BackupService {
       try conditions.require(revision: before.revision, of: "export '\(before.name)'")
       let after = change.applied(to: before)
       if case .backup = before.source { try after.bitmaps.requireNone() }
+      _ = try catalog.located(after.changedSince, for: after.source)
       return (before, after)
     }
     return try await answering(conditions) {

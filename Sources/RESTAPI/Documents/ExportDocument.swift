@@ -51,6 +51,7 @@ struct ExportContextsDocument: JSONWritable {
     json.object { json in
       json.member("allocationDepth", export.offersAllocationDepth)
       json.member("bitmaps", export.bitmaps)
+      json.member("changedSince", export.changedSince)
     }
   }
 }
@@ -59,6 +60,15 @@ extension ExportedBitmap: JSONWritable {
   func write(to json: inout JSONWriter) {
     json.object { json in
       json.member(bitmap, as: "bitmap")
+      json.member("exportName", exportName)
+    }
+  }
+}
+
+extension ExportedDifference: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("backup", backup)
       json.member("exportName", exportName)
     }
   }

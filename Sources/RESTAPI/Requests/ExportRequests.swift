@@ -16,23 +16,25 @@ extension RequestFields {
     let contexts = object("contexts", required: false)
     let offersAllocationDepth = contexts?.boolean("allocationDepth", required: false) ?? false
     let bitmaps = contexts?.exportedBitmaps() ?? []
+    let changedSince = contexts?.exportedDifferences() ?? []
     let confirm = string("confirm", required: false)
     try finish()
     guard let name, let source, let listen else { throw Self.incomplete }
     return ExportDraft(
       name: name, source: source, isReadOnly: isReadOnly, listen: listen, tls: tls,
-      offersAllocationDepth: offersAllocationDepth, bitmaps: bitmaps, confirm: confirm)
+      offersAllocationDepth: offersAllocationDepth, bitmaps: bitmaps, changedSince: changedSince, confirm: confirm)
   }
 
   /// The merge patch of an export. Only its contexts change.
   func exportChange() throws(DomainError) -> ExportChange {
     var change = ExportChange()
     if isNull("contexts") {
-      change = ExportChange(offersAllocationDepth: false, bitmaps: [])
+      change = ExportChange(offersAllocationDepth: false, bitmaps: [], changedSince: [])
     } else if let contexts = object("contexts", required: false) {
       change.offersAllocationDepth =
         contexts.isNull("allocationDepth") ? false : contexts.boolean("allocationDepth", required: false)
       change.bitmaps = contexts.isNull("bitmaps") ? [] : contexts.exportedBitmaps()
+      change.changedSince = contexts.isNull("changedSince") ? [] : contexts.exportedDifferences()
     }
     refuseFixed([
       "id", "name", "source", "uri", "readOnly", "listen", "tls", "state", "failure", "clients", "activity",
@@ -61,19 +63,42 @@ extension RequestFields {
       required: false
     ) { item in
       guard case .fields(let fields) = item, let bitmap = fields.bitmapName("bitmap") else { return nil }
-      let exportName = fields.string("exportName", required: false) ?? bitmap.text
-      guard let exportName, (1...ExportedBitmap.longestExportName).contains(exportName.utf8.count) else {
-        fields.refuse(
-          "exportName",
-          "must have 1 to \(ExportedBitmap.longestExportName) bytes; it is the bitmap's name where that is UTF-8")
-        return nil
+      return fields.exportName(or: bitmap.text, "the bitmap's name where that is UTF-8").map {
+        ExportedBitmap(bitmap: bitmap, exportName: $0)
       }
-      return ExportedBitmap(bitmap: bitmap, exportName: exportName)
     }
-    if let bitmaps, Set(bitmaps.map(\.exportName)).count < bitmaps.count {
-      refuse("bitmaps", "must have an exportName each that no other has")
-    }
+    requireDistinct(bitmaps?.map(\.exportName), in: "bitmaps")
     return bitmaps
+  }
+
+  /// Nil where they aren't given. An empty list shows none.
+  private func exportedDifferences() -> [ExportedDifference]? {
+    let differences: [ExportedDifference]? = list(
+      "changedSince", atMost: ExportedBitmap.maximumCount, of: "objects {backup, exportName}", mayBeEmpty: true,
+      required: false
+    ) { item in
+      guard case .fields(let fields) = item, let backup = fields.id("backup", of: Backup.self) else { return nil }
+      return fields.exportName(or: backup.description, "the backup's id").map {
+        ExportedDifference(backup: backup, exportName: $0)
+      }
+    }
+    requireDistinct(differences?.map(\.exportName), in: "changedSince")
+    return differences
+  }
+
+  private func exportName(or standard: String?, _ what: String) -> String? {
+    let name = string("exportName", required: false) ?? standard
+    guard let name, (1...ExportedBitmap.longestExportName).contains(name.utf8.count) else {
+      refuse(
+        "exportName", "must have 1 to \(ExportedBitmap.longestExportName) bytes; without it, it is \(what)")
+      return nil
+    }
+    return name
+  }
+
+  private func requireDistinct(_ names: [String]?, in list: String) {
+    guard let names, Set(names).count < names.count else { return }
+    refuse(list, "must have an exportName each that no other has")
   }
 
   // MARK: Addresses
