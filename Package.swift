@@ -117,7 +117,7 @@ let package = Package(
     tests("LocksTests", ["Locks"]),
     tests("BuffersTests", ["Buffers", "Locks"]),
     tests("BlockCoreTests", ["BlockCore", "Buffers", "BlockTesting"]),
-    tests("BitmapsTests", ["Bitmaps", "BlockCore", "BlockTesting"]),
+    tests("BitmapsTests", ["Bitmaps", "BlockCore", "BlockTesting", "Bytes"]),
     tests("BlockFiltersTests", ["Bitmaps", "BlockFilters", "BlockCore", "Buffers", "BlockTesting"]),
     tests("DescriptorsTests", ["Descriptors"]),
     tests("EventLoopsTests", ["EventLoops", "Buffers", "Descriptors", "Locks"]),

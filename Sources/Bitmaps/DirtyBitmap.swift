@@ -185,11 +185,9 @@ extension DirtyBitmap {
   ///   - bytes: as long as a multiple of 8; filled where the answer is `mixed`.
   package func bits(fromByte position: UInt64, into bytes: inout MutableRawSpan) -> Piece {
     let granules = position * 8..<min(granuleCount, (position + UInt64(bytes.byteCount)) * 8)
-    guard !granules.isEmpty, let first = next(isSet: true, from: granules.lowerBound), first < granules.upperBound
+    guard !granules.isEmpty, let first = next(isSet: true, from: granules.lowerBound, before: granules.upperBound)
     else { return .clear }
-    if first == granules.lowerBound, (next(isSet: false, from: first) ?? granuleCount) >= granules.upperBound {
-      return .set
-    }
+    if first == granules.lowerBound, next(isSet: false, from: first, before: granules.upperBound) == nil { return .set }
     for offset in stride(from: 0, to: bytes.byteCount, by: 8) {
       let granule = (position + UInt64(offset)) * 8
       let word = granule < granuleCount ? pages[Int(granule >> 16)].word(Int(granule & 0xFFFF) / 64) : 0

@@ -11,8 +11,9 @@ package final class APIResponder: HTTPResponder {
   private let router: Router
   private let hosts: HostList
   private let logger: Logger
+  let transfers = Transfers()
 
-  /// Bytes that the body of a request may have.
+  /// Bytes that a body of JSON may have.
   package static let bodyLimit = 1 << 20
 
   /// - Parameters:
@@ -48,7 +49,7 @@ package final class APIResponder: HTTPResponder {
     // Without a body everything is checked in one go when it is answered.
     guard request.hasBody else { return .accept(bodyLimit: Self.bodyLimit) }
     switch call(for: request) {
-    case .success: return .accept(bodyLimit: Self.bodyLimit)
+    case .success(let call): return .accept(bodyLimit: call.match.route.body.limit)
     case .failure(let refusal): return .reject(refusal.response)
     }
   }
@@ -61,7 +62,7 @@ package final class APIResponder: HTTPResponder {
         switch call.match.route.work {
         case .now(let work): return call.query.asksForMuch ? nil : finish(try work(call), request)
         case .either(let now, _): return try now(call).map { finish($0, request) }
-        case .later: return nil
+        case .later, .transfer: return nil
         }
       } catch {
         return failure(error, request)
@@ -74,9 +75,12 @@ package final class APIResponder: HTTPResponder {
     case .failure(let refusal): return refusal.response
     case .success(var call):
       do {
-        call.body = try await request.body.collect(limit: Self.bodyLimit)
-        try checkPresence(of: call.body, call.match.route)
-        return finish(try await work(on: call), request)
+        let route = call.match.route
+        let transfer: Transfer? = if case .transfer = route.work { try transfers.begin() } else { nil }
+        call.body = try await request.body.collect(limit: route.body.limit)
+        try checkPresence(of: call.body, route)
+        let response = finish(try await work(on: call), request)
+        return transfer?.carrying(response) ?? response
       } catch let error as DomainError {
         return failure(error, request)
       }
@@ -86,7 +90,7 @@ package final class APIResponder: HTTPResponder {
   private func work(on call: Call) async throws -> HTTPResponse {
     switch call.match.route.work {
     case .now(let work): return try work(call)
-    case .later(let work), .either(_, let work):
+    case .later(let work), .transfer(let work), .either(_, let work):
       return try await CatalogDeadline.wait(until: .now + CatalogDeadline.ofRequest) { try await work(call) }
     }
   }
@@ -151,7 +155,7 @@ package final class APIResponder: HTTPResponder {
     let given = request.headers.values("Content-Type")
     guard given.count == 1, MediaType(given[0]).map({ types.contains($0.name) && $0.isUTF8 }) == true else {
       throw DomainError(
-        .unsupportedMediaType, "the body is of type '\(given.joined(separator: ", "))', not JSON",
+        .unsupportedMediaType, "the body is of type '\(given.joined(separator: ", "))', not \(types[0])",
         remedy: "send 'Content-Type: \(types[0])'")
     }
   }
@@ -161,6 +165,8 @@ package final class APIResponder: HTTPResponder {
     case .none, .optionalObject: return
     case .object, .mergePatch:
       if body.isEmpty { throw DomainError(.malformedJSON, "the body is missing: a JSON object is needed here") }
+    case .bits:
+      if body.isEmpty { throw DomainError(.malformedBits, "the body is missing: the bits of a bitmap are needed here") }
     }
   }
 

@@ -20,7 +20,9 @@
 // 3. Every refusal is a `DomainError`. Its `ProblemCode` decides status, title and page in one table
 //    (`ProblemType+Table`).
 // 4. openapi.yaml is the contract: tests compare it with the routes, with every answer of a test, and with the problems.
-// 5. A route that answers `.now` runs on a thread that connections share: it reads the catalog briefly or not at all.
+// 5. Bodies and answers are JSON, but for one resource: the bits of a bitmap (`BitsAnswer`), which few requests at a time
+//    move (`Transfers`).
+// 6. A route that answers `.now` runs on a thread that connections share: it reads the catalog briefly or not at all.
 //
 // ## Where things go
 //

@@ -189,6 +189,96 @@ def test_after_a_kill_a_bitmap_in_use_is_inconsistent_and_a_disabled_one_is_not(
     assert flags == {"b0": {"in-use", "auto"}, "b1": set()}
 
 
+def bits_of(guest, bitmap="b0"):
+    """The export, and its ETag."""
+    answer = guest.server.expect(200, "GET", f"/images/{guest.name}/bitmaps/{bitmap}/bits")
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    return answer.content, answer.headers["ETag"]
+
+
+def put(bits, match="*"):
+    """What a call sends them with."""
+    headers = {"Content-Type": "application/octet-stream", **({"If-Match": match} if match else {})}
+    return {"data": bits, "headers": headers}
+
+
+def test_bits_go_from_a_bitmap_of_qemu_to_another_image_and_back(server, workspace, each_version):
+    source, target = Guest(server, workspace, "source"), Guest(server, workspace, "target")
+    source.add_by_qemu("b0")
+    source.write_by_qemu("write 0 64k", "write 8M 200k", "write 67108352 512")
+    expected = source.dirty_by_qemu("b0")
+    bits, tag = bits_of(source)
+    target.add_by_qemu("b1", "--disable")
+    changed = server.expect(200, "PUT", "/images/target/bitmaps/b1/bits", **put(bits)).json()
+    assert (changed["state"], changed["dirtyBytes"]) == ("disabled", 6 * GRANULE)
+    assert target.dirty("b1") == expected == target.dirty_by_qemu("b1")
+    # They are added to what is there, of an attached image too, whose guest goes on.
+    export = target.export()
+    target.do("b1", "enable")
+    nbd_tools.io(export["uri"], "write 32M 64k")
+    source.write_by_qemu("write 16M 64k")
+    newer, _ = bits_of(source)
+    server.expect(200, "PUT", "/images/target/bitmaps/b1/bits", **put(newer))
+    nbd_tools.io(export["uri"], "write 33M 64k")
+    target.end_export()
+    union = joined(expected + [(16 * MIB, GRANULE), (32 * MIB, GRANULE), (33 * MIB, GRANULE)])
+    assert target.dirty("b1") == union == target.dirty_by_qemu("b1")
+    images.check(target.path)
+    # And back: what was cleared meanwhile is dirty again.
+    source.do("b0", "clear")
+    server.expect(200, "PUT", "/images/source/bitmaps/b0/bits", **put(bits_of(target, "b1")[0]))
+    assert source.dirty_by_qemu("b0") == union
+
+
+def test_bits_are_imported_only_into_what_they_are_meant_for(server, workspace):
+    guest, larger = Guest(server, workspace), Guest(server, workspace, "larger")
+    images.run("qemu-img", "resize", "-q", larger.path, "65M")
+    guest.add("b0")
+    larger.add("b0")
+    guest.write_by_qemu("write 0 64k")
+    bits, tag = bits_of(guest)
+    target = "/images/vm1/bitmaps/b0/bits"
+    server.expect(304, "GET", target, headers={"If-None-Match": tag})
+    server.problem(428, "precondition-required", "PUT", target, **put(bits, None))
+    server.problem(412, "precondition-failed", "PUT", target, **put(bits, '"0123"'))
+    server.problem(422, "bitmap-mismatch", "PUT", target + "?generation=0123", **put(bits))
+    problem = server.problem(422, "bitmap-mismatch", "PUT", "/images/larger/bitmaps/b0/bits", **put(bits))
+    assert "67108864" in problem["detail"] and "68157440" in problem["detail"]
+    guest.add("fine", granularity=4096)
+    server.problem(422, "bitmap-mismatch", "PUT", "/images/vm1/bitmaps/fine/bits", **put(bits))
+    plan = server.expect(200, "PUT", target + "?dryRun=true", **put(bits)).json()
+    assert plan["steps"] == ["add the bits that were sent to bitmap 'b0' of image 'vm1'"]
+    # The bitmap has changed since, as the file has.
+    server.problem(412, "precondition-failed", "PUT", target, **put(bits, tag))
+    server.expect(200, "PUT", target + "?generation=" + tag.strip('"'), **put(bits, bits_of(guest)[1]))
+    # One that is shown, and one of a tracker, are read and not changed.
+    export = guest.export({"bitmap": "b0"})
+    problem = server.problem(409, "bitmap-busy", "PUT", target, **put(bits_of(guest)[0]))
+    assert "vm1" in problem["detail"] and problem["remedy"]
+    guest.end_export()
+    backup = server.back_up(kind="full")
+    own = next(name for name in guest.bitmaps() if name.startswith("cobweb."))
+    problem = server.problem(409, "bitmap-busy", "PUT", f"/images/vm1/bitmaps/{own}/bits", **put(bits_of(guest, own)[0]))
+    assert backup["repository"].lower() in problem["detail"]
+
+
+def test_bits_that_are_torn_or_altered_change_nothing(server, workspace):
+    guest = Guest(server, workspace)
+    guest.add("b0", disabled=True)
+    guest.add("all")
+    guest.write_by_qemu("write 0 64k", "write 8M 1M")
+    bits, _ = bits_of(guest, "all")
+    target = "/images/vm1/bitmaps/b0/bits"
+    flipped = [bits[:at] + bytes([bits[at] ^ 16]) + bits[at + 1:] for at in range(0, len(bits), 7)]
+    for bad in [b"", b"{}", bits[:-1], bits[:48], bits + b"\0", bits + bits, *flipped]:
+        problem = server.problem(400, "malformed-bits", "PUT", target, **put(bad))
+        assert problem["detail"] and problem["remedy"]
+    server.problem(415, "unsupported-media-type", "PUT", target, {}, headers={"If-Match": "*"})
+    assert guest.dirty("b0") == [] and guest.bitmaps() == {"all": "recording", "b0": "disabled"}
+    server.expect(200, "PUT", target, **put(bits))
+    assert guest.dirty("b0") == guest.dirty("all")
+
+
 def test_names_of_any_bytes_are_percent_coded(server, workspace):
     guest = Guest(server, workspace)
     subprocess.run([b"qemu-img", b"bitmap", b"--add", str(guest.path).encode(), b"caf\xe9/%"], check=True)

@@ -7,97 +7,9 @@ import Testing
 
 /// Dirty bitmaps of images, changed at rest and while a guest writes, beside what QEMU makes of them.
 struct BitmapTests {
-  /// An image that is open to be written by a guest, or at rest.
-  private struct Subject {
-    let test: TestEngine
-    let image: BitmapImage
-    var path: String { image.location.source.place }
-
-    init(_ test: TestEngine, _ name: ResourceName = "vm", size: String = "8M", id: ImageID = ImageID()) throws {
-      self.test = test
-      image = BitmapImage(id: id, name: name, location: try test.makeQcow2(name.text, size: size))
-    }
-
-    func action(_ bitmap: String, _ change: BitmapOrder.Change) -> BitmapOrder.Action {
-      BitmapOrder.Action(image: image, bitmap: BitmapName(bitmap), change)
-    }
-
-    @discardableResult
-    func change(_ bitmap: String, _ change: BitmapOrder.Change) async throws -> BitmapRecord? {
-      try await test.engine.change(BitmapOrder([action(bitmap, change)]))[0]
-    }
-
-    func add(_ bitmap: String, isRecording: Bool = true, isPersistent: Bool = true) async throws {
-      try await change(bitmap, .add(granularity: 65536, isRecording: isRecording, isPersistent: isPersistent))
-    }
-
-    func merge(_ sources: (Subject, String)...) -> BitmapOrder.Change {
-      .merge(sources.map { BitmapOrder.Source(image: $0.0.image, bitmap: BitmapName($0.1)) })
-    }
-
-    var records: [BitmapRecord] {
-      get async throws { try await test.engine.bitmaps(of: image, after: nil, limit: 1000) }
-    }
-
-    /// Names with their states, and the granules of 64 KiB that are dirty.
-    var story: [String] {
-      get async throws {
-        try await records.map { record in
-          let dirty = record.dirtyBytes.map { " \($0 >> 16)" } ?? ""
-          return "\(record.name.text ?? "?") \(record.state.rawValue)\(dirty)"
-        }
-      }
-    }
-
-    func dirty(_ bitmap: String) async throws -> [UInt64] {
-      let page = try await test.engine.extents(of: BitmapName(bitmap), of: image, StoredExtentQuery(limit: 1000))
-      return page.items.filter(\.dirty).flatMap { [$0.offset >> 16, $0.length >> 16] }
-    }
-
-    /// What QEMU says of them.
-    var asQEMUSees: [String] {
-      get throws {
-        let text = try Tool.run("qemu-img", "info", "--output=json", path)
-        let info = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any]
-        let specific = (info?["format-specific"] as? [String: Any])?["data"] as? [String: Any]
-        let bitmaps = specific?["bitmaps"] as? [[String: Any]] ?? []
-        return bitmaps.map { bitmap in
-          let flags = (bitmap["flags"] as? [String] ?? []).sorted().joined(separator: ",")
-          return "\(bitmap["name"] as? String ?? "?") \(flags)"
-        }
-      }
-    }
-
-    func writeAtRest(_ commands: String...) throws {
-      try Tool.run("qemu-io", ["-f", "qcow2"] + commands.flatMap { ["-c", $0] } + [path])
-    }
-
-    /// Attaches it for a while, with a guest's export.
-    func attached(_ body: (_ write: (String...) async throws -> Void) async throws -> Void) async throws {
-      try await test.attach(image.location, as: image.id)
-      let export = test.order(image.name, .attachedImage(image.id), isReadOnly: false)
-      try await test.engine.export(export)
-      try await body { (commands: String...) in
-        try await Tool.runAside("qemu-io", ["-f", "raw"] + commands.flatMap { ["-c", $0] } + [test.uri(export)])
-      }
-      try await test.engine.withdraw(export.export, .hard)
-      try await test.engine.detach(image.id)
-      try Tool.judge("check", "-q", "-f", "qcow2", path)
-    }
-  }
-
-  private func refusal(_ body: () async throws -> Void) async -> DomainError? {
-    do {
-      try await body()
-      return nil
-    } catch {
-      return error as? DomainError
-    }
-  }
-
   @Test(.eachToolVersion) func bitmapsOfAnImageAtRestAreChangedAsQEMUChangesThem() async throws {
     try await withEngine { test in
-      let vm = try Subject(test)
+      let vm = try BitmapSubject(test)
       try Tool.run("qemu-img", "bitmap", "--add", "-g", "65536", vm.path, "theirs")
       try vm.writeAtRest("write 0 64k", "write 7M 1k")
       try await vm.add("b0")
@@ -121,7 +33,7 @@ struct BitmapTests {
 
   @Test(.eachToolVersion) func bitmapsOfAnAttachedImageAreChangedAndStoredWhenItIsClosed() async throws {
     try await withEngine { test in
-      let vm = try Subject(test)
+      let vm = try BitmapSubject(test)
       try await vm.add("kept", isRecording: false)
       try await vm.attached { write in
         try await write("write 0 64k")
@@ -150,7 +62,7 @@ struct BitmapTests {
 
   @Test func whatIsRemovedFromAnAttachedImageIsGoneFromTheFileAtOnce() async throws {
     try await withEngine { test in
-      let vm = try Subject(test)
+      let vm = try BitmapSubject(test)
       try await vm.add("b0")
       try await vm.add("b1", isRecording: false)
       try await vm.attached { write in
@@ -167,7 +79,7 @@ struct BitmapTests {
 
   @Test func disabledBitmapRecordsNothingThroughAnyClose() async throws {
     try await withEngine { test in
-      let vm = try Subject(test)
+      let vm = try BitmapSubject(test)
       try await vm.add("b0", isRecording: false)
       try await vm.attached { write in try await write("write 0 64k") }
       try vm.writeAtRest("write 1M 64k")
@@ -180,7 +92,7 @@ struct BitmapTests {
 
   @Test func transactionOverImagesAttachedAndAtRestIsDoneWholeOrNotAtAll() async throws {
     try await withEngine { test in
-      let (live, rest) = (try Subject(test, "live"), try Subject(test, "rest"))
+      let (live, rest) = (try BitmapSubject(test, "live"), try BitmapSubject(test, "rest"))
       for subject in [live, rest] { try await subject.add("b0") }
       try rest.writeAtRest("write 0 64k")
       try await live.attached { write in
@@ -217,7 +129,7 @@ struct BitmapTests {
   /// What a backup tool does again and again: it keeps what is dirty aside, and has the bitmap begin anew.
   @Test func noChangeIsLostBetweenTwoMomentsWhileAGuestWrites() async throws {
     try await withEngine { test in
-      let vm = try Subject(test)
+      let vm = try BitmapSubject(test)
       try await vm.change("b0", .add(granularity: 4096, isRecording: true, isPersistent: true))
       try await vm.change("all", .add(granularity: 4096, isRecording: false, isPersistent: true))
       var random = SeededRandom(seed: 20)
@@ -243,7 +155,7 @@ struct BitmapTests {
   @Test func imageThatCantStoreItsBitmapsGivesTheOthersTheirsBack() async throws {
     try await withEngine { test in
       let ids = [ImageID(), ImageID()].sorted()
-      let first = try Subject(test, "first", id: ids[0])
+      let first = try BitmapSubject(test, "first", id: ids[0])
       try await first.add("b0")
       try first.writeAtRest("write 0 64k")
       // Its header has no room left that could name bitmaps.
@@ -280,7 +192,7 @@ struct BitmapTests {
 
   @Test(.eachToolVersion) func whatAnUncleanStopOrAnotherProgramLeftIsShownAndOnlyRemoved() async throws {
     try await withEngine { test in
-      let vm = try Subject(test)
+      let vm = try BitmapSubject(test)
       try await vm.add("b0")
       try await vm.add("b1", isRecording: false)
       // Its bitmap is in use in a copy of the file, as after a kill.
@@ -319,7 +231,7 @@ struct BitmapTests {
 
   @Test func pagesAndGenerationsOfDirtyExtents() async throws {
     try await withEngine { test in
-      let vm = try Subject(test)
+      let vm = try BitmapSubject(test)
       try await vm.add("b0")
       try await vm.add("still", isRecording: false)
       try await vm.attached { write in
@@ -369,7 +281,7 @@ struct BitmapTests {
 
   @Test func imageThatIsReadByAnExportKeepsItsBitmapsAsTheyAre() async throws {
     try await withEngine { test in
-      let vm = try Subject(test)
+      let vm = try BitmapSubject(test)
       try await vm.add("b0")
       let export = test.order("look", .image(vm.image.location))
       try await test.engine.export(export)

@@ -59,6 +59,10 @@ extension ScriptedEngine {
   ) async throws -> DirtyExtentPage {
     try await arrive(.dirtyExtents(bitmap, image, query)).dirtyExtents(query)
   }
+
+  package func bits(of bitmap: BitmapName, of image: BitmapImage) async throws -> BitmapBits {
+    try await arrive(.bits(bitmap, image)).bits(bitmap)
+  }
 }
 
 extension ScriptedEngine.Script {

@@ -33,6 +33,7 @@ extension ScriptedEngine {
     case bitmaps(BitmapImage)
     case bitmap(BitmapName, BitmapImage)
     case changeBitmaps(BitmapOrder)
+    case bits(BitmapName, BitmapImage)
     case dirtyExtents(BitmapName, BitmapImage, StoredExtentQuery)
     case shutDown
   }

@@ -100,13 +100,16 @@ package final class ScriptedEngine: BlockEngine {
           (record.granularity, record.isPersistent, record.dirtyBytes) = (granularity, isPersistent, 0)
           return record
         case .remove: return nil
-        case .clear, .enable, .disable, .merge: return Self.bitmap(action.bitmap)
+        case .clear, .enable, .disable, .merge, .unite: return Self.bitmap(action.bitmap)
         }
       }
     }
     package var dirtyExtents: @Sendable (StoredExtentQuery) throws -> DirtyExtentPage = { query in
       let item = DirtyExtentPage.Item(offset: query.offset, length: query.length ?? 65536, dirty: true)
       return DirtyExtentPage(items: [item], nextOffset: nil, generation: "1")
+    }
+    package var bits: @Sendable (BitmapName) throws -> BitmapBits = { _ in
+      BitmapBits(bytes: [0, 0xFF, 0x0D, 0x0A], generation: "1")
     }
 
     package init() {}

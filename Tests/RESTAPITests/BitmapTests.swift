@@ -131,6 +131,72 @@ import Testing
     }
   }
 
+  @Test func bitsAreBytesWithTheirGenerationAsTheirVersion() async throws {
+    try await withWorld(seed: Stock().store) { world in
+      let bits = BitmapBits(bytes: (0..<300_000).map { UInt8(truncatingIfNeeded: $0) }, generation: "5f3b1c")
+      world.engine.script { $0.bits = { _ in bits } }
+      let reply = try await world.get("\(bitmaps)/%FF/bits").expect(200)
+      #expect(reply.body == bits.bytes && reply.header("Content-Type") == "application/octet-stream")
+      #expect(reply.header("ETag") == "\"5f3b1c\"" && reply.header("Content-Length") == "300000")
+      try await world.get("\(bitmaps)/b0/bits", headers: ["If-None-Match": "\"5f3b1c\""]).expect(304)
+      let head = try await world.send("HEAD", "\(bitmaps)/b0/bits").expect(200)
+      #expect(head.header("Content-Length") == "300000" && head.body.isEmpty)
+      let asked = world.engine.orders.compactMap { if case .bits(let name, _) = $0 { name } else { nil } }
+      #expect(asked.first == BitmapName([0xFF]))
+    }
+  }
+
+  @Test func bitsThatAreSentGoIntoTheBitmapAsTheyCame() async throws {
+    try await withWorld(seed: Stock().store) { world in
+      let target = "\(bitmaps)/b0/bits"
+      let sent: [UInt8] = [0, 0xFF, 0x7B, 0x0A]
+      func put(_ match: String?, _ query: String = "", _ bytes: [UInt8]? = sent) async throws -> Reply {
+        try await world.send(
+          "PUT", target + query, bytes: bytes, as: "application/octet-stream",
+          headers: [(key: "If-Match", value: match)])
+      }
+      let plan = try await put("*", "?dryRun=true").expect(200)
+      #expect(plan["action"] == "change-bitmaps" && orders(world).map(\.isRehearsal) == [true])
+      let done = try await put("\"aa\", W/\"bb\", \"cc\"", "?generation=5f3b1c").expect(200)
+      #expect(done["name"] == "b0" && done.header("ETag") == nil)
+      try await put("*").expect(200)
+      let imports = orders(world).flatMap(\.actions).compactMap { action in
+        if case .unite(let bits) = action.change { bits } else { nil }
+      }
+      #expect(
+        imports == [
+          BitmapImport(bytes: sent), BitmapImport(bytes: sent, generation: "5f3b1c", replaceable: ["aa", "cc"]),
+          BitmapImport(bytes: sent),
+        ])
+      let events = try world.memory.read { try $0.events(after: 0, job: nil, limit: 100) }.suffix(2)
+      #expect(events.map(\.kind) == [.bitmapChanged, .bitmapChanged])
+      try await put(nil).expect(428, .preconditionRequired)
+      try await put("*", "", []).expect(400, .malformedBits)
+      try await put("*", "", nil).expect(400, .malformedBits)
+      try await world.send("PUT", target, "{}", headers: ["If-Match": "*"]).expect(415, .unsupportedMediaType)
+      try await world.send("POST", target, "{}").expect(405, .methodNotAllowed)
+      #expect(orders(world).count == 3)
+    }
+  }
+
+  @Test func fewTransfersOfBitsAreWorkedOnAtATime() async throws {
+    try await withWorld(seed: Stock().store) { world in
+      let transfers = world.responder.transfers
+      let others = try (1..<Transfers.limit).map { _ in try transfers.begin() }
+      // One that failed, and one that was sent, make room again.
+      for _ in 0..<3 {
+        try await world.get("\(World.api)/images/ghost/bitmaps/b0/bits").expect(404, .notFound)
+        try await world.get("\(bitmaps)/b0/bits").expect(200)
+        try await world.send("HEAD", "\(bitmaps)/b0/bits").expect(200)
+      }
+      let last = try transfers.begin()
+      let refused = try await world.get("\(bitmaps)/b0/bits").expect(429, .tooManyRequests)
+      #expect(refused.header("Retry-After") == "1")
+      try await world.get("\(bitmaps)/b0").expect(200)
+      withExtendedLifetime((others, last)) {}
+    }
+  }
+
   @Test(arguments: [
     (#"{"actions":[]}"#, "/actions"), (#"{"actions":[7]}"#, "/actions/0"),
     (#"{"actions":[{"action":"freeze","image":"vm1","bitmap":"b0"}]}"#, "/actions/0/action"),

@@ -81,6 +81,12 @@ struct Specimen: Sendable {
   var conflict: (target: String, body: String?)?
   /// What the engine must say for a 409 and a 422, where only it can.
   var engineRefuses = false
+  /// Of the body.
+  var contentType = "application/json"
+  /// What every request of the operation must carry.
+  var match: String?
+  /// The bytes that its body may have.
+  var bodyLimit = APIResponder.bodyLimit
 
   init?(_ operation: String, _ stock: Stock, _ world: World) async throws {
     let api = World.api
@@ -140,6 +146,13 @@ struct Specimen: Sendable {
     case "POST /images/{image}/bitmaps/{bitmap}/merge":
       item("images", "vm1", "/bitmaps/b0/merge", #"{"sources":["b1"]}"#)
       engineRefuses = true
+    case "GET /images/{image}/bitmaps/{bitmap}/bits":
+      item("images", "vm1", "/bitmaps/b0/bits")
+      engineRefuses = true
+    case "PUT /images/{image}/bitmaps/{bitmap}/bits":
+      item("images", "vm1", "/bitmaps/b0/bits", "bits")
+      engineRefuses = true
+      (contentType, match, bodyLimit) = (BitsAnswer.contentType, "*", BitmapBits.maximumByteCount)
     case "POST /bitmap-transactions":
       func clear(_ image: String) -> String { #"{"actions":[{"action":"clear","image":"\#(image)","bitmap":"b0"}]}"# }
       body = clear("vm1")
@@ -215,8 +228,13 @@ struct Coverage: Sendable {
     _ request: (target: String, body: String?)? = nil, query: String = "", headers: KeyValuePairs<String, String?> = [:]
   ) async throws -> Reply {
     let target = request?.target ?? specimen.target
+    let body = request == nil ? specimen.body : request?.body
+    var fields = Array(headers)
+    if let match = specimen.match, !fields.contains(where: { $0.key == "If-Match" }) {
+      fields.append((key: "If-Match", value: match))
+    }
     return try await world.send(
-      operation.method, target + query, request == nil ? specimen.body : request?.body, headers: headers)
+      operation.method, target + query, bytes: body.map { Array($0.utf8) }, as: specimen.contentType, headers: fields)
   }
 
   func produceAll() async throws {
@@ -232,13 +250,42 @@ struct Coverage: Sendable {
     try await send(headers: ["Origin": "http://evil.example"]).expect(403, .foreignOrigin)
     try await send(headers: ["Host": "evil.example"]).expect(421, .misdirectedRequest)
     if let missing = specimen.missing { try await send(missing).expect(404, .notFound) }
-    if isChange { try await send(headers: ["If-Match": "\"99-0\""]).expect(412, .preconditionFailed) }
+    if specimen.match != nil { try await send(headers: ["If-Match": nil]).expect(428, .preconditionRequired) }
+    if operation.responses[429] != nil { try await refuseMany() }
+    if isChange { try await refuseStale() }
     if operation.requestBody != nil {
-      let large = String(repeating: " ", count: APIResponder.bodyLimit + 1)
-      try await send((specimen.target, large)).expect(413, .bodyTooLarge)
+      try await sendTooMuch().expect(413, .bodyTooLarge)
       try await send((specimen.target, "{}"), headers: ["Content-Type": "text/plain"])
         .expect(415, .unsupportedMediaType)
     }
+  }
+
+  /// What is refused by its announced length has no need to be sent.
+  private func sendTooMuch() async throws -> Reply {
+    guard specimen.bodyLimit == APIResponder.bodyLimit else {
+      return try await send(headers: ["Content-Length": String(specimen.bodyLimit + 1)])
+    }
+    return try await send((specimen.target, String(repeating: " ", count: specimen.bodyLimit + 1)))
+  }
+
+  private func refuseStale() async throws {
+    let stale: KeyValuePairs<String, String?> = ["If-Match": "\"99-0\""]
+    guard specimen.match != nil else {
+      try await send(headers: stale).expect(412, .preconditionFailed)
+      return
+    }
+    world.engine.script { script in
+      script.changeBitmaps = { _ in throw DomainError(.preconditionFailed, "the script says so") }
+    }
+    try await send(headers: stale).expect(412, .preconditionFailed)
+    world.engine.script { $0 = ScriptedEngine.Script() }
+  }
+
+  /// As many as may be are on their way.
+  private func refuseMany() async throws {
+    let transfers = try (0..<Transfers.limit).map { _ in try world.responder.transfers.begin() }
+    try await send().expect(429, .tooManyRequests)
+    withExtendedLifetime(transfers) {}
   }
 
   private func refuseByState() async throws {
@@ -251,6 +298,7 @@ struct Coverage: Sendable {
           script.bitmaps = { _ in throw DomainError(code, "the script says so") }
           script.setContexts = { _ in throw DomainError(code, "the script says so") }
           script.changeBitmaps = { _ in throw DomainError(code, "the script says so") }
+          script.bits = { _ in throw DomainError(code, "the script says so") }
         }
         try await send().expect(status, code)
       }

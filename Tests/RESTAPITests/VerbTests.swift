@@ -20,6 +20,7 @@ struct VerbTests {
     "POST /api/v1/images/{image}/bitmaps/{bitmap}/enable": .backup,
     "POST /api/v1/images/{image}/bitmaps/{bitmap}/disable": .backup,
     "POST /api/v1/images/{image}/bitmaps/{bitmap}/merge": .backup,
+    "PUT /api/v1/images/{image}/bitmaps/{bitmap}/bits": .backup,
     "POST /api/v1/bitmap-transactions": .backup,
     "POST /api/v1/repositories": .configure,
     "PATCH /api/v1/repositories/{repository}": .configure,

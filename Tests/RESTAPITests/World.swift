@@ -71,15 +71,25 @@ final class World: Sendable {
   func send(
     _ method: String, _ target: String, _ body: String? = nil, headers: KeyValuePairs<String, String?> = [:]
   ) async throws -> Reply {
+    try await send(method, target, bytes: body.map { Array($0.utf8) }, headers: headers)
+  }
+
+  /// - Parameters:
+  ///   - bytes: the body.
+  ///   - type: what it is said to be.
+  func send(
+    _ method: String, _ target: String, bytes: [UInt8]?, as type: String = "application/json",
+    headers: some Sequence<(key: String, value: String?)>
+  ) async throws -> Reply {
     var fields: [(String, String)] = [("Host", host), ("Connection", "close")]
-    if let body {
-      fields.append(("Content-Length", String(body.utf8.count)))
-      fields.append(("Content-Type", "application/json"))
+    if let bytes {
+      fields.append(("Content-Length", String(bytes.count)))
+      fields.append(("Content-Type", type))
     }
     fields.removeAll { field in headers.contains { $0.key.lowercased() == field.0.lowercased() } }
     fields += headers.compactMap { header in header.value.map { (header.key, $0) } }
     let head = "\(method) \(target) HTTP/1.1\r\n" + fields.map { "\($0.0): \($0.1)\r\n" }.joined() + "\r\n"
-    let reply = try await exchange(method, target, Array((head + (body ?? "")).utf8))
+    let reply = try await exchange(method, target, Array(head.utf8) + (bytes ?? []))
     try check(reply)
     return reply
   }

@@ -18,8 +18,10 @@ struct BitmapChanges: Sendable {
   /// In the order of their ids.
   let images: [BitmapImage]
   let actions: [BitmapAction]
+  /// The generations that some of the bitmaps may have.
+  let replaceable: [(bitmap: BitmapAction.Source, generations: [String])]
 
-  init(_ order: BitmapOrder) {
+  init(_ order: BitmapOrder) throws(DomainError) {
     var images: Set<BitmapImage> = []
     for action in order.actions {
       images.insert(action.image)
@@ -28,10 +30,15 @@ struct BitmapChanges: Sendable {
     let sorted = images.sorted { $0.id < $1.id }
     let positions = Dictionary(sorted.enumerated().map { ($1.id, $0) }) { first, _ in first }
     self.images = sorted
-    actions = order.actions.map { action in
-      BitmapAction(
-        image: positions[action.image.id] ?? 0, name: action.bitmap.bytes, BitmapAction.Change(action.change, positions)
-      )
+    var actions: [BitmapAction] = []
+    for action in order.actions {
+      let change = try BitmapAction.Change(action.change, positions)
+      actions.append(BitmapAction(image: positions[action.image.id] ?? 0, name: action.bitmap.bytes, change))
+    }
+    self.actions = actions
+    replaceable = order.actions.compactMap { action in
+      guard case .unite(let bits) = action.change, let generations = bits.replaceable else { return nil }
+      return (BitmapAction.Source(image: positions[action.image.id] ?? 0, name: action.bitmap.bytes), generations)
     }
   }
 
@@ -50,7 +57,7 @@ struct BitmapChanges: Sendable {
 }
 
 extension BitmapAction.Change {
-  fileprivate init(_ change: BitmapOrder.Change, _ positions: [ImageID: Int]) {
+  fileprivate init(_ change: BitmapOrder.Change, _ positions: [ImageID: Int]) throws(DomainError) {
     self =
       switch change {
       case .add(let granularity, let isRecording, let isPersistent):
@@ -61,6 +68,7 @@ extension BitmapAction.Change {
       case .disable: .disable
       case .merge(let sources):
         .merge(sources.map { BitmapAction.Source(image: positions[$0.image.id] ?? 0, name: $0.bitmap.bytes) })
+      case .unite(let bits): .unite(try bits.decoded())
       }
   }
 }
@@ -97,11 +105,13 @@ extension DomainError {
       case .coarserSource(let granularity, let own):
         DomainError(
           .bitmapMismatch,
-          "a source of \(bitmap) has a granularity of \(granularity) bytes, coarser than its \(own): it would mark more "
-            + "than has changed", remedy: "merge into a bitmap with a granularity of \(granularity) or more")
+          "what is merged into the \(bitmap) has a granularity of \(granularity) bytes, coarser than its \(own): it "
+            + "would mark more than has changed",
+          remedy: "merge into a bitmap with a granularity of \(granularity) or more")
       case .otherSize(let byteCount, let own):
         DomainError(
-          .bitmapMismatch, "a source of \(bitmap) is of a disk of \(byteCount) bytes, and this one has \(own)",
+          .bitmapMismatch,
+          "what is merged into the \(bitmap) is of a disk of \(byteCount) bytes, and this one has \(own)",
           remedy: "merge bitmaps of disks of one size")
       case .tooManyRecording(let limit):
         DomainError(

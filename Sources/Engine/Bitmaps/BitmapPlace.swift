@@ -63,10 +63,14 @@ struct BitmapPlace: Sendable {
     return try await qcow2.load(named: bitmap.name)
   }
 
-  func generation(of bitmap: BitmapSet.Bitmap) -> FileGeneration {
-    if let live { return live.bitmaps.generation(of: bitmap) }
-    guard case .read(let image, _) = opening else { return FileGeneration([]) }
-    return image.generation
+  /// - Parameter isAtMoment: as it was at the moment of the change that is under way.
+  func generation(of bitmap: BitmapSet.Bitmap, isAtMoment: Bool = false) -> FileGeneration {
+    switch opening {
+    case .attached(_, let bitmaps, _):
+      isAtMoment ? bitmaps.generationAtMoment(of: bitmap) : bitmaps.generation(of: bitmap)
+    case .written(let graph, _): graph.image.generation
+    case .read(let image, _): image.generation
+    }
   }
 }
 

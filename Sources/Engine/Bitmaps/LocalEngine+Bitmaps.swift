@@ -69,7 +69,7 @@ extension LocalEngine {
       remedy: "ask again when it rests")
   }
 
-  private func reading<Result: Sendable>(
+  func reading<Result: Sendable>(
     _ name: BitmapName, of image: BitmapImage,
     _ body: @Sendable @escaping (BitmapPlace, BitmapSet, BitmapSet.Bitmap) async throws -> Result
   ) async throws -> Result {

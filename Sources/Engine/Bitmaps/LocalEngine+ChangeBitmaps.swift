@@ -13,7 +13,7 @@ extension LocalEngine {
   package func change(_ order: BitmapOrder) async throws -> [BitmapRecord?] {
     calls.begin(nil)
     defer { calls.end(nil) }
-    let changes = BitmapChanges(order)
+    let changes = try await changes(of: order)
     var places: [BitmapPlace] = []
     let result: Result<[BitmapRecord?], any Error>
     do {
@@ -40,6 +40,7 @@ extension LocalEngine {
     var before = try await sets(changes, at: places)
     var after = before
     try after.apply(changes.actions, heldBy: holder)
+    try await requireGenerations(of: changes, at: places, before, isAtMoment: false)
     guard !isRehearsal else { return records(changes, at: places, after) }
     let live = places.indices.filter { places[$0].live != nil }
     if !live.isEmpty {
@@ -50,6 +51,7 @@ extension LocalEngine {
       }
       after = before
       try after.apply(changes.actions, heldBy: holder)
+      try await requireGenerations(of: changes, at: places, before, isAtMoment: true)
     }
     try await store(changes, at: places, after, insteadOf: before)
     for index in live {

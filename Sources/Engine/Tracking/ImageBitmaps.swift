@@ -32,7 +32,7 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   /// All bitmaps of the image but the witness of our own. Those that don't record have their bits here only for a change of them.
   private(set) var set: BitmapSet
   /// The set at the moment of a change of it, and one bitmap of what changed since.
-  private var moment: (set: BitmapSet, since: BitmapSet)?
+  private var moment: (set: BitmapSet, since: BitmapSet, recordCount: UInt64)?
   private var isBeingChanged = false
   /// Tells this time of being open from every other.
   private let period = ULID()
@@ -127,7 +127,14 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   }
 
   /// Changes whenever the bitmap may have changed.
-  func generation(of bitmap: BitmapSet.Bitmap) -> FileGeneration {
+  func generation(of bitmap: BitmapSet.Bitmap) -> FileGeneration { generation(of: bitmap, after: recordCount) }
+
+  /// What it was at the moment of a change of the set.
+  func generationAtMoment(of bitmap: BitmapSet.Bitmap) -> FileGeneration {
+    generation(of: bitmap, after: moment?.recordCount ?? recordCount)
+  }
+
+  private func generation(of bitmap: BitmapSet.Bitmap, after recordCount: UInt64) -> FileGeneration {
     FileGeneration([
       FileGeneration(period: period, changeCount: setCount),
       FileGeneration(period: period, changeCount: bitmap.isRecording ? recordCount : 0),
@@ -165,7 +172,7 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
     let bits = DirtyBitmap(byteCount: set.byteCount, granularity: granularity)
     let since = BitmapSet.Bitmap(
       name: [], granularity: granularity, isRecording: true, isPersistent: false, bits: bits)
-    moment = (set, BitmapSet(byteCount: set.byteCount, [since]))
+    moment = (set, BitmapSet(byteCount: set.byteCount, [since]), recordCount)
   }
 
   /// The set at the moment.

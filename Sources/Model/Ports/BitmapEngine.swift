@@ -10,10 +10,14 @@ package protocol BitmapEngine: Sendable {
   ///
   /// All happen at one moment, between two changes of the guests, or none does. Each image's are durable when it
   /// returns; a crash before that may leave some of the images with theirs and some without, each of them whole.
-  /// Throws `bitmapBusy`, `bitmapExists`, `bitmapInconsistent`, `bitmapLimit`, `bitmapMismatch`, `invalidField`.
+  /// Throws `bitmapBusy`, `bitmapExists`, `bitmapInconsistent`, `bitmapLimit`, `bitmapMismatch`, `invalidField`, and for
+  /// bits from elsewhere `malformedBits` and `preconditionFailed`.
   func change(_ order: BitmapOrder) async throws -> [BitmapRecord?]
   /// Throws `bitmapInconsistent` for one that can't be read.
   func extents(
     of bitmap: BitmapName, of image: BitmapImage, _ query: StoredExtentQuery
   ) async throws -> DirtyExtentPage
+  /// Throws `bitmapInconsistent` for one that can't be read, `bitmapLimit` for one whose bits take more than
+  /// ``BitmapBits/maximumByteCount``.
+  func bits(of bitmap: BitmapName, of image: BitmapImage) async throws -> BitmapBits
 }

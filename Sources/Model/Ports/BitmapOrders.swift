@@ -98,6 +98,8 @@ package struct BitmapOrder: Hashable, Sendable, Codable {
     case disable
     /// Makes dirty what is dirty in any of these, of this image or others.
     case merge([Source])
+    /// Makes dirty what is dirty in bits from elsewhere.
+    case unite(BitmapImport)
   }
 
   package struct Action: Hashable, Sendable, Codable {
@@ -119,6 +121,36 @@ package struct BitmapOrder: Hashable, Sendable, Codable {
   package init(_ actions: [Action], isRehearsal: Bool = false) {
     self.actions = actions
     self.isRehearsal = isRehearsal
+  }
+}
+
+/// The bits of a bitmap outside of its image, as the engine writes and reads them.
+package struct BitmapBits: Hashable, Sendable, Codable {
+  package static let maximumByteCount = 64 << 20
+
+  package var bytes: [UInt8]
+  /// Stands in the bytes, too. Changes whenever the bitmap may have changed.
+  package var generation: String
+
+  package init(bytes: [UInt8], generation: String) {
+    self.bytes = bytes
+    self.generation = generation
+  }
+}
+
+/// Bits that are to go into a bitmap.
+package struct BitmapImport: Hashable, Sendable, Codable {
+  /// As a ``BitmapBits`` has them.
+  package var bytes: [UInt8]
+  /// The generation that the bits must have; nil: any.
+  package var generation: String?
+  /// The generations that the bitmap may have into which they go; nil: any.
+  package var replaceable: [String]?
+
+  package init(bytes: [UInt8], generation: String? = nil, replaceable: [String]? = nil) {
+    self.bytes = bytes
+    self.generation = generation
+    self.replaceable = replaceable
   }
 }
 

@@ -3,6 +3,7 @@ package enum ProblemCode: String, Sendable, Codable, CaseIterable {
   // The request as such.
   case malformedRequest = "malformed-request"
   case malformedJSON = "malformed-json"
+  case malformedBits = "malformed-bits"
   case invalidField = "invalid-field"
   case invalidParameter = "invalid-parameter"
   case bodyTooLarge = "body-too-large"
@@ -15,6 +16,7 @@ package enum ProblemCode: String, Sendable, Codable, CaseIterable {
   case preconditionRequired = "precondition-required"
   case idempotencyKeyInFlight = "idempotency-key-in-flight"
   case idempotencyKeyReused = "idempotency-key-reused"
+  case tooManyRequests = "too-many-requests"
   case tooManyStreams = "too-many-streams"
 
   // Resources and their state.

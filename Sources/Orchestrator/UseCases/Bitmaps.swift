@@ -7,6 +7,7 @@ package struct BitmapDraft: Hashable, Sendable {
     case add(granularity: UInt64, isRecording: Bool, isPersistent: Bool)
     case remove, clear, enable, disable
     case merge([Source])
+    case unite(BitmapImport)
   }
 
   package struct Source: Hashable, Sendable {
@@ -73,6 +74,11 @@ extension BackupService {
         remedy: "start again from the first page; one that is disabled keeps still")
     }
     return page
+  }
+
+  /// The bits of a bitmap, for another program or another image.
+  package func bits(of name: BitmapName, of reference: Reference<Image>) async throws -> BitmapBits {
+    try await engine.bits(of: name, of: BitmapImage(try image(reference)))
   }
 
   /// Changes one bitmap.
@@ -155,6 +161,7 @@ extension BitmapOrder.Change {
             BitmapOrder.Source(
               image: try source.image.map { BitmapImage(try catalog.find($0)) } ?? image, bitmap: source.bitmap)
           })
+      case .unite(let bits): .unite(bits)
       }
   }
 
@@ -162,7 +169,7 @@ extension BitmapOrder.Change {
     switch self {
     case .add: .bitmapCreated
     case .remove: .bitmapDeleted
-    case .clear, .enable, .disable, .merge: .bitmapChanged
+    case .clear, .enable, .disable, .merge, .unite: .bitmapChanged
     }
   }
 }
@@ -180,6 +187,7 @@ extension BitmapOrder.Action {
     case .merge(let sources):
       let names = sources.map { "\($0.bitmap.quoted) of image '\($0.image.name)'" }.joined(separator: ", ")
       return "merge \(names) into \(what)"
+    case .unite: return "add the bits that were sent to \(what)"
     }
   }
 }

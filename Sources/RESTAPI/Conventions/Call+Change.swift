@@ -9,10 +9,12 @@ extension Call {
   /// - Parameters:
   ///   - revision: the current revision of the resource that the path names; nil where the path is a collection, or
   ///     the resource has none.
+  ///   - isMatched: the use case looks at `If-Match` by itself.
   ///   - render: the answer once it is done; also what is kept under the idempotency key.
   ///   - perform: the use case.
   func change<Value: Sendable>(
-    at revision: (() throws -> Int)? = nil, render: @escaping @Sendable (Value) throws -> StoredAnswer,
+    at revision: (() throws -> Int)? = nil, isMatched: Bool = false,
+    render: @escaping @Sendable (Value) throws -> StoredAnswer,
     _ perform: (ChangeConditions<Value>) async throws -> Answer<Value>
   ) async throws -> HTTPResponse {
     let dryRun = try query.boolean(.dryRun)
@@ -21,7 +23,8 @@ extension Call {
       IdempotencyGuard<Value>(key: key, bodyHash: Digest(of: body.span.bytes).description) { try render($0).kept }
     }
     let conditions = ChangeConditions<Value>(
-      dryRun: dryRun, expectedRevision: try expectedRevision(revision), idempotency: idempotency, caller: caller)
+      dryRun: dryRun, expectedRevision: isMatched ? nil : try expectedRevision(revision), idempotency: idempotency,
+      caller: caller)
     switch try await perform(conditions) {
     case .done(let value):
       return try render(value).response

@@ -21,6 +21,14 @@ extension ProblemType {
         detail names the byte.
         """,
         remedy: "send one JSON object, encoded in UTF-8")
+    case .malformedBits:
+      ProblemType(
+        code, 400, "The body isn't the bits of a bitmap",
+        """
+        The bits of a bitmap have a format of their own, with a digest at the end: what is cut off, or was changed on its \
+        way, is refused, and nothing has changed. The detail tells what is wrong with them.
+        """,
+        remedy: "export the bits again, and send them as they came")
     case .invalidField:
       ProblemType(
         code, 400, "A field of the body is wrong",
@@ -42,18 +50,21 @@ extension ProblemType {
       ProblemType(
         code, 413, "The body is too large",
         """
-        The body has more bytes than this server takes. Requests of this API are small; data never \
-        travels through it.
+        The body has more bytes than this server takes. Requests of this API are small, but for the bits of bitmaps; data \
+        never travels through it.
         """,
-        remedy: "send at most 1 MiB")
+        remedy: "send at most 1 MiB, or 64 MiB of the bits of a bitmap")
     case .unsupportedMediaType:
       ProblemType(
         code, 415, "The body's type isn't taken here",
         """
         A body must say that it is JSON; this also keeps web pages of other sites from posting here with \
-        a plain form.
+        a plain form. Only the bits of a bitmap are no JSON.
         """,
-        remedy: "send `Content-Type: application/json`; for PATCH, `application/merge-patch+json` is taken as well")
+        remedy: """
+          send `Content-Type: application/json`; for PATCH, `application/merge-patch+json` is taken as well; bits are \
+          `application/octet-stream`
+          """)
     case .misdirectedRequest:
       ProblemType(
         code, 421, "This server doesn't answer for that host",
@@ -97,6 +108,11 @@ extension ProblemType {
         code, 422, "The key belongs to another request",
         "The same `Idempotency-Key` came with a different body. Keys are kept for 24 hours.",
         remedy: "use a new key for a new request")
+    case .tooManyRequests:
+      ProblemType(
+        code, 429, "Too many of these requests at a time",
+        "Each of these requests takes much memory, so few are worked on at a time.",
+        remedy: "repeat it after a moment", retryAfter: 1)
     case .tooManyStreams:
       ProblemType(
         code, 503, "Too many event streams are open",

@@ -2,7 +2,8 @@ import HTTPServer
 import Model
 import Orchestrator
 
-/// The dirty bitmaps of images: making, reading, changing, one by one or several at one moment.
+/// The dirty bitmaps of images: making, reading, changing, one by one or several at one moment; and their bits, which are
+/// no JSON.
 struct BitmapRoutes {
   let service: BackupService
 
@@ -16,6 +17,9 @@ struct BitmapRoutes {
       Route(.get, Self.item, needs: .read, .later(get)),
       Route(.delete, Self.item, needs: .backup, query: [.dryRun], .later(delete)),
       change("clear", .clear), change("enable", .enable), change("disable", .disable),
+      Route(.get, "\(Self.item)/bits", needs: .read, .transfer(getBits)),
+      Route(
+        .put, "\(Self.item)/bits", needs: .backup, query: [.dryRun, .generation], body: .bits, .transfer(putBits)),
       Route(.post, "\(Self.item)/merge", needs: .backup, query: [.dryRun], body: .object, .later(merge)),
       Route(
         .post, "\(APIPath.root)/bitmap-transactions", needs: .backup, query: [.dryRun], body: .object, .later(transact)),
@@ -57,6 +61,18 @@ struct BitmapRoutes {
     return try await call.change(
       render: { _ in .noContent },
       { try await service.changeBitmap(BitmapDraft(image: image, bitmap: name, .remove), $0) })
+  }
+
+  @Sendable private func getBits(_ call: Call) async throws -> HTTPResponse {
+    try BitsAnswer.ok(try await service.bits(of: try call.bitmap(), of: try call.image()), to: call)
+  }
+
+  @Sendable private func putBits(_ call: Call) async throws -> HTTPResponse {
+    let draft = BitmapDraft(
+      image: try call.image(), bitmap: try call.bitmap(), .unite(try BitsAnswer.sent(by: call)))
+    return try await call.change(
+      isMatched: true, render: { BitsAnswer.changed(ChangedBitmapDocument($0)) },
+      { try await service.changeBitmap(draft, $0) })
   }
 
   @Sendable private func merge(_ call: Call) async throws -> HTTPResponse {

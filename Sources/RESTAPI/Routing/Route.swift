@@ -6,6 +6,7 @@ struct Route: Sendable {
   enum Method: String, Sendable {
     case get = "GET"
     case post = "POST"
+    case put = "PUT"
     case patch = "PATCH"
     case delete = "DELETE"
   }
@@ -29,12 +30,23 @@ struct Route: Sendable {
     case optionalObject
     /// A JSON merge patch (RFC 7396) of the resource.
     case mergePatch
+    /// The bits of a bitmap: the one body that isn't JSON.
+    case bits
 
     var mediaTypes: [String] {
       switch self {
       case .none: []
       case .object, .optionalObject: ["application/json"]
       case .mergePatch: ["application/merge-patch+json", "application/json"]
+      case .bits: [BitsAnswer.contentType]
+      }
+    }
+
+    /// Bytes that it may have.
+    var limit: Int {
+      switch self {
+      case .none, .object, .optionalObject, .mergePatch: APIResponder.bodyLimit
+      case .bits: BitmapBits.maximumByteCount
       }
     }
   }
@@ -44,6 +56,8 @@ struct Route: Sendable {
     /// thread of libmicrohttpd that other connections share; long pages are made on the handlers' executor.
     case now(@Sendable (Call) throws -> HTTPResponse)
     case later(@Sendable (Call) async throws -> HTTPResponse)
+    /// Moves many bytes, in or out: few at a time do, see ``Transfers``.
+    case transfer(@Sendable (Call) async throws -> HTTPResponse)
     /// Tries at once; nil leaves it to `later`.
     case either(
       now: @Sendable (Call) throws -> HTTPResponse?, later: @Sendable (Call) async throws -> HTTPResponse)
