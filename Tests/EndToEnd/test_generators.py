@@ -79,6 +79,7 @@ def answers(server, workspace):
         server.succeeded("POST", f"/groups/{backup['group']}/restore", {
             "targets": [{"image": "vm1", "target": {"kind": "image", "image": "vm1"}}], "confirm": backup["group"]}),
         server.succeeded("POST", f"/chains/{backup['chain']}/verify", {"level": "metadata"}),
+        server.succeeded("POST", "/images/vm1/reconcile", {"confirm": "vm1"}),
         server.succeeded("POST", "/images/vm1/attach", {}), server.succeeded("POST", "/images/vm1/detach", {}),
     ]
     export = server.expect(201, "POST", "/exports", {
@@ -118,6 +119,7 @@ def test_a_job_tells_generated_clients_what_came_of_it(server, workspace, client
         "backup": "BackupResult", "verify": "VerifyResult", "restore": "RestoreResult", "rescan": "RescanResult",
         "check": "CheckResult", "attach": "AttachResult", "detach": "DetachResult",
         "verify-chain": "ChainVerifyResult", "restore-group": "GroupRestoreResult",
+        "reconcile": "ReconcileResult",
     }
     answers(server, workspace)
     jobs = server.get("/jobs")["items"]

@@ -233,4 +233,22 @@ struct CrashRecoveryTests {
       try await history.expectNothingMissed("an attach that couldn't", all: true)
     }
   }
+
+  /// So does a reconciliation, which tells of it before.
+  @Test func aReconciliationRecovers() async throws {
+    try await withEngine { test in
+      var history = try TrackedHistory(test)
+      _ = try await history.backUp(.full)
+      try await Crash(history: history).write("write -P 7 1M 8k")
+      let location = history.location
+      var found = try await test.engine.tracking(of: location)
+      #expect(found.awaitsRecovery && found.leftRecordCount == 0 && found.bitmaps.allSatisfy { $0.flaw != nil })
+      try await test.engine.repairTracking(TrackingRepair(job: JobID(), image: location))
+      found = try await test.engine.tracking(of: location)
+      #expect(!found.awaitsRecovery && found.bitmaps.count == 1 && found.bitmaps[0].flaw == nil)
+      #expect(try await history.backUp(.incremental).fallback == nil)
+      try history.repairLeaks()
+      try await history.expectNothingMissed("a reconciliation", all: true)
+    }
+  }
 }

@@ -176,6 +176,7 @@ extension BackupCatalogConformance {
     .attach(image: ImageID(), cache: nil),
     .detach(image: ImageID()),
     .verifyChain(chain: ChainID(), level: .metadata),
+    .reconcile(image: ImageID()),
     .restoreGroup(
       group: ULID(), restores: [GroupRestore(image: ImageID(), backup: BackupID(), target: .image(ImageID()))]),
   ]

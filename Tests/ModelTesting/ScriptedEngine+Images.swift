@@ -63,6 +63,20 @@ extension ScriptedEngine {
   package func bits(of bitmap: BitmapName, of image: BitmapImage) async throws -> BitmapBits {
     try await arrive(.bits(bitmap, image)).bits(bitmap)
   }
+
+  package func tracking(of image: ImageLocation) async throws -> ImageTracking {
+    try await arrive(.tracking(image)).tracking(image)
+  }
+
+  package func repairTracking(_ repair: TrackingRepair) async throws {
+    try await arrive(.repairTracking(repair)).repairTracking(repair)
+  }
+
+  package func removeTracking(from image: ImageLocation, tracker: TrackerName?) async -> TrackingRemoval {
+    let script = note(.removeTracking(image, tracker))
+    try? await script.storage(.removeTracking(image, tracker))
+    return script.removeTracking(image, tracker)
+  }
 }
 
 extension ScriptedEngine.Script {

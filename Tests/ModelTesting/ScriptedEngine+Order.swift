@@ -25,6 +25,8 @@ extension ScriptedEngine {
     case returnCheckpoint(CheckpointReturn)
     case restoreChoice(RestoreOrder)
     case removeTracking(ImageLocation, TrackerName?)
+    case tracking(ImageLocation)
+    case repairTracking(TrackingRepair)
     case restore(RestoreOrder, job: JobID)
     case delete(StoredBackupLocation, job: JobID)
     case storedExtents(StoredBackupLocation, StoredExtentQuery)

@@ -87,6 +87,8 @@ package final class ScriptedEngine: BlockEngine {
     package var removeTracking: @Sendable (ImageLocation, TrackerName?) -> TrackingRemoval = { _, _ in
       TrackingRemoval()
     }
+    package var tracking: @Sendable (ImageLocation) throws -> ImageTracking = { _ in ImageTracking() }
+    package var repairTracking: @Sendable (TrackingRepair) throws -> Void = { _ in }
     package var check: @Sendable (CheckOrder) throws -> CheckReport = { _ in
       CheckReport(findings: [], errorCount: 0, leakCount: 0, repairedLeakCount: 0, checkedBytes: 1 << 16)
     }
@@ -344,12 +346,6 @@ package final class ScriptedEngine: BlockEngine {
     let script = note(.returnCheckpoint(order))
     try? await script.storage(.returnCheckpoint(order))
     return script.returnCheckpoint(order)
-  }
-
-  package func removeTracking(from image: ImageLocation, tracker: TrackerName?) async -> TrackingRemoval {
-    let script = note(.removeTracking(image, tracker))
-    try? await script.storage(.removeTracking(image, tracker))
-    return script.removeTracking(image, tracker)
   }
 
   package func restorePath(to backup: StoredBackupLocation) async throws -> RestorePath {

@@ -48,6 +48,7 @@ struct StoredRequestTests {
       #"{"attach":{"cache":"writeback","image":"\#(id)"}}"#, is: .attach(image: image, cache: .writeback))
     try expectForm(#"{"attach":{"image":"\#(id)"}}"#, is: .attach(image: image, cache: nil))
     try expectForm(#"{"detach":{"image":"\#(id)"}}"#, is: .detach(image: image))
+    try expectForm(#"{"reconcile":{"image":"\#(id)"}}"#, is: .reconcile(image: image))
   }
 
   @Test func requestsAboutChainsAndGroupsKeepTheirForm() throws {

@@ -33,6 +33,7 @@ import Testing
     ("POST /images/vm1/check", #"{"repairLeaks":false}"#),
     ("POST /images/vm1/check", #"{"repairLeaks":true}"#),
     ("POST /images/vm1/clear-damage", #"{"confirm":"vm1"}"#),
+    ("POST /images/vm1/reconcile", #"{"confirm":"vm1"}"#),
     ("POST /images/vm1/bitmaps", #"{"name":"b1"}"#),
     ("POST /images/vm1/bitmaps", #"{"name":"b1","granularity":65536,"persistent":true,"disabled":false}"#),
     ("POST /images/vm1/bitmaps", #"{"name":"%FF","nameEncoded":true}"#),

@@ -139,6 +139,8 @@ import Testing
       "ChainVerifyResult/level": verifyLevels,
       "ChainVerifyResult/backups/outcome": values(JobResult.VerifiedChain.Outcome.self),
       "ChainVerifyResult/backups/error/code": problemCodes,
+      "Disagreement/code": values(TrackingDisagreement.Code.self),
+      "Disagreement/outcome": values(TrackingDisagreement.Outcome.self),
       "GroupRestoreResult/restores/outcome": values(JobResult.BackedUp.Outcome.self),
       "GroupRestoreResult/restores/error/code": problemCodes,
       "VerifyResult/level": verifyLevels, "AttachResult/cache": cacheModes,

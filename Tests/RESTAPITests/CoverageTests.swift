@@ -131,6 +131,8 @@ struct Specimen: Sendable {
       item("images", "vm1", "/clear-damage", #"{"confirm":"vm1"}"#)
       conflict = ("\(api)/images/declared/clear-damage", #"{"confirm":"declared"}"#)
       try await world.overwrite("declared", with: backup)
+    case "POST /images/{image}/reconcile":
+      item("images", "vm1", "/reconcile", conflict: "guest", #"{"confirm":"vm1"}"#)
     case "GET /images/{image}/bitmaps":
       item("images", "vm1", "/bitmaps")
       engineRefuses = true

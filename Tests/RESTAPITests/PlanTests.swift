@@ -69,6 +69,12 @@ import Testing
       (
         .groupRestore(of: backup.ulid, [backup]), #"{"backups":["\#(id)"],"group":"\#(id)"}"#
       ),
+      (
+        .reconciliation(
+          of: image, [TrackingDisagreement(.marksLeft, bitmap: BitmapName([0xFF]), "they are", repair: "take them")]),
+        #"{"disagreements":[{"bitmap":"%FF","bitmapEncoded":true,"code":"marks-left","detail":"they are","#
+          + #""repair":"take them"}],"image":"\#(id)"}"#
+      ),
       (.restore(of: backup), #"{"backup":"\#(id)"}"#),
       (.deletion(of: backup), #"{"backup":"\#(id)"}"#),
     ]

@@ -42,6 +42,17 @@ import Testing
     .attached(JobResult.Attached(image: ImageID(), imageName: name, virtualSize: 5, cache: .direct)),
     .attached(JobResult.Attached(image: ImageID(), imageName: name, virtualSize: 5, cache: nil)),
     .detached(JobResult.Detached(image: ImageID(), imageName: name)),
+    .reconciled(
+      JobResult.Reconciled(
+        image: ImageID(), imageName: name,
+        disagreements: [
+          {
+            var disagreement = TrackingDisagreement(
+              .exportedBitmapMissing, bitmap: BitmapName("b0"), export: ExportID(), "it is gone", repair: "take it off")
+            (disagreement.outcome, disagreement.why) = (.left, "it is shown")
+            return disagreement
+          }(), TrackingDisagreement(.trackerMissing, "it is missing"),
+        ], disagreementCount: 2)),
     .restoredGroup(
       JobResult.RestoredGroup(
         group: ULID(),

@@ -14,6 +14,7 @@ struct VerbTests {
     "POST /api/v1/images/{image}/detach": .export,
     "POST /api/v1/images/{image}/check": .verify,
     "POST /api/v1/images/{image}/clear-damage": .configure,
+    "POST /api/v1/images/{image}/reconcile": .configure,
     "POST /api/v1/images/{image}/bitmaps": .backup,
     "DELETE /api/v1/images/{image}/bitmaps/{bitmap}": .backup,
     "POST /api/v1/images/{image}/bitmaps/{bitmap}/clear": .backup,

@@ -127,6 +127,7 @@ package enum JobKind: String, Sendable, Codable, CaseIterable {
   case rescan, check, attach, detach
   case verifyChain = "verify-chain"
   case restoreGroup = "restore-group"
+  case reconcile
 }
 
 /// What a job was asked to do, with every name resolved to an id. Stored with the job.
@@ -143,6 +144,7 @@ package enum JobRequest: Hashable, Sendable, Codable {
   case detach(image: ImageID)
   case verifyChain(chain: ChainID, level: VerifyLevel)
   case restoreGroup(group: ULID, restores: [GroupRestore])
+  case reconcile(image: ImageID)
 
   package var kind: JobKind {
     switch self {
@@ -156,6 +158,7 @@ package enum JobRequest: Hashable, Sendable, Codable {
     case .detach: .detach
     case .verifyChain: .verifyChain
     case .restoreGroup: .restoreGroup
+    case .reconcile: .reconcile
     }
   }
 }

@@ -1,7 +1,8 @@
 /// How results are stored.
 extension JobResult: Codable {
   private enum Member: String, CodingKey, CaseIterable {
-    case backup, backups, chain, checkedBytes, image, repository, restores, target, verifiedBytes, virtualSize
+    case backup, backups, chain, checkedBytes, disagreements, image, repository, restores, target, verifiedBytes,
+      virtualSize
   }
 
   package init(from decoder: any Decoder) throws {
@@ -15,6 +16,7 @@ extension JobResult: Codable {
   private static func known(_ decoder: any Decoder) throws -> JobResult {
     let members = Set(try decoder.container(keyedBy: Member.self).allKeys)
     if members.contains(.chain) { return .verifiedChain(try VerifiedChain(from: decoder)) }
+    if members.contains(.disagreements) { return .reconciled(try Reconciled(from: decoder)) }
     if members.contains(.restores) { return .restoredGroup(try RestoredGroup(from: decoder)) }
     if members.contains(.backups) { return .backedUp(try BackedUp(from: decoder)) }
     if members.contains(.verifiedBytes) { return .verified(try Verified(from: decoder)) }
@@ -38,6 +40,7 @@ extension JobResult: Codable {
     case .detached(let result): try result.encode(to: encoder)
     case .verifiedChain(let result): try result.encode(to: encoder)
     case .restoredGroup(let result): try result.encode(to: encoder)
+    case .reconciled(let result): try result.encode(to: encoder)
     case .other(let value): try value.encode(to: encoder)
     }
   }

@@ -13,6 +13,7 @@ package enum JobResult: Hashable, Sendable {
   case detached(Detached)
   case verifiedChain(VerifiedChain)
   case restoredGroup(RestoredGroup)
+  case reconciled(Reconciled)
   case other(JSONValue)
 
   package struct BackedUp: Hashable, Sendable, Codable {
@@ -188,6 +189,23 @@ package enum JobResult: Hashable, Sendable {
       self.imageName = imageName
       self.virtualSize = virtualSize
       self.cache = cache
+    }
+  }
+
+  package struct Reconciled: Hashable, Sendable, Codable {
+    package var image: ImageID
+    package var imageName: ResourceName
+    /// The first of them.
+    package var disagreements: [TrackingDisagreement]
+    package var disagreementCount: Int
+
+    package init(
+      image: ImageID, imageName: ResourceName, disagreements: [TrackingDisagreement], disagreementCount: Int
+    ) {
+      self.image = image
+      self.imageName = imageName
+      self.disagreements = disagreements
+      self.disagreementCount = disagreementCount
     }
   }
 

@@ -31,6 +31,11 @@ package protocol BlockEngine: BitmapEngine {
   /// can't carry a tracker.
   func removeTracking(from image: ImageLocation, tracker: TrackerName?) async -> TrackingRemoval
 
+  /// What an image at rest has of its tracking; nothing where it can carry none.
+  func tracking(of image: ImageLocation) async throws -> ImageTracking
+  /// Puts an image's tracking right, in one durable step. Throws `imageInUse` and `imageLocked` unless it is at rest.
+  func repairTracking(_ repair: TrackingRepair) async throws
+
   // MARK: Attached images and exports
 
   /// Opens the image as `AttachOrder` says; from then on ``extents(of:offset:length:limit:)`` of it are the live ones.

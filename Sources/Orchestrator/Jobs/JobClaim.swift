@@ -10,6 +10,7 @@ import Model
 ///     check        shared⁴   –         –         –            –           ⁴ alone if it repairs
 ///     attach       alone     –         –         –            –
 ///     detach       alone     –         –         –            –
+///     reconcile    alone     –         –         –            –
 ///     delete       –         shared    alone     shared       –
 ///     rescan       –         –         –         alone        –
 ///

@@ -51,6 +51,7 @@ extension JobRequest {
     case .detach(let image): DetachWork(image: image)
     case .verifyChain(let chain, let level): VerifyChainWork(chain: chain, level: level)
     case .restoreGroup(let group, let restores): RestoreGroupWork(group: group, restores: restores)
+    case .reconcile(let image): ReconcileWork(image: image)
     }
   }
 }

@@ -23,6 +23,7 @@ package enum PlannedResource: Hashable, Sendable {
   case restore(of: BackupID)
   case groupRestore(of: ULID, [BackupID])
   case deletion(of: BackupID)
+  case reconciliation(of: ImageID, [TrackingDisagreement])
   /// After the changes.
   case bitmaps([ChangedBitmap])
 }

@@ -15,10 +15,40 @@ extension JobResult: JSONWritable {
     case .detached(let result): result.write(to: &json)
     case .verifiedChain(let result): result.write(to: &json)
     case .restoredGroup(let result): result.write(to: &json)
+    case .reconciled(let result): result.write(to: &json)
     case .other(let value): value.write(to: &json)
     }
   }
 }
+
+extension JobResult.Reconciled: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("disagreementCount", disagreementCount)
+      json.member("disagreements", disagreements)
+      json.member("image", image)
+      json.member("imageName", imageName)
+    }
+  }
+}
+
+extension TrackingDisagreement: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      if let bitmap { json.member("bitmap", bitmap) }
+      if let bitmapEncoded { json.member("bitmapEncoded", bitmapEncoded) }
+      json.member("code", code)
+      json.member("detail", detail)
+      if let export { json.member("export", export) }
+      if let outcome { json.member("outcome", outcome) }
+      if let repair { json.member("repair", repair) }
+      if let why { json.member("why", why) }
+    }
+  }
+}
+
+extension TrackingDisagreement.Code: JSONWritable {}
+extension TrackingDisagreement.Outcome: JSONWritable {}
 
 extension JobResult.BackedUp: JSONWritable {
   func write(to json: inout JSONWriter) {

@@ -68,6 +68,9 @@ extension PlannedResource: JSONWritable {
       case .groupRestore(let group, let backups):
         json.member("backups", backups)
         json.member("group", group)
+      case .reconciliation(let image, let disagreements):
+        json.member("disagreements", disagreements)
+        json.member("image", image)
       case .bitmaps(let changed): json.member("bitmaps", changed.map(BitmapResultDocument.init))
       case .restore(let backup), .deletion(let backup): json.member("backup", backup)
       }

@@ -29,6 +29,8 @@ struct ImageRoutes {
       Route(
         .post, "\(Self.item)/clear-damage", needs: .configure, query: [.dryRun], body: .optionalObject,
         .later(clearDamage)),
+      Route(
+        .post, "\(Self.item)/reconcile", needs: .configure, query: [.dryRun], body: .optionalObject, .later(reconcile)),
     ]
   }
 
@@ -148,6 +150,13 @@ struct ImageRoutes {
       { try await service.checkImage(reference, repairsLeaks: repairs, $0) })
   }
 
+  @Sendable private func reconcile(_ call: Call) async throws -> HTTPResponse {
+    let reference = try call.image()
+    let confirm = try call.fields().confirmation()
+    return try await call.change(
+      at: { try service.image(reference).revision }, render: StoredAnswer.accepted,
+      { try await service.reconcileImage(reference, confirm: confirm, $0) })
+  }
 }
 
 extension Call {

@@ -33,7 +33,7 @@ extension LocalEngine {
   }
 
   nonisolated(nonsending)
-    private func awaitsRecovery(_ image: OpenImage, on loop: EventLoop) async throws -> Bool
+    func awaitsRecovery(_ image: OpenImage, on loop: EventLoop) async throws -> Bool
   {
     guard let records, let qcow2 = image.trackable, let mark = qcow2.lastTrackingMark,
       let stored = try? await qcow2.bitmaps(), stored.areTrusted, stored.entries.contains(where: \.isInUse)

@@ -204,7 +204,7 @@ extension Sidecar.FileNumber {
 
 extension FileDescriptor {
   /// The first bytes of the file; nil if there are fewer. Blocks.
-  fileprivate func readHere(_ count: Int) -> [UInt8]? {
+  func readHere(_ count: Int) -> [UInt8]? {
     var bytes = [UInt8](repeating: 0, count: count)
     var done = 0
     while done < count {
