@@ -10,6 +10,18 @@ extension RawSpan {
       return memcmp(base, base + 1, bytes.count - 1) == 0
     }
   }
+
+  /// How many bytes are zero before the first that isn't.
+  package var leadingZeroByteCount: Int {
+    let step = 256
+    var count = 0
+    while count + step <= byteCount, extracting(count..<count + step).isZero { count += step }
+    return withUnsafeBytes { bytes in
+      while count + 8 <= bytes.count, bytes.loadUnaligned(fromByteOffset: count, as: UInt64.self) == 0 { count += 8 }
+      while count < bytes.count, bytes[count] == 0 { count += 1 }
+      return count
+    }
+  }
 }
 
 extension MutableRawSpan {

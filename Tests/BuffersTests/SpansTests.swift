@@ -13,6 +13,19 @@ import Testing
     }
   }
 
+  @Test(arguments: [0, 1, 7, 8, 9, 255, 256, 257, 264, 265, 520, 4096])
+  func zeroesAreCountedUpToTheFirstByteThatIsNot(count: Int) {
+    var bytes = [UInt8](repeating: 0, count: count)
+    let all = bytes.span.bytes.leadingZeroByteCount
+    #expect(all == count)
+    for index in Set([0, 1, 7, 8, 9, 255, 256, count / 2, count - 1]) where bytes.indices.contains(index) {
+      bytes[index] = 0x80
+      let found = bytes.span.bytes.leadingZeroByteCount
+      #expect(found == index, "byte \(index) of \(count)")
+      bytes[index] = 0
+    }
+  }
+
   @Test func equalBytesThatAreNotZeroAreNotZero() {
     #expect(!isZero([UInt8](repeating: 1, count: 64)))
   }

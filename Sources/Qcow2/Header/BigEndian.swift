@@ -24,6 +24,8 @@ extension PageBuffer {
 
   func isZero(_ range: Range<Int>) -> Bool { bytes.extracting(range).isZero }
 
+  func leadingZeroByteCount(in range: Range<Int>) -> Int { bytes.extracting(range).leadingZeroByteCount }
+
   /// Copies the bytes in `range` to `target`, from `offset` in it on.
   func copy(_ range: Range<Int>, into target: inout MutableRawSpan, at offset: Int = 0) {
     target.copy(from: bytes.extracting(range), at: offset)

@@ -28,6 +28,10 @@ extension ClusterMap {
         guard entry.raw != 0, let next = cache.cached(sliceOffset(entry, cluster)) else { break }
         current = next
       }
+      if case .unallocated(nil, _) = target, let next = endOfEmptyEntries(from: end, in: current) {
+        end = min(next, last + 1)
+        continue
+      }
       if let piece {
         let entry: UInt64 = current.entry(at: entryPosition(end))
         guard entry == piece + ((end - first) << unitBits), entry & L2Entry.offsetMask < storageByteCount else { break }
@@ -38,6 +42,15 @@ extension ClusterMap {
       end += 1
     }
     return Mapping(guest: ByteRange(offset..<min(offset + length, end << unitBits)), target: target)
+  }
+
+  /// Where the entries that are all zero end that begin with the unit's, at the latest with the slice; nil if there are
+  /// none, or the unit is amid its cluster. They are passed without looking at each: most of an increment's are so.
+  private func endOfEmptyEntries(from unit: UInt64, in slice: TableSlice) -> UInt64? {
+    guard unit & ((1 << format.unitsPerClusterBits) - 1) == 0 else { return nil }
+    let cluster = unit >> format.unitsPerClusterBits
+    let count = slice.leadingZeroByteCount(from: entryPosition(cluster)) / format.entryByteCount
+    return count == 0 ? nil : (cluster + UInt64(count)) << format.unitsPerClusterBits
   }
 
   /// The same, reading tables as needed.

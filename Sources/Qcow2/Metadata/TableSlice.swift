@@ -37,6 +37,11 @@ final class TableSlice {
   /// True if these bytes are all zero: no entry stands there.
   func isZero(_ range: Range<Int>) -> Bool { buffer.isZero(range) }
 
+  /// How many bytes from `position` on are zero.
+  func leadingZeroByteCount(from position: Int) -> Int {
+    buffer.leadingZeroByteCount(in: position..<byteCount)
+  }
+
   /// Only for the cache, which counts what is dirty.
   func store<Integer: FixedWidthInteger & BitwiseCopyable>(_ value: Integer, at position: Int) {
     buffer.store(bigEndian: value, at: position)
