@@ -82,6 +82,11 @@ package struct BitmapSet: Hashable, Sendable {
     recording.reduce(0) { $0 + byteCount / bitmaps[$1].granularity / 8 }
   }
 
+  /// What those that record take at least, in bytes: each is counted as a page of memory or more.
+  package var leastRecordedByteCount: UInt64 {
+    recording.reduce(0) { $0 + max(4096, DirtyBitmap.leastByteCount(byteCount, granularity: bitmaps[$1].granularity)) }
+  }
+
   // MARK: Recording
 
   /// Makes the range dirty in every bitmap that records. What lies beyond the disk makes it longer.

@@ -39,6 +39,12 @@ package struct DirtyBitmap: Hashable, Sendable {
     byteCount / granularity + (byteCount % granularity == 0 ? 0 : 1)
   }
 
+  /// Bytes that one takes at least, clean as it may be.
+  package static func leastByteCount(_ byteCount: UInt64, granularity: UInt64) -> UInt64 {
+    let pages = granuleCount(byteCount, granularity) / UInt64(GranulePage.bitCount) + 1
+    return pages * UInt64(MemoryLayout<GranulePage>.stride)
+  }
+
   package var granuleCount: UInt64 { Self.granuleCount(byteCount, granularity) }
   package var isEmpty: Bool { dirtyGranuleCount == 0 }
 

@@ -59,7 +59,9 @@ package struct ConfigurationKey: Hashable, Sendable {
     "A folder in memory, where the changes of attached images are recorded so that they outlive the server.")
   static let trackingMemory = ConfigurationKey(
     "trackingMemory", "bytes, 1048576 to 1099511627776", standard: "67108864",
-    "As much of it is used for all images together; where there is no more, changes are recorded coarsely.")
+    "What recording all images together may take. At least 12 KiB for each that records, and more for a large disk or more "
+      + "bitmaps: where that isn't left, attaching it or making a bitmap is refused with both numbers (`bitmap-limit`). The "
+      + "rest, up to seven eighths, is used as guests write; where there is no more, changes are recorded coarsely.")
   static let imageFolders = ConfigurationKey(
     "imageFolders", "a list of paths", standard: "[./images]",
     "Images, the files they are built on, and files that backups are restored to lie beneath these.")

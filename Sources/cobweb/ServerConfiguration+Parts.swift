@@ -29,7 +29,7 @@ extension ServerConfiguration {
 
   var engineTracking: TrackingConfiguration {
     TrackingConfiguration(
-      stateFolder: stateFolder + "/tracking", mapFolder: trackingFolder, mapByteCount: trackingMemory)
+      stateFolder: stateFolder + "/tracking", mapFolder: trackingFolder, memoryByteCount: trackingMemory)
   }
 
   var enginePeers: PeerConfiguration {

@@ -314,3 +314,25 @@ def test_a_trackers_bitmap_is_left_to_its_tracker(server, workspace):
     guest.add("b0", disabled=True)
     guest.do("b0", "merge", sources=[item["name"]])
     assert server.back_up(kind="incremental")["trackingFallback"] is None
+
+
+def test_a_bitmap_that_takes_more_memory_than_there_is_is_refused_with_both_numbers(start, workspace):
+    server = start(trackingMemory=MIB)
+    guest = Guest(server, workspace)
+    images.run("qemu-img", "resize", "-q", guest.path, "16T")
+    guest.add("coarse")
+    problem = server.problem(409, "bitmap-limit", "POST", "/images/vm1/bitmaps", {"name": "fine", "granularity": 4096})
+    assert str(MIB) in problem["detail"] and "trackingMemory" in problem["remedy"]
+    assert guest.bitmaps() == {"coarse": "recording"}
+    # One that another program made is refused when it would be recorded.
+    guest.add_by_qemu("theirs")
+    images.run("qemu-img", "bitmap", "--add", "-g", 4096, guest.path, "finer")
+    problem = server.problem(409, "bitmap-limit", "POST", "/exports", {
+        "name": "vm1", "source": {"kind": "image", "image": "vm1"}, "readOnly": False,
+        "listen": {"unix": str(guest.socket)}})
+    assert str(MIB) in problem["detail"]
+    server.expect(204, "DELETE", "/images/vm1/bitmaps/finer")
+    export = guest.export()
+    nbd_tools.io(export["uri"], "write 0 64k")
+    guest.end_export()
+    assert guest.dirty("coarse") == [(0, GRANULE)] == guest.dirty("theirs")

@@ -38,6 +38,7 @@ final class TestEngine: Sendable {
     root: String? = nil, backend: IOBackend? = nil, writer: ULID = ULID(), lease: LeaseTiming = LeaseTiming(),
     repository: RepositoryLocation? = nil, exports: ExportConfiguration? = nil,
     peers: PeerConfiguration = PeerConfiguration(), devices: [String] = [], sampledCheck: Double = 0.1,
+    trackingMemory: Int = TrackingConfiguration.defaultMemoryByteCount,
     openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) }
   ) async throws {
     guard let group = Self.groups[backend ?? Self.backends[0]] else { throw Tool.Failure(description: "no loops") }
@@ -52,7 +53,8 @@ final class TestEngine: Sendable {
         imageFolders: [self.root + "/images"], imageDevices: devices,
         repositoryFolders: [self.root + "/backup"], writer: writer, sampledCheck: sampledCheck, lease: lease,
         exports: exports ?? ExportConfiguration(socketFolder: self.root + "/run"), peers: peers,
-        tracking: TrackingConfiguration(stateFolder: self.root + "/tracking", mapFolder: self.root),
+        tracking: TrackingConfiguration(
+          stateFolder: self.root + "/tracking", mapFolder: self.root, memoryByteCount: trackingMemory),
         openFiles: openFiles),
       group: group, logger: quietLogger)
     if let repository {
@@ -137,12 +139,13 @@ final class TestEngine: Sendable {
 func withEngine(
   root: String? = nil, backend: IOBackend? = nil, lease: LeaseTiming = LeaseTiming(),
   exports: ExportConfiguration? = nil, peers: [String] = [], devices: [String] = [], sampledCheck: Double = 0.1,
+  trackingMemory: Int = TrackingConfiguration.defaultMemoryByteCount,
   openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) },
   _ body: (TestEngine) async throws -> Void
 ) async throws {
   let test = try await TestEngine(
     root: root, backend: backend, lease: lease, exports: exports, peers: PeerConfiguration(allowed: peers),
-    devices: devices, sampledCheck: sampledCheck, openFiles: openFiles)
+    devices: devices, sampledCheck: sampledCheck, trackingMemory: trackingMemory, openFiles: openFiles)
   defer { test.removeFolder() }
   do {
     try await body(test)

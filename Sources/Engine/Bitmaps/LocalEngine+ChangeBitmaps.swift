@@ -41,6 +41,7 @@ extension LocalEngine {
     var after = before
     try after.apply(changes.actions, heldBy: holder)
     try await requireGenerations(of: changes, at: places, before, isAtMoment: false)
+    try await takeMemory(for: after, insteadOf: before, changes, at: places, isRehearsal: isRehearsal)
     guard !isRehearsal else { return records(changes, at: places, after) }
     let live = places.indices.filter { places[$0].live != nil }
     if !live.isEmpty {
@@ -60,6 +61,21 @@ extension LocalEngine {
       try await onLoop(places[index].loop) { _ in bitmaps.install(set) }
     }
     return records(changes, at: places, after)
+  }
+
+  /// Refuses more than may be recorded. What is taken too much of is given back when the place is left.
+  private func takeMemory(
+    for after: [BitmapSet], insteadOf before: [BitmapSet], _ changes: BitmapChanges, at places: [BitmapPlace],
+    isRehearsal: Bool
+  ) async throws {
+    for index in changes.changed.sorted() {
+      let (place, set) = (places[index], after[index])
+      guard let bitmaps = place.live?.bitmaps, !isRehearsal else {
+        try records?.memory.requireRoom(for: set, insteadOf: before[index], of: place.name)
+        continue
+      }
+      try await onLoop(place.loop) { _ in try bitmaps.takeMemory(for: set) }
+    }
   }
 
   /// All bitmaps, those with their bits that need them.

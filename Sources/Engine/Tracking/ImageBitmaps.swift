@@ -18,7 +18,8 @@ import Qcow2
 ///     come: whichever it will be, it misses nothing.
 /// B5. What doesn't record is in the file, complete. What records is in the file from its making on, in use, with the bits
 ///     of when it was loaded or last changed.
-/// B6. Of an image that can carry a tracker the changes are also recorded where a crash leaves them (``CrashRecord``): the
+/// B6. What recording takes from the start is taken before anything is recorded, see ``TrackingMemory``.
+/// B7. Of an image that can carry a tracker the changes are also recorded where a crash leaves them (``CrashRecord``): the
 ///     next opening finds there what the bitmaps missed since then.
 final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   // Safe to hand over: confined to the loop of its image.
@@ -29,6 +30,8 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   private let logger: Logger
   /// Nil where a crash leaves nothing of the changes.
   private let crashRecord: CrashRecord?
+  /// Nil where memory isn't bounded.
+  private let share: TrackingShare?
   /// All bitmaps of the image but the witness of our own. Those that don't record have their bits here only for a change of them.
   private(set) var set: BitmapSet
   /// The set at the moment of a change of it, and one bitmap of what changed since.
@@ -54,6 +57,7 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
     var set = BitmapSet(stored, byteCount: image.byteCount)
     let enabled = stored.areTrusted ? stored.entries.filter { $0.isAuto && !$0.isInUse } : []
     try check(enabled, set)
+    let share = try records.map { try TrackingShare(of: set, from: $0.memory, image: opened.name) }
     for entry in enabled { set.load(try await image.load(entry), for: entry.nameBytes) }
     // From here on the witness may stay as it is while the image changes.
     if hasWitness || !enabled.isEmpty { try await image.markBitmapsInUse([], leaving: [CrashRecord.witnessName]) }
@@ -67,7 +71,7 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
     if !enabled.isEmpty {
       try await image.markBitmapsInUse(Set(enabled.map(\.nameBytes)), leaving: [CrashRecord.witnessName])
     }
-    return ImageBitmaps(image, opened.name, set, record, logger)
+    return ImageBitmaps(image, opened.name, set, record, share, logger)
   }
 
   /// Refuses what can't be recorded.
@@ -108,12 +112,14 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   }
 
   private init(
-    _ image: Qcow2Image, _ name: String, _ set: BitmapSet, _ record: CrashRecord?, _ logger: Logger
+    _ image: Qcow2Image, _ name: String, _ set: BitmapSet, _ record: CrashRecord?, _ share: TrackingShare?,
+    _ logger: Logger
   ) {
     self.image = image
     self.name = name
     self.set = set
     crashRecord = record
+    self.share = share
     self.logger = logger
   }
 
@@ -155,7 +161,11 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
     isBeingChanged = false
     moment = nil
     set.dropStoredBits()
+    share?.shrink(to: set)
   }
+
+  /// Takes the memory that recording another set needs. Throws `bitmapLimit`.
+  func takeMemory(for set: BitmapSet) throws(DomainError) { try share?.grow(for: set) }
 
   /// Loads bits that only the file has.
   nonisolated(nonsending)

@@ -26,7 +26,10 @@ extension ProblemType {
       ProblemType(
         code, 409, "More would be recorded than may be",
         "Each bitmap that records takes memory, and time from every write of the guest. The detail names both numbers.",
-        remedy: "disable or remove bitmaps that nobody needs, or take a coarser granularity")
+        remedy: """
+          disable or remove bitmaps that nobody needs, take a coarser granularity, or raise `trackingMemory` in the \
+          configuration
+          """)
     default:
       ProblemType(
         code, 422, "The bitmaps don't fit each other",

@@ -11,18 +11,19 @@ final class MappedFile: @unchecked Sendable {
   let memory: UnsafeMutableRawPointer
   let byteCount: Int
   private let file: FileDescriptor
-  private let budget: ByteBudget
-  private var reservedByteCount = 0
+  private let pool: TrackingMemory?
+  private var takenByteCount = 0
 
   /// Makes the file, all zeroes, with its first bytes reserved. Blocks.
-  init(creating path: String, byteCount: Int, reserved: Int, from budget: ByteBudget) throws(SystemError) {
+  /// - Parameter pool: what later reservations are taken from; the first bytes are the caller's affair.
+  init(creating path: String, byteCount: Int, reserved: Int, from pool: TrackingMemory) throws(SystemError) {
     file = try FileDescriptor.open(
       path: path, Folder.FileOptions(access: .readWrite, createMode: 0o600, followsLinks: false))
-    self.budget = budget
+    self.pool = pool
     self.byteCount = byteCount
     try file.truncate(to: UInt64(byteCount))
     memory = try Self.map(file, byteCount)
-    guard reserve(0, reserved) else { throw SystemError(ENOSPC, path) }
+    guard allocate(0, reserved) else { throw SystemError(ENOSPC, path) }
   }
 
   /// Opens one that another process left, to be read: all of it that isn't a hole is reserved. Blocks.
@@ -36,7 +37,7 @@ final class MappedFile: @unchecked Sendable {
       throw SystemError(EPERM, path)
     }
     file = opened
-    budget = ByteBudget(0)
+    pool = nil
     byteCount = Int(status.st_size)
     memory = try Self.map(opened, byteCount)
   }
@@ -50,18 +51,23 @@ final class MappedFile: @unchecked Sendable {
 
   deinit {
     munmap(memory, byteCount)
-    budget.giveBack(reservedByteCount)
+    pool?.giveBack(takenByteCount)
   }
 
-  /// Has a part be usable from now on: assigned by the file system, and kept from being swapped out where that is
-  /// allowed. False where there is no more.
+  /// Has a part be usable from now on. False where there is no more.
   func reserve(_ offset: Int, _ count: Int) -> Bool {
-    guard budget.take(count) else { return false }
-    guard posix_fallocate(file.rawValue, off_t(offset), off_t(count)) == 0 else {
-      budget.giveBack(count)
+    guard let pool, pool.take(count) else { return false }
+    guard allocate(offset, count) else {
+      pool.giveBack(count)
       return false
     }
-    reservedByteCount += count
+    takenByteCount += count
+    return true
+  }
+
+  /// The file system assigns it, and it is kept from being swapped out where that is allowed.
+  private func allocate(_ offset: Int, _ count: Int) -> Bool {
+    guard posix_fallocate(file.rawValue, off_t(offset), off_t(count)) == 0 else { return false }
     _ = mlock(memory + offset, count)
     return true
   }

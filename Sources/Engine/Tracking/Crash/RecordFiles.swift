@@ -10,7 +10,7 @@ import RawFile
 struct RecordFiles: Sendable {
   let id: UInt128
   let configuration: TrackingConfiguration
-  let budget: ByteBudget
+  let memory: TrackingMemory
   let loop: EventLoop
 
   private var name: String {
@@ -55,7 +55,7 @@ struct RecordFiles: Sendable {
   {
     try await loop.blocking(in: .folder(configuration.mapFolder)) { [self] () throws(SystemError) in
       func make(_ path: String) throws(SystemError) -> MappedFile {
-        try MappedFile(creating: path, byteCount: layout.byteCount, reserved: layout.leadingByteCount, from: budget)
+        try MappedFile(creating: path, byteCount: layout.byteCount, reserved: layout.leadingByteCount, from: memory)
       }
       do throws(SystemError) { return try make(mapPaths[0]) } catch { return try make(mapPaths[1]) }
     }

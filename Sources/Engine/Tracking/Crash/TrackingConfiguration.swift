@@ -1,5 +1,4 @@
 import EventLoops
-import Locks
 
 /// Where the changes of open images are recorded for after a crash.
 package struct TrackingConfiguration: Sendable {
@@ -7,50 +6,33 @@ package struct TrackingConfiguration: Sendable {
   package var stateFolder: String
   /// What outlives the process: a folder in memory.
   package var mapFolder: String
-  /// Memory that the maps of all images may take there.
-  package var mapByteCount: Int
+  /// Memory that recording all images may take.
+  package var memoryByteCount: Int
 
   package static let defaultMapFolder = "/dev/shm"
-  package static let defaultMapByteCount = 64 << 20
+  package static let defaultMemoryByteCount = 64 << 20
 
   package init(
     stateFolder: String, mapFolder: String = TrackingConfiguration.defaultMapFolder,
-    mapByteCount: Int = TrackingConfiguration.defaultMapByteCount
+    memoryByteCount: Int = TrackingConfiguration.defaultMemoryByteCount
   ) {
     self.stateFolder = stateFolder
     self.mapFolder = mapFolder
-    self.mapByteCount = mapByteCount
+    self.memoryByteCount = memoryByteCount
   }
-}
-
-/// Bytes that several parties share.
-final class ByteBudget: Sendable {
-  private let left: Lock<Int>
-
-  init(_ byteCount: Int) { left = Lock(byteCount) }
-
-  func take(_ byteCount: Int) -> Bool {
-    left.withLock { left in
-      guard left >= byteCount else { return false }
-      left -= byteCount
-      return true
-    }
-  }
-
-  func giveBack(_ byteCount: Int) { left.withLock { $0 += byteCount } }
 }
 
 /// Where the records of all images are kept.
 struct CrashRecords: Sendable {
   let configuration: TrackingConfiguration
-  private let budget: ByteBudget
+  let memory: TrackingMemory
 
   init(_ configuration: TrackingConfiguration) {
     self.configuration = configuration
-    budget = ByteBudget(configuration.mapByteCount)
+    memory = TrackingMemory(byteCount: configuration.memoryByteCount)
   }
 
   func files(_ id: UInt128, on loop: EventLoop) -> RecordFiles {
-    RecordFiles(id: id, configuration: configuration, budget: budget, loop: loop)
+    RecordFiles(id: id, configuration: configuration, memory: memory, loop: loop)
   }
 }
