@@ -61,7 +61,7 @@ package struct BitmapRefusal: Error, Hashable, Sendable {
     /// A merge would mark more than the source does.
     case coarserSource(UInt64, than: UInt64)
     case otherSize(UInt64, than: UInt64)
-    case tooManyRecording(limit: Int)
+    case tooManyRecording(Int, limit: Int)
     /// The bits of all that record could take so many bytes.
     case tooLarge(UInt64, limit: UInt64)
   }
@@ -70,5 +70,7 @@ package struct BitmapRefusal: Error, Hashable, Sendable {
   package var index: Int
   /// The bitmap that stands in the way: the action's own, or a source of it.
   package var bitmap: BitmapAction.Source
+  /// What doesn't fit it; nil where that has no name.
+  package var source: BitmapAction.Source?
   package var reason: Reason
 }

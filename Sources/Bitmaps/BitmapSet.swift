@@ -170,7 +170,9 @@ extension BitmapSet {
 
   /// What there is too much of.
   private var excess: BitmapRefusal.Reason? {
-    if recordingCount > Self.maximumRecordingCount { return .tooManyRecording(limit: Self.maximumRecordingCount) }
+    if recordingCount > Self.maximumRecordingCount {
+      return .tooManyRecording(recordingCount, limit: Self.maximumRecordingCount)
+    }
     let byteCount = maximumRecordedByteCount
     return byteCount > Self.maximumByteCount ? .tooLarge(byteCount, limit: Self.maximumByteCount) : nil
   }
@@ -195,17 +197,21 @@ extension BitmapSet {
   }
 
   fileprivate mutating func unite(_ others: [DirtyBitmap], into name: [UInt8]) -> BitmapRefusal.Reason? {
-    let byteCount = byteCount
+    for other in others {
+      if let misfit = misfit(of: other, with: name) { return misfit }
+    }
     return change(name) { bitmap in
-      for other in others {
-        if other.byteCount != byteCount { return .otherSize(other.byteCount, than: byteCount) }
-        if other.granularity > bitmap.granularity {
-          return .coarserSource(other.granularity, than: bitmap.granularity)
-        }
-        bitmap.bits?.formUnion(other)
-      }
+      for other in others { bitmap.bits?.formUnion(other) }
       return nil
     }
+  }
+
+  /// Why bits can't go into a bitmap; nil if they can, or if nothing can.
+  fileprivate func misfit(of other: DirtyBitmap, with name: [UInt8]) -> BitmapRefusal.Reason? {
+    guard let bitmap = self[name], bitmap.flaw == nil else { return nil }
+    if other.byteCount != byteCount { return .otherSize(other.byteCount, than: byteCount) }
+    if other.granularity > bitmap.granularity { return .coarserSource(other.granularity, than: bitmap.granularity) }
+    return nil
   }
 }
 
@@ -249,6 +255,9 @@ extension [BitmapSet] {
         guard let other = sets[source.image][source.name] else { throw refuse(.unknown, source) }
         if let flaw = other.flaw { throw refuse(.flawed(flaw), source) }
         guard let bits = other.bits else { preconditionFailure("bits that weren't loaded") }
+        if let misfit = sets[action.image].misfit(of: bits, with: action.name) {
+          throw BitmapRefusal(index: index, bitmap: bitmap, source: source, reason: misfit)
+        }
         others.append(bits)
       }
       if let reason = sets[action.image].perform(action, others) { throw refuse(reason) }

@@ -85,6 +85,10 @@ struct BitmapSetTests {
     // The other way it would mark more than has changed.
     let refusal = reason(sets[0], sets[1], actions: action("base", merge((0, "top")), image: 1))
     #expect(refusal?.reason == .coarserSource(65536, than: 4096))
+    #expect(refusal?.source == BitmapAction.Source(image: 0, name: Array("top".utf8)))
+    #expect(refusal?.bitmap == BitmapAction.Source(image: 1, name: Array("base".utf8)))
+    let sent = reason(sets[1], actions: action("base", .unite(bits(range))))
+    #expect(sent?.reason == .coarserSource(65536, than: 4096) && sent?.source == nil)
     let larger = BitmapSet(
       byteCount: Self.size * 2, [bitmap("large", DirtyBitmap(byteCount: Self.size * 2, granularity: Self.granularity))])
     #expect(
@@ -178,8 +182,8 @@ struct BitmapSetTests {
     let most = BitmapSet.maximumRecordingCount
     let full = BitmapSet(
       byteCount: Self.size, (0..<most).map { bitmap("b\($0)") } + [bitmap("rest", isRecording: false)])
-    #expect(reason(full, actions: action("one", add()))?.reason == .tooManyRecording(limit: most))
-    #expect(reason(full, actions: action("rest", .enable))?.reason == .tooManyRecording(limit: most))
+    #expect(reason(full, actions: action("one", add()))?.reason == .tooManyRecording(most + 1, limit: most))
+    #expect(reason(full, actions: action("rest", .enable))?.reason == .tooManyRecording(most + 1, limit: most))
     #expect(reason(full, actions: action("one", add(isRecording: false))) == nil)
     #expect(reason(full, actions: action("b0", .disable), action("rest", .enable)) == nil)
     let large = BitmapSet(byteCount: 1 << 40)

@@ -2,8 +2,6 @@
 import json
 import subprocess
 
-import pytest
-
 import images
 import nbd_tools
 from images import MIB
@@ -288,19 +286,6 @@ def test_names_of_any_bytes_are_percent_coded(server, workspace):
     assert server.get("/images/vm1/extents?context=dirty&bitmap=caf%E9%2F%25")["items"][0]["dirty"] is False
     server.expect(204, "DELETE", "/images/vm1/bitmaps/caf%E9%2F%25")
     assert server.get("/images/vm1/bitmaps")["items"] == []
-
-
-@pytest.mark.parametrize("body, status, code", [
-    ({"name": ""}, 400, "invalid-field"),
-    ({"name": "n" * 1024}, 400, "invalid-field"),
-    ({"name": "cobweb.x.y"}, 400, "invalid-field"),
-    ({"name": "b1", "granularity": 256}, 400, "invalid-field"),
-    ({"name": "b0"}, 409, "bitmap-exists"),
-])
-def test_what_qemu_would_refuse_is_refused(server, workspace, body, status, code):
-    guest = Guest(server, workspace)
-    guest.add("b0")
-    server.problem(status, code, "POST", "/images/vm1/bitmaps", body)
 
 
 def test_a_trackers_bitmap_is_left_to_its_tracker(server, workspace):

@@ -76,15 +76,22 @@ extension BitmapAction.Change {
 extension DomainError {
   /// A refusal in words that name bitmap, state, holder and remedy.
   init(_ refusal: BitmapRefusal, among images: [BitmapImage]) {
+    func words(_ bitmap: BitmapAction.Source) -> String {
+      "bitmap \(BitmapName(bitmap.name).quoted) of image '\(images[bitmap.image].name)'"
+    }
     let name = BitmapName(refusal.bitmap.name)
-    let bitmap = "bitmap \(name.quoted) of image '\(images[refusal.bitmap.image].name)'"
+    let bitmap = words(refusal.bitmap)
+    let source = refusal.source.map { "the \(words($0))" } ?? "what was sent,"
     self =
       switch refusal.reason {
       case .unknown: DomainError(.notFound, "there is no \(bitmap)", remedy: "list the image's bitmaps for their names")
       case .exists:
         DomainError(.bitmapExists, "there is a \(bitmap) already", remedy: "choose another name, or remove it first")
       case .impossibleName:
-        DomainError(.invalidField, "a bitmap's name has 1 to \(BitmapSet.maximumNameByteCount) bytes, none of them NUL")
+        DomainError(
+          .invalidField,
+          "a bitmap's name has 1 to \(BitmapSet.maximumNameByteCount) bytes, none of them NUL; \(name.quoted) has "
+            + "\(name.bytes.count)", remedy: "choose another name")
       case .reservedName:
         DomainError(
           .invalidField, "names that begin with 'cobweb.' are kept for the trackers of backups",
@@ -105,17 +112,17 @@ extension DomainError {
       case .coarserSource(let granularity, let own):
         DomainError(
           .bitmapMismatch,
-          "what is merged into the \(bitmap) has a granularity of \(granularity) bytes, coarser than its \(own): it "
+          "\(source) with a granularity of \(granularity) bytes can't be merged into the \(bitmap), which has \(own): it "
             + "would mark more than has changed",
           remedy: "merge into a bitmap with a granularity of \(granularity) or more")
       case .otherSize(let byteCount, let own):
         DomainError(
           .bitmapMismatch,
-          "what is merged into the \(bitmap) is of a disk of \(byteCount) bytes, and this one has \(own)",
+          "\(source) of a disk of \(byteCount) bytes can't be merged into the \(bitmap), whose disk has \(own)",
           remedy: "merge bitmaps of disks of one size")
-      case .tooManyRecording(let limit):
+      case .tooManyRecording(let count, let limit):
         DomainError(
-          .bitmapLimit, "with the \(bitmap) more than \(limit) bitmaps would record, as many as one image may have",
+          .bitmapLimit, "with the \(bitmap) \(count) bitmaps would record, and one image may have \(limit) that do",
           remedy: "disable or remove others first")
       case .tooLarge(let byteCount, let limit):
         DomainError(
