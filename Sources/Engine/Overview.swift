@@ -49,6 +49,6 @@
 // - Copying/      what to copy (`Regions`), in which steps (`CopyPlan`, `ChunkGeometry`), how fast (`CopyPace`), and where
 //                 it goes: the sinks of backups, verifications and restores.
 // - Jobs/         the pieces of work: back up, restore, verify, check, inspect.
-// - Failures/     what latches an image.
+// - Failures/     what latches an image, and which backup's file is damaged.
 //
 // Where backups are stored is the room Repositories; errors become those of the domain in the room Failures.

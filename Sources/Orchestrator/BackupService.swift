@@ -17,7 +17,7 @@ package final class BackupService: Sendable {
   let serving: Serving
   /// What the start leaves to be done beside the first requests.
   let background: BackgroundTasks
-  /// Failures of attached images, and damage of exported backups, which are on their way to the catalog.
+  /// Failures of attached images, and damage of backups that a reader met, which are on their way to the catalog.
   private let failureReports: BackgroundTasks
   let keys = KeysInFlight()
   let looks: ImageLooks

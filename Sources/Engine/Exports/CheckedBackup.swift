@@ -5,14 +5,6 @@ import Failures
 import Model
 import Repositories
 
-/// What a reader met that isn't what was backed up.
-package struct MetDamage: Hashable, Sendable {
-  /// Of the guest's disk.
-  package var range: ByteRange
-  /// A sentence that names the file.
-  package var text: String
-}
-
 /// A backup's disk for its readers: each leaf is held against the backup's hashes before a byte of it is given out.
 ///
 /// C1. The first read of a leaf reads all of it, has it hashed on the worker pool, and gives out the bytes that were

@@ -12,9 +12,10 @@ extension LocalEngine {
   package func restore(_ order: RestoreOrder, control: any JobControl) async throws -> RestoreReport {
     try await onLoop(for: control.job, in: order.backup.repository.lane) { [self] loop in
       let stored = try await open(order.backup.repository, on: loop).stored(order.backup)
-      let hashes = try await stored.openHashes(work: work)
+      let reader = "restore job \(control.job)"
+      let hashes = try await noting(stored, reader) { try await stored.openHashes(work: work) }
       return try await closing([hashes.device]) {
-        let data = try await stored.openData()
+        let data = try await noting(stored, reader) { try await stored.openData() }
         return try await closing([data]) {
           let reading = RestoreReading(
             stored: stored, hashes: hashes.reader, data: data, loop: loop, control: control)
@@ -50,9 +51,11 @@ extension LocalEngine {
     let writer = TargetWriter(target, name: name, zeroes: targetIsZero ? .leave : .write, control: control)
     let sink = RestoreSink(stored.comparison(reading.hashes), target: writer)
     let source = stored.dataName
-    try await run(
-      from: reading.data, byteCount: stored.manifest.virtualSize, regions: regions, to: sink, loop, control
-    ) { DomainError($0, of: source, damage: .backupCorrupt) }
+    try await noting(stored, "restore job \(control.job)", at: { sink.difference }) {
+      try await run(
+        from: reading.data, byteCount: stored.manifest.virtualSize, regions: regions, to: sink, loop, control
+      ) { DomainError($0, of: source, damage: .backupCorrupt) }
+    }
     return writer.writtenByteCount
   }
 

@@ -48,8 +48,8 @@ package protocol BlockEngine: BitmapEngine {
   /// Has `handler` told, on any thread, of each failure after which an attached image is written no more. It must not
   /// wait. To be set before the first image is attached.
   func onImageFailure(_ handler: @escaping @Sendable (ImageFailure) -> Void)
-  /// Has `handler` told, on any thread, of each damage that readers of an exported backup met. It must not wait. To be
-  /// set before the first export is served.
+  /// Has `handler` told, on any thread, of damage that readers of a backup met: clients of its export, and restores. It
+  /// must not wait. To be set before the first export is served.
   func onBackupDamage(_ handler: @escaping @Sendable (BackupDamage) -> Void)
   /// Serves what the order names from the return on. Throws `nameTaken` if its address has the name already,
   /// `addressUnavailable` if it can't listen there, `tlsUnavailable` without the credentials that it needs.

@@ -121,8 +121,9 @@ struct ExportCreation: Sendable {
           remedy: "wait for it, or cancel it")
       }
     case .backup(let stored, _):
-      let lineage = try Self.lineage(of: stored.backup, in: catalog)
-      for job in try catalog.liveJobs() {
+      let deletions = try catalog.liveJobs().filter { $0.request.kind == .deleteBackup }
+      let lineage = deletions.isEmpty ? [] : try Self.lineage(of: stored.backup, in: catalog)
+      for job in deletions {
         guard case .deleteBackup(let id) = job.request, lineage.contains(id) else { continue }
         throw DomainError(
           .backupNotComplete, "the delete-backup job \(job.id) deletes backup \(id)", remedy: "export another one")

@@ -1,7 +1,7 @@
 import Logging
 import Model
 
-// What a verification, and what readers of exports meet, means for a backup's row, and for those that build on it.
+// What a verification, and damage that a reader meets, means for a backup's row, and for those that build on it.
 //
 // V1. What builds on a damaged backup is damaged, too: none is `complete` above one that is `corrupt`.
 // V2. Each is cleared by a proof of its own: every byte compared, at level checksum, with nothing damaged below it.
@@ -60,7 +60,7 @@ extension CatalogTransaction {
     if backup.state == .corrupt { try markDependents(of: backup, job: job) }
   }
 
-  /// What readers of an export met.
+  /// What a reader met.
   func record(_ damage: BackupDamage) throws {
     guard var backup = try catalog.backup(damage.backup), backup.state == .complete || backup.state == .expired else {
       return
@@ -87,7 +87,7 @@ extension CatalogTransaction {
 }
 
 extension BackupService {
-  /// Marks what a reader of an export met. What the catalog doesn't take the next reader meets again.
+  /// Marks what a reader met. What the catalog doesn't take the next reader meets again.
   func note(_ damage: BackupDamage) async {
     do {
       try await transactions.persistently { try await transactions.write { try $0.record(damage) } }

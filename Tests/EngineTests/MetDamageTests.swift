@@ -7,8 +7,8 @@ import Model
 import ModelTesting
 import Testing
 
-/// What clients of an exported backup meet whose files changed after they were written, and what the service is told.
-struct DamagedExportTests {
+/// What readers of a backup meet whose files changed after they were written, and what the service is told.
+struct MetDamageTests {
   private static let grain = 65536
 
   /// Has the engine's damages collected.
@@ -116,6 +116,27 @@ struct DamagedExportTests {
         #expect(told.withLock { $0.last?.detail.contains(path) } == true, "\(told.withLock { $0 })")
         try await test.engine.withdraw(order.export, .hard)
       }
+    }
+  }
+
+  @Test func restoreThatMeetsDamageTellsWhoseItIs() async throws {
+    try await withEngine { test in
+      let told = Self.damages(test)
+      let history = try await Self.history(test, increments: 3)
+      let point = history.points[3]
+      func restore() async -> ProblemCode? {
+        await code { try await test.restore(point.place, to: test.images + "/back.raw", .raw) }
+      }
+      try Self.damage(history.points[1], grain: 10)
+      #expect(await restore() == .backupCorrupt)
+      try await eventually("the service is told") { told.withLock { $0.count == 1 } }
+      #expect(told.withLock { $0[0].backup } == history.points[1].place.backup)
+      #expect(told.withLock { $0[0].detail.contains("restore job") })
+      // Found when it is opened, too.
+      try FileManager.default.removeItem(atPath: history.points[2].place.fullPath(.data))
+      #expect(await restore() == .backupCorrupt)
+      try await eventually("the service is told") { told.withLock { $0.count == 2 } }
+      #expect(told.withLock { $0[1].backup } == history.points[2].place.backup)
     }
   }
 

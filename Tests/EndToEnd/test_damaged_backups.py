@@ -1,4 +1,4 @@
-"""Exports of backups whose files changed after they were written."""
+"""Backups whose files changed after they were written, as exports and restores meet them."""
 import subprocess
 
 import pytest
@@ -51,3 +51,23 @@ def test_a_flipped_byte_is_an_error_to_its_readers_alone_and_marks_the_backup(se
     assert [server.get(f"/backups/{backup['id']}")["state"] for backup in (full, copy)] == ["complete", "complete"]
     # The next increment is built on what is whole.
     assert server.back_up(kind="incremental")["parent"] == full["id"]
+
+
+def test_a_restore_that_meets_damage_marks_whose_it_is(server, workspace):
+    path = images.make_image(workspace / "images/vm1.raw", "raw", "8M")
+    server.register(path, "raw", "vm1")
+    images.qemu_io(path, "raw", "write -P 1 0 4M")
+    full = server.back_up(compression="none")
+    images.qemu_io(path, "raw", "write -P 2 1M 64k")
+    increment = server.back_up(kind="incremental", compression="none")
+    stored = images.stored_file(workspace / "backup", full)
+    content = bytearray(stored.read_bytes())
+    content[content.index(b"\1" * 65536) + 99] ^= 1
+    stored.write_bytes(content)
+    job = server.finished(server.expect(202, "POST", f"/backups/{increment['id']}/restore", {
+        "target": {"kind": "file", "path": str(workspace / "images/back.raw"), "format": "raw"}}).json())
+    assert (job["state"], job["error"]["code"]) == ("failed", "backup-corrupt")
+    with requests.get(server.url + "/api/v1/events", headers={"Last-Event-ID": "0"}, stream=True, timeout=20) as stream:
+        told = (line for line in stream.iter_lines(decode_unicode=True) if '"state":"corrupt"' in line)
+        assert full["id"] in next(told) and increment["id"] in next(told)
+    assert job["id"] in server.get(f"/backups/{full['id']}")["failure"]
