@@ -34,7 +34,7 @@ CREATE TABLE "backups" (
                                            CHECK (state_before_deletion <> 'running'),
   failure_before_deletion TEXT,
   revision                INTEGER NOT NULL CHECK (revision > 0)
-, group_images TEXT CHECK (json_type(group_images) = 'array'), tracking_fallback TEXT CHECK (tracking_fallback IN ('hash', 'full')), fallback_reason TEXT REFERENCES fallback_reasons (name), tracker TEXT, checkpoint TEXT, granularity INTEGER CHECK (granularity > 0)) STRICT;
+, group_images TEXT CHECK (json_type(group_images) = 'array'), tracking_fallback TEXT CHECK (tracking_fallback IN ('hash', 'full')), fallback_reason TEXT REFERENCES fallback_reasons (name), tracker TEXT, checkpoint TEXT, granularity INTEGER CHECK (granularity > 0), guest_impact TEXT) STRICT;
 
 CREATE INDEX backups_by_chain ON backups (chain, id);
 

@@ -128,6 +128,21 @@ package struct BitmapSet: Hashable, Sendable {
     bitmaps[index].bits = bits.byteCount == byteCount ? bits : bits.resized(to: byteCount, isGrowthDirty: true)
   }
 
+  /// Puts a bitmap of the program's own in the place of others, which needn't be there; nil: takes those out.
+  /// - Returns: what there is too much of then, with nothing changed.
+  package mutating func replace(_ names: Set<[UInt8]>, by bitmap: Bitmap?) -> BitmapRefusal.Reason? {
+    var new = self
+    new.bitmaps.removeAll { names.contains($0.name) }
+    if let bitmap { new.bitmaps.append(bitmap) }
+    new.findRecording()
+    if bitmap?.isRecording == true, let excess = new.excess { return excess }
+    self = new
+    return nil
+  }
+
+  /// The directory that named the orphaned ones is gone.
+  package mutating func dropOrphans() { endOrphans() }
+
   /// Lets the bits go of those that the image has and that don't record.
   package mutating func dropStoredBits() {
     for index in bitmaps.indices where bitmaps[index].isPersistent && !bitmaps[index].isRecording {

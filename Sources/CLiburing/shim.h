@@ -36,6 +36,7 @@ enum {
   shim_seek_hole = 4,
   shim_o_direct = __O_DIRECT,
   shim_o_path = 010000000,
+  shim_o_tmpfile = __O_TMPFILE,
   shim_rename_noreplace = 1,
   shim_at_empty_path = 0x1000,
   shim_ofd_getlk = 36,

@@ -23,7 +23,7 @@ package struct ConfigurationKey: Hashable, Sendable {
   /// Every key of the file's top level, in the order in which they are shown.
   package static let all: [ConfigurationKey] = [
     listen, tls, hosts, socketMode, tokens, stateFolder, trackingFolder, trackingMemory, imageFolders, imageDevices,
-    repositoryFolders,
+    repositoryFolders, fleecingFolder, fleecingSize, copyBuffer, guestWriteTimeout,
     socketFolder, socketGroup, repositories, images, exportTLS, exportConnections, nbdPeers, peerTLS, ioBackend,
     compressionLevel, chainLength, sampledCheck, jobsAtOnce, eventStreams, eventsKept, logLevel,
   ]
@@ -71,6 +71,17 @@ package struct ConfigurationKey: Hashable, Sendable {
   static let repositoryFolders = ConfigurationKey(
     "repositoryFolders", "a list of paths", standard: "[./backup]",
     "Repositories lie beneath these, or are these.")
+  static let fleecingFolder = ConfigurationKey(
+    "fleecingFolder", "a path", standard: "./fleecing",
+    "On local storage: takes what guests change while their images are backed up, and copyBuffer has no room for.")
+  static let fleecingSize = ConfigurationKey(
+    "fleecingSize", "bytes, 0 to 1152921504606846976", standard: "10737418240", "As much of it is used at most.")
+  static let copyBuffer = ConfigurationKey(
+    "copyBuffer", "bytes, 1048576 to 1099511627776", standard: "67108864",
+    "Memory for what guests change while their images are backed up, over all images.")
+  static let guestWriteTimeout = ConfigurationKey(
+    "guestWriteTimeout", "a time such as 500ms or 2s, 10ms to 60s", standard: "2s",
+    "How long a guest's write waits for what it changes to be kept; then the backup fails, and the guest goes on.")
   static let socketFolder = ConfigurationKey(
     "socketFolder", "a path", standard: "./run", "Sockets that the server makes for exports lie beneath it.")
   static let socketGroup = ConfigurationKey(

@@ -50,6 +50,19 @@ struct ConfigurationNode {
     return number
   }
 
+  /// A whole number with its unit: `500ms`, `2s`.
+  func duration(in range: ClosedRange<Duration>) -> Duration {
+    let text = plainText ?? ""
+    let (digits, unit) = (text.prefix(while: \.isNumber), text.drop(while: \.isNumber))
+    let units: [Substring: Duration] = ["ms": .milliseconds(1), "s": .seconds(1)]
+    guard let number = Int32(digits), let one = units[unit], range.contains(one * Int(number)) else {
+      return fault(
+        "must be a time such as 500ms or 2s, from \(Int(range.lowerBound / .milliseconds(1)))ms to "
+          + "\(Int(range.upperBound / .seconds(1)))s", else: range.lowerBound)
+    }
+    return one * Int(number)
+  }
+
   func share() -> Double {
     guard let number = plainText.flatMap({ Double($0) }), (0...1).contains(number) else {
       return fault("must be a number from 0 to 1", else: 0)

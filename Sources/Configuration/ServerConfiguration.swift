@@ -70,6 +70,13 @@ package struct ServerConfiguration: Hashable, Sendable {
   package var imageFolders: [String]
   package var imageDevices: [String]
   package var repositoryFolders: [String]
+  /// For what guests change while their images are backed up; made where it isn't there.
+  package var fleecingFolder: String
+  /// Bytes of it.
+  package var fleecingSize: Int
+  /// Bytes of memory for the same.
+  package var copyBuffer: Int
+  package var guestWriteTimeout: Duration
   package var socketFolder: String
   /// There is such a group on this host.
   package var socketGroup: String?

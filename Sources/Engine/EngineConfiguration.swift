@@ -24,6 +24,8 @@ package struct EngineConfiguration: Sendable {
   package var peers: PeerConfiguration
   /// Where the changes of open images are recorded for after a crash; nil: nowhere.
   package var tracking: TrackingConfiguration?
+  /// Where the bytes are kept that guests change while their images are backed up.
+  package var fleecing: FleecingConfiguration
   /// How the files beneath a repository's folder, or a folder that is restored to, are reached.
   package var openFiles: @Sendable (Folder) -> any FolderFiles
 
@@ -34,7 +36,7 @@ package struct EngineConfiguration: Sendable {
     compressionLevel: Int = EngineConfiguration.defaultCompressionLevel, sampledCheck: Double = 0.001,
     lease: LeaseTiming = LeaseTiming(),
     exports: ExportConfiguration = ExportConfiguration(), peers: PeerConfiguration = PeerConfiguration(),
-    tracking: TrackingConfiguration? = nil,
+    tracking: TrackingConfiguration? = nil, fleecing: FleecingConfiguration = FleecingConfiguration(),
     openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) }
   ) {
     self.imageFolders = imageFolders
@@ -47,6 +49,7 @@ package struct EngineConfiguration: Sendable {
     self.exports = exports
     self.peers = peers
     self.tracking = tracking
+    self.fleecing = fleecing
     self.openFiles = openFiles
   }
 }

@@ -26,6 +26,7 @@ package final class LocalEngine: BlockEngine {
   let peers: NBDPeers
   let claims = FileClaims()
   let records: CrashRecords?
+  let fleecing: FleecingPlace
   /// Why bitmaps of an image couldn't be recovered, by its file: its next backup says so.
   let refusedRecoveries = Lock<[FileIdentity: RefusedRecovery]>([:])
   let attachedImages = AttachedImages()
@@ -76,6 +77,7 @@ package final class LocalEngine: BlockEngine {
     imageDevices = AllowedDevices(configuration.imageDevices)
     peers = try NBDPeers(configuration.peers)
     records = configuration.tracking.map { CrashRecords($0) }
+    fleecing = FleecingPlace(configuration.fleecing)
     var options = NBDServerOptions()
     options.maximumConnectionCount = configuration.exports.connectionCount
     listeners = ExportListeners(
@@ -104,7 +106,9 @@ package final class LocalEngine: BlockEngine {
     await withDiscardingTaskGroup { group in
       for image in attachedImages.open {
         group.addTask { [self] in
-          do { try await detach(image) } catch { logger.error("closing the image \(image): \(error)") }
+          do { try await close(image, evictsUsers: true) } catch {
+            logger.error("closing the image \(image): \(error)")
+          }
         }
       }
     }

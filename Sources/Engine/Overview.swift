@@ -13,9 +13,10 @@
 // A piece of work runs on one loop from its beginning to its end, with every device that it opens. It comes in by an
 // order, a value that says all it needs, and tells through `JobControl`: progress, log, pause, cancellation.
 //
-// One backup: the source is opened and its locks taken; a lease on the image's folder in the repository is taken. Then
-// `BackupDecision` says what it will be and what it builds on; a tracker's bitmap, or else the hashes of that, say what
-// changed. `Regions` tell where data lies, `CopyPlan` makes steps of them {copy, zero, skip}, and `CopyLoop` keeps several in
+// One backup: the source is opened and its locks taken, or joined where it is attached; a lease on the image's folder in the
+// repository is taken. Then `BackupDecision` says what it will be and what it builds on; a tracker's bitmap, or else the
+// hashes of that, say what changed. Attached images come to one moment (`GraphBarrier`), from which on a view of it is read
+// (`AttachedPoint`). `Regions` tell where data lies, `CopyPlan` makes steps of them {copy, zero, skip}, and `CopyLoop` keeps several in
 // flight, at a `CopyPace`: read on the loop, hashed and compressed on the worker pool, given in any order to the
 // `BackupSink`, which puts leaves into the hash tree and, through its `TargetWriter`, clusters into the new qcow2 file.
 // Verification and restore are the same copy with other sinks. Data and hashes are made durable and get their names; the
@@ -42,7 +43,8 @@
 // - Tracking/     what changed since a backup: the bitmaps of an image that is open to be written, and the one that a
 //                 backup leaves in it. K1–K5 stand at the head of `Tracker.swift`. Crash/ is what a killed server leaves:
 //                 R1–R5 stand at the head of `CrashRecord.swift`.
-// - PointsInTime/ one moment over several images, and what a backup will be (`BackupDecision`).
+// - PointsInTime/ one moment over several images, at rest (`HeldImage`) or attached (`AttachedPoint`, `Fleecing`), and what a
+//                 backup will be (`BackupDecision`).
 // - Exports/      what is served over NBD, at which addresses, to whom; of a backup nothing that wasn't held against its
 //                 hashes: C1–C5 stand at the head of `CheckedBackup.swift`.
 // - Peers/        other NBD servers as sources and targets.

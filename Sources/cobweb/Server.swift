@@ -41,7 +41,8 @@ final class Server: Sendable {
         writer: try ServerIdentity.load(from: configuration.stateFolder),
         compressionLevel: configuration.compressionLevel, sampledCheck: configuration.sampledCheck,
         exports: configuration.engineExports,
-        peers: configuration.enginePeers, tracking: configuration.engineTracking),
+        peers: configuration.enginePeers, tracking: configuration.engineTracking,
+        fleecing: configuration.engineFleecing),
       group: group)
     var limits = ServiceLimits()
     limits.concurrentJobs = configuration.jobsAtOnce

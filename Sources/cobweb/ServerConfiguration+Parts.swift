@@ -32,6 +32,12 @@ extension ServerConfiguration {
       stateFolder: stateFolder + "/tracking", mapFolder: trackingFolder, memoryByteCount: trackingMemory)
   }
 
+  var engineFleecing: FleecingConfiguration {
+    FleecingConfiguration(
+      folder: fleecingFolder, tempByteCount: UInt64(fleecingSize), memoryByteCount: copyBuffer,
+      guestWriteTimeout: guestWriteTimeout)
+  }
+
   var enginePeers: PeerConfiguration {
     let tls = peerTLS.map { files -> PeerConfiguration.TLS in
       if let key = files.preSharedKey { return .preSharedKey(file: key) }

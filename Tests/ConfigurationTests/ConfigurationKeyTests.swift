@@ -18,6 +18,10 @@ struct ConfigurationKeyTests {
       imageFolders: [/images, more/images]
       imageDevices: [/dev/vg0/*]
       repositoryFolders: [/backup]
+      fleecingFolder: fleecing
+      fleecingSize: 0
+      copyBuffer: 1048576
+      guestWriteTimeout: 500ms
       socketFolder: /run/cobweb
       socketGroup: root
       repositories:
@@ -51,6 +55,8 @@ struct ConfigurationKeyTests {
     #expect(read.socketMode == 0o660)
     #expect(read.stateFolder == "/var/lib/cobweb")
     #expect(read.trackingFolder == "/srv/cobweb/shm" && read.trackingMemory == 1 << 20)
+    #expect(read.fleecingFolder == "/srv/cobweb/fleecing" && read.fleecingSize == 0)
+    #expect(read.copyBuffer == 1 << 20 && read.guestWriteTimeout == .milliseconds(500))
     #expect(read.imageFolders == ["/images", "/srv/cobweb/more/images"])
     #expect(read.imageDevices == ["/dev/vg0/*"])
     #expect(read.repositoryFolders == ["/backup"])

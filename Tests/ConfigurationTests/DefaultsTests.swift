@@ -20,6 +20,8 @@ struct DefaultsTests {
     #expect(none.socketMode == 0o600)
     #expect(none.stateFolder == folder.path("state"))
     #expect(none.trackingFolder == "/dev/shm" && none.trackingMemory == 64 << 20)
+    #expect(none.fleecingFolder == folder.path("fleecing") && none.fleecingSize == 10 << 30)
+    #expect(none.copyBuffer == 64 << 20 && none.guestWriteTimeout == .seconds(2))
     #expect(none.imageFolders == [folder.path("images")])
     #expect(none.repositoryFolders == [folder.path("backup")])
     #expect(none.socketFolder == folder.path("run"))

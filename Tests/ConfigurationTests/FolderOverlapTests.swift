@@ -29,8 +29,8 @@ struct FolderOverlapTests {
   }
 
   @Test func oneFolderThatHoldsAllIsRefusedForEach() {
-    #expect(ServerConfiguration.faults("socketFolder: .", in: folder.path).count == 3)
-    #expect(ServerConfiguration.faults("socketFolder: /", in: folder.path).count == 3)
+    #expect(ServerConfiguration.faults("socketFolder: .", in: folder.path).count == 4)
+    #expect(ServerConfiguration.faults("socketFolder: /", in: folder.path).count == 4)
   }
 
   @Test func namesThatOnlyLookAlikeAreNoOverlap() throws {

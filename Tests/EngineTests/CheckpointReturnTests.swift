@@ -79,7 +79,8 @@ import Testing
       let after = try #require(story.made.last)
       #expect(after.plan.fallback == nil && after.plan.parent?.backup == story.made[1].place.backup)
       // What both that are gone had stored, and what has changed since.
-      #expect(after.receipt.dirtyBytes == 2 * 65536 + 4096)
+      // A few granules that are marked may lie in a grain that differs.
+      #expect((2 * 65536 + 4096...3 * 65536).contains(after.receipt.dirtyBytes))
       try await story.expectNothingMissed("after it")
     }
   }

@@ -39,6 +39,7 @@ final class TestEngine: Sendable {
     repository: RepositoryLocation? = nil, exports: ExportConfiguration? = nil,
     peers: PeerConfiguration = PeerConfiguration(), devices: [String] = [], sampledCheck: Double = 0.1,
     trackingMemory: Int = TrackingConfiguration.defaultMemoryByteCount,
+    fleecing: FleecingConfiguration? = nil,
     openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) }
   ) async throws {
     guard let group = Self.groups[backend ?? Self.backends[0]] else { throw Tool.Failure(description: "no loops") }
@@ -55,7 +56,7 @@ final class TestEngine: Sendable {
         exports: exports ?? ExportConfiguration(socketFolder: self.root + "/run"), peers: peers,
         tracking: TrackingConfiguration(
           stateFolder: self.root + "/tracking", mapFolder: self.root, memoryByteCount: trackingMemory),
-        openFiles: openFiles),
+        fleecing: fleecing ?? FleecingConfiguration(folder: self.root + "/fleecing"), openFiles: openFiles),
       group: group, logger: quietLogger)
     if let repository {
       self.repository = repository
@@ -140,12 +141,14 @@ func withEngine(
   root: String? = nil, backend: IOBackend? = nil, lease: LeaseTiming = LeaseTiming(),
   exports: ExportConfiguration? = nil, peers: [String] = [], devices: [String] = [], sampledCheck: Double = 0.1,
   trackingMemory: Int = TrackingConfiguration.defaultMemoryByteCount,
+  fleecing: FleecingConfiguration? = nil,
   openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) },
   _ body: (TestEngine) async throws -> Void
 ) async throws {
   let test = try await TestEngine(
     root: root, backend: backend, lease: lease, exports: exports, peers: PeerConfiguration(allowed: peers),
-    devices: devices, sampledCheck: sampledCheck, trackingMemory: trackingMemory, openFiles: openFiles)
+    devices: devices, sampledCheck: sampledCheck, trackingMemory: trackingMemory, fleecing: fleecing,
+    openFiles: openFiles)
   defer { test.removeFolder() }
   do {
     try await body(test)

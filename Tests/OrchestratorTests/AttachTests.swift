@@ -58,7 +58,6 @@ import Testing
     let backup = try await bench.completeBackup()
     let image = try await bench.attach("vm1")
     let service = bench.service
-    await expectRefusal(.imageInUse) { try await bench.backUp("vm1") }
     await expectRefusal(.imageInUse) { try await service.checkImage(.name("vm1"), repairsLeaks: false) }
     await expectRefusal(.imageInUse) { try await service.checkImage(.name("vm1"), repairsLeaks: true) }
     await expectRefusal(.imageInUse) {
@@ -128,9 +127,8 @@ import Testing
     gate.open()
     #expect(try await bench.end(of: first).state == .succeeded)
     #expect(try await bench.end(of: attach).state == .succeeded)
-    // The image was at rest when it was asked for, and isn't any more.
-    let failed = try await bench.end(of: second)
-    #expect(failed.state == .failed && failed.error?.code == .imageInUse)
+    // The image was at rest when it was asked for, and isn't any more: that is as good.
+    #expect(try await bench.end(of: second).state == .succeeded)
     try bench.expectInLine()
   }
 

@@ -108,7 +108,7 @@ extension CopyBeforeWrite {
     let grains = Grains(byteCount: next.byteCount, grainByteCount: store.grainByteCount)
     var deadline: ContinuousClock.Instant?
     for grain in grains.each(of: data) where firstNeeded(in: grain) != nil {
-      let stored = try await keep(grain, of: bytes, for: copy, &deadline)
+      guard let stored = try await keep(grain, of: bytes, for: copy, &deadline) else { continue }
       guard copy.isRunning else {
         store.drop(stored)
         throw .abandoned
@@ -141,6 +141,7 @@ extension CopyBeforeWrite {
       throw copy.isRunning ? .lost(.sourceFailed(error)) : .abandoned
     }
     target.zero(Int(data.length)..<whole)
+    for open in points where open.point.needs(data) { open.point.report.sourceByteCount += data.length }
     let bytes = GrainBytes(buffer, data)
     guard copy.isRunning else { throw .abandoned }
     copy.hasRead(bytes)
@@ -148,9 +149,10 @@ extension CopyBeforeWrite {
   }
 
   /// Stores a grain, as soon as there is room for it.
+  /// - Returns: nil if nobody needs it any more.
   private func keep(
     _ grain: ByteRange, of bytes: GrainBytes, for copy: GrainCopy, _ deadline: inout ContinuousClock.Instant?
-  ) async throws(Obstacle) -> StoredGrain {
+  ) async throws(Obstacle) -> StoredGrain? {
     while true {
       let wakes = store.wakes
       do {
@@ -160,18 +162,32 @@ extension CopyBeforeWrite {
         if case .failed(let error) = error { throw .lost(.storeFailed(error)) }
       }
       for open in points where open.point.needs(grain) { open.point.report.fullCount += 1 }
-      switch options.onTempFull {
-      case .breakBackup: throw .lost(.storeFull)
-      case .breakGuestWrite: throw .refused
-      case .throttle(let latency):
-        if deadline == nil {
-          deadline = loop.now + latency
-          loop.after(latency) { [store] in store.wake() }
+      let hasWaited = deadline.map { loop.now >= $0 } ?? false
+      lose(.storeFull) { point in
+        switch point.onTempFull {
+        case .breakBackup: point.needs(grain)
+        case .throttle: hasWaited && point.needs(grain)
+        case .breakGuestWrite: false
         }
-        if let deadline, loop.now >= deadline { throw .lost(.storeFull) }
-        await store.waitForRoom(since: wakes)
-        guard copy.isRunning else { throw .abandoned }
       }
+      guard copy.isRunning else { throw .abandoned }
+      guard firstNeeded(in: grain) != nil else { return nil }
+      guard let latency = longestThrottling(of: grain) else { throw .refused }
+      if deadline == nil {
+        deadline = loop.now + latency
+        loop.after(latency) { [store] in store.wake() }
+      }
+      let began = loop.now
+      await store.waitForRoom(since: wakes)
+      for open in points where open.point.needs(grain) { open.point.report.throttled += loop.now - began }
+      guard copy.isRunning else { throw .abandoned }
     }
+  }
+
+  /// How long a change may be made to wait for room, for the sake of a point that needs the grain; nil: for none.
+  private func longestThrottling(of grain: ByteRange) -> Duration? {
+    points.compactMap { open in
+      if case .throttle(let latency) = open.point.onTempFull, open.point.needs(grain) { latency } else { nil }
+    }.max()
   }
 }

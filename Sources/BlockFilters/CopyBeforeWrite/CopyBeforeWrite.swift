@@ -35,6 +35,7 @@ package final class CopyBeforeWrite: BlockFilter, @unchecked Sendable {
   }
 
   package struct Options: Sendable {
+    /// Of points that don't say otherwise.
     package var onTempFull = OnTempFull.breakBackup
     /// How long a change waits for copying aside at most. Its own time at the device doesn't count.
     package var guestWriteTimeout = Duration.seconds(2)
@@ -97,12 +98,14 @@ package final class CopyBeforeWrite: BlockFilter, @unchecked Sendable {
   /// Opens a view of this moment (C1).
   /// - Parameters:
   ///   - wanted: what will be read of it; nil for all. Grains that it doesn't touch cost nothing.
+  ///   - onTempFull: nil: as the options say. Of several points that need a grain those go first that are to be lost.
   ///   - onLoss: told on the loop when the point is lost.
   package func begin(
-    wanted: DirtyBitmap? = nil, onLoss: @escaping @Sendable (PointInTimeLoss) -> Void = { _ in }
+    wanted: DirtyBitmap? = nil, onTempFull: OnTempFull? = nil,
+    onLoss: @escaping @Sendable (PointInTimeLoss) -> Void = { _ in }
   ) -> PointInTimeView {
     let grains = Grains(byteCount: next.byteCount, grainByteCount: store.grainByteCount)
-    let point = PointInTime(grains, wanted: wanted, store: store)
+    let point = PointInTime(grains, wanted: wanted, onTempFull: onTempFull ?? options.onTempFull, store: store)
     points.append(OpenPoint(point: point, onLoss: onLoss))
     return PointInTimeView(of: point, in: self)
   }

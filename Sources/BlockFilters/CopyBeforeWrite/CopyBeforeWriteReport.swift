@@ -9,6 +9,10 @@ package struct CopyBeforeWriteReport: Hashable, Sendable {
   package internal(set) var sharedReadCount: UInt64 = 0
   /// Copies that found neither memory nor temp with room.
   package internal(set) var fullCount: UInt64 = 0
+  /// How long changes waited for room, all together.
+  package internal(set) var throttled: Duration = .zero
+  /// Bytes that were read of the source, for readers of the view and for copies.
+  package internal(set) var sourceByteCount: UInt64 = 0
   /// How long changes waited for copying aside.
   package internal(set) var waits = WaitHistogram()
   package internal(set) var memoryHighWaterByteCount = 0
@@ -23,6 +27,8 @@ package struct CopyBeforeWriteReport: Hashable, Sendable {
     rememberedByteCount += other.rememberedByteCount
     sharedReadCount += other.sharedReadCount
     fullCount += other.fullCount
+    throttled += other.throttled
+    sourceByteCount += other.sourceByteCount
     waits.add(other.waits)
     memoryHighWaterByteCount = max(memoryHighWaterByteCount, other.memoryHighWaterByteCount)
     tempHighWaterByteCount = max(tempHighWaterByteCount, other.tempHighWaterByteCount)

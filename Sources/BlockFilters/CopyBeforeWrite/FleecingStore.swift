@@ -20,6 +20,7 @@ package final class FleecingStore: @unchecked Sendable {
 
   let grainByteCount: UInt64
   private let temp: (any BlockDevice)?
+  private let space: FleecingSpace?
   private let share: FleecingMemory.Share
   private let pool: BufferPool
   private let loop: any HomeLoop
@@ -38,18 +39,23 @@ package final class FleecingStore: @unchecked Sendable {
   /// - Parameters:
   ///   - grainByteCount: a power of two of at least 4 KiB, and a multiple of the temp's alignment.
   ///   - temp: closed with the store; nil if there is memory only.
+  ///   - space: what the temp shares with others; nil: its size alone bounds it.
   package init(
-    grainByteCount: UInt64, memory: FleecingMemory, temp: (any BlockDevice)?, pool: BufferPool, on loop: any HomeLoop
+    grainByteCount: UInt64, memory: FleecingMemory, temp: (any BlockDevice)?, space: FleecingSpace? = nil,
+    pool: BufferPool, on loop: any HomeLoop
   ) {
     precondition(grainByteCount >= 4096 && grainByteCount & (grainByteCount - 1) == 0)
     precondition(temp.map { grainByteCount % UInt64($0.limits.requestAlignment) == 0 } ?? true)
     self.grainByteCount = grainByteCount
     self.temp = temp.map { AlignedAccess.over($0, pool: pool) }
+    self.space = space
     self.pool = pool
     self.loop = loop
     share = memory.share()
     slots = TempSlots(count: (temp?.byteCount ?? 0) / grainByteCount)
   }
+
+  deinit { space?.giveBack(tempByteCount) }
 
   package var memoryByteCount: Int { share.usedByteCount }
   package var memoryHighWaterByteCount: Int { share.highWaterByteCount }
@@ -130,7 +136,7 @@ package final class FleecingStore: @unchecked Sendable {
   func drop(_ grain: StoredGrain) {
     if let turn = grain.turn { inMemory[turn] = nil }
     grain.memory = nil
-    if let slot = grain.slot { slots.free(slot) }
+    if let slot = grain.slot { free(slot) }
     grain.slot = nil
     isOutOfSpace = false
     wake()
@@ -181,7 +187,7 @@ package final class FleecingStore: @unchecked Sendable {
     guard await writes(memory, grain.range, to: slot) else { return true }
     guard grain.memory != nil else {
       // Freed meanwhile.
-      slots.free(slot)
+      free(slot)
       return true
     }
     if let turn = grain.turn { inMemory[turn] = nil }
@@ -198,7 +204,17 @@ package final class FleecingStore: @unchecked Sendable {
     return nil
   }
 
-  private func takeSlot() -> UInt64? { isOutOfSpace ? nil : slots.take() }
+  private func takeSlot() -> UInt64? {
+    guard !isOutOfSpace, space?.take(grainByteCount) != false else { return nil }
+    if let slot = slots.take() { return slot }
+    space?.giveBack(grainByteCount)
+    return nil
+  }
+
+  private func free(_ slot: UInt64) {
+    slots.free(slot)
+    space?.giveBack(grainByteCount)
+  }
 
   /// Writes a grain to its place in the temp. False if that failed; the place is free again then.
   private func writes(_ source: GrainBytes, _ grain: ByteRange, to slot: UInt64) async -> Bool {
@@ -208,6 +224,7 @@ package final class FleecingStore: @unchecked Sendable {
       return true
     } catch {
       slots.freeUnwritten(slot)
+      space?.giveBack(grainByteCount)
       if error.kind == .noSpace { isOutOfSpace = true } else { tempFailure = error }
       return false
     }

@@ -20,6 +20,7 @@ final class PointInTime {
   }
 
   let grains: Grains
+  let onTempFull: CopyBeforeWrite.OnTempFull
   private let store: FleecingStore
   private(set) var pending: DirtyBitmap
   private(set) var readable: DirtyBitmap
@@ -35,8 +36,9 @@ final class PointInTime {
   /// Ranges that were released, and the first read that began after.
   private var released: [(range: ByteRange, before: UInt64)] = []
 
-  init(_ grains: Grains, wanted: DirtyBitmap?, store: FleecingStore) {
+  init(_ grains: Grains, wanted: DirtyBitmap?, onTempFull: CopyBeforeWrite.OnTempFull, store: FleecingStore) {
     self.grains = grains
+    self.onTempFull = onTempFull
     self.store = store
     var all = grains.emptyBitmap()
     if let wanted { all.formUnion(wanted) } else { all.setAll() }

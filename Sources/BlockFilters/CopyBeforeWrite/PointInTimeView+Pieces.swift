@@ -39,7 +39,9 @@ extension PointInTimeView {
     let offset = piece.range.offset
     switch piece.place {
     // While a copy is under way no change has been let go yet.
-    case .source, .copying: return try filter.next.tryRead(into: &buffer, at: offset)
+    case .source, .copying:
+      guard try filter.next.tryRead(into: &buffer, at: offset) else { return false }
+      point.report.sourceByteCount += piece.range.length
     case .kept(.zero): buffer.zero()
     case .kept(.backing): return try filter.backing?.tryRead(into: &buffer, at: offset) ?? false
     case .kept(.stored(let grain)):
@@ -76,6 +78,7 @@ extension PointInTimeView {
     filter.sourceReads.append(read)
     do {
       try await filter.next.read(into: &buffer, at: range.offset)
+      point.report.sourceByteCount += range.length
     } catch {
       end(read, nil)
       throw error

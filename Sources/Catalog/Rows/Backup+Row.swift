@@ -51,6 +51,7 @@ extension Backup: RevisedEntity {
     Column("job", \.job),
     Column("failure", \.failure),
     beforeDeletion,
+    guestImpact,
     Column("revision", \.revision),
     make: Backup.init)
 
@@ -60,6 +61,13 @@ extension Backup: RevisedEntity {
   } write: { backup, values in
     let images = backup.groupImages
     values.append(images.isEmpty ? .null : try JSONColumn.text(images).databaseValue)
+  }
+
+  /// Null where there is none.
+  private static let guestImpact = Column<Backup, GuestImpact?>("guest_impact") { reader in
+    try reader.isNull ? reader.skip() ?? nil : reader.json()
+  } write: { backup, values in
+    values.append(try backup.guestImpact.map { try JSONColumn.text($0).databaseValue } ?? .null)
   }
 
   /// The failure is there only if the state is.

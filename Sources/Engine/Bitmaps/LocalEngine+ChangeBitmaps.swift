@@ -6,10 +6,6 @@ import Model
 
 /// See ``BitmapChanges`` for the order of what is done.
 extension LocalEngine {
-  /// How often a moment is tried, and the pause that grows between two tries.
-  private static let momentAttempts = 3
-  private static let momentPause = Duration.milliseconds(100)
-
   package func change(_ order: BitmapOrder) async throws -> [BitmapRecord?] {
     calls.begin(nil)
     defer { calls.end(nil) }
@@ -104,17 +100,8 @@ extension LocalEngine {
     let graphs = live.compactMap { $0.place.live?.graph }
     let granularities = Dictionary(
       zip(graphs, live).map { (ObjectIdentifier($0), $1.granularity) }, uniquingKeysWith: { first, _ in first })
-    var pause = Self.momentPause
-    for attempt in 1... {
-      do {
-        try await GraphBarrier(graphs: graphs).run { graph in
-          graph.bitmaps?.begin(granularity: granularities[ObjectIdentifier(graph)] ?? 512)
-        }
-        break
-      } catch let error as DomainError where error.code == .imageInUse && attempt < Self.momentAttempts {
-        try await Task.sleep(for: pause)
-        pause *= 2
-      }
+    try await GraphBarrier(graphs: graphs).runPatiently { graph in
+      graph.bitmaps?.begin(granularity: granularities[ObjectIdentifier(graph)] ?? 512)
     }
     for graph in graphs {
       try await onLoop(graph.loop) { _ in try await telling(about: graph.name) { try await graph.slot.flush() } }

@@ -24,6 +24,7 @@ package actor CopyLoop {
   private let compressors: CompressorShelf?
   private let work: any BackgroundWork
   private let control: any JobControl
+  private let finished: @Sendable (ByteRange) -> Void
 
   private var pace: any CopyPace
   private var freeChunks: [Chunk] = []
@@ -47,11 +48,13 @@ package actor CopyLoop {
   ///   - regions: what it is made of; nil: what its block status says.
   ///   - compressors: of the geometry's clusters.
   ///   - pace: nil: as fast as pays.
+  ///   - finished: told, on the loop, of each step whose bytes won't be read again.
   ///   - describe: what a failure to read the source is called.
   package init(
     on loop: EventLoop, from source: any BlockDevice, byteCount: UInt64, regions: (any Regions)? = nil,
     to sink: sending any CopySink, geometry: ChunkGeometry = .standard, compressors: CompressorShelf? = nil,
     pace: (any CopyPace)? = nil, work: any BackgroundWork, control: any JobControl,
+    finished: @escaping @Sendable (ByteRange) -> Void = { _ in },
     describe: @escaping @Sendable (BlockError) -> DomainError
   ) {
     self.loop = loop
@@ -63,6 +66,7 @@ package actor CopyLoop {
     self.compressors = compressors
     self.work = work
     self.control = control
+    self.finished = finished
     self.describe = describe
     self.pace = pace ?? AdaptivePace(now: Self.now)
   }
@@ -106,6 +110,8 @@ package actor CopyLoop {
             nextTicket += 1
             underWay[ticket] = plannedByteCount
             group.addTask { await self.carry(step, ticket) }
+          } else {
+            finished(step.range)
           }
           plannedByteCount += step.range.length
         }
@@ -159,6 +165,7 @@ package actor CopyLoop {
       if try await exclusively({ try await self.sink.admit(chunk) }) {
         try await sink.store(chunk)
         if step.action == .copy { pace.complete(byteCount: step.range.length, now: Self.now) }
+        finished(step.range)
       }
     } catch {
       fail(error)

@@ -68,15 +68,16 @@ final class AttachedImages: Sendable {
   func remove(_ image: ImageID) { entries.withLock { $0[image] = nil } }
 
   /// Begins closing; nil if it isn't attached.
+  /// - Parameter evictsUsers: their requests fail from then on.
   /// - Throws: `imageInUse`, naming its users; also while it is being opened or closed.
-  func beginClosing(_ image: ImageID) throws(DomainError) -> ImageGraph? {
+  func beginClosing(_ image: ImageID, evictsUsers: Bool = false) throws(DomainError) -> ImageGraph? {
     let result = entries.withLock { entries -> Result<ImageGraph?, DomainError> in
       guard let entry = entries[image] else { return .success(nil) }
       guard case .open(let graph, let users) = entry.stage else {
         return .failure(
           DomainError(.imageInUse, "\(entry.location.source.place) is being attached or detached", remedy: "try again"))
       }
-      guard users.isEmpty else {
+      guard users.isEmpty || evictsUsers else {
         return .failure(Self.stillUsed(graph.name, by: users))
       }
       changes.withLock { $0 += 1 }
@@ -121,6 +122,11 @@ final class AttachedImages: Sendable {
       guard case .open(let graph, let users) = entries[image]?.stage else { return }
       entries[image]?.stage = .open(graph, users: users.filter { $0 !== use })
     }
+  }
+
+  /// The image, if it is attached.
+  func graph(of image: ImageID) -> ImageGraph? {
+    entries.withLock { if case .open(let graph, _) = $0[image]?.stage { graph } else { nil } }
   }
 
   /// The image of that source, if it is attached.

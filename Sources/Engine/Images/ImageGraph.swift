@@ -1,5 +1,7 @@
+import Bitmaps
 import BlockCore
 import BlockFilters
+import Buffers
 import EventLoops
 import Failures
 import Model
@@ -37,8 +39,12 @@ actor ImageGraph {
   private nonisolated let period = ULID()
   /// What stands below all filters.
   private let base: any BlockDevice
+  /// The lowest of them, where changes are recorded.
+  private let recorder: DirtyTracking?
   /// From the slot down.
   private(set) var filters: [any GraphFilter] = []
+  /// Among them while points in time are open.
+  private var fleecing: Fleecing?
   private var holder: GraphHold?
 
   /// - Parameter bitmaps: those of the image that record its changes.
@@ -53,7 +59,8 @@ actor ImageGraph {
     self.tracking = tracking
     self.bitmaps = bitmaps
     self.recovery = recovery
-    base = bitmaps.map { DirtyTracking($0.top, recorder: $0) } ?? AlignedAccess.over(image.device)
+    recorder = bitmaps.map { DirtyTracking($0.top, recorder: $0) }
+    base = recorder ?? AlignedAccess.over(image.device)
     slot = Slot(base)
   }
 
@@ -100,7 +107,46 @@ actor ImageGraph {
 
   private func above(_ index: Int) -> any GraphFilter { index == 0 ? slot : filters[index - 1] }
 
+  /// Has what changes recorded for after a crash, unless it is.
+  func recordForCrashes(_ granularity: UInt64, _ records: CrashRecords?) async {
+    if let filter = await bitmaps?.beginCrashRecord(image, granularity, records, on: loop) { recorder?.next = filter }
+  }
+
   // MARK: Points in time
+
+  /// What old bytes are kept in, to be given to ``beginPoint(_:wanted:onTempFull:onLoss:)``.
+  func prepareFleecing(_ place: FleecingPlace, pool: BufferPool) async throws -> Fleecing {
+    let temp = try await place.makeTemp(for: base.byteCount, on: loop)
+    return Fleecing(over: base, temp: temp, place, pool: pool, on: loop)
+  }
+
+  /// Opens a view of this moment, at which no change is in flight.
+  /// - Parameters:
+  ///   - prepared: keeps the old bytes, unless something does already.
+  ///   - wanted: what will be read; nil for all.
+  func beginPoint(
+    _ prepared: Fleecing, wanted: DirtyBitmap?, onTempFull: CopyBeforeWrite.OnTempFull,
+    onLoss: @escaping @Sendable (PointInTimeLoss) -> Void
+  ) -> PointInTimeView {
+    let fleecing = fleecing ?? prepared
+    if self.fleecing == nil {
+      insert(fleecing.filter)
+      self.fleecing = fleecing
+    }
+    return fleecing.filter.begin(wanted: wanted, onTempFull: onTempFull, onLoss: onLoss)
+  }
+
+  /// Ends a view; with the last one the guest's writes pass nothing more.
+  func endPoint(_ view: PointInTimeView) async {
+    try? await view.close()
+    guard let fleecing, !fleecing.filter.hasPoints else { return }
+    remove(fleecing.filter)
+    self.fleecing = nil
+    fleecing.close()
+  }
+
+  /// Gives up all points in time, so that nothing waits for them.
+  func endPoints() { fleecing?.filter.endPoints() }
 
   /// Keeps changes back that haven't begun; nil while another hold lasts.
   func hold() -> GraphHold? {
@@ -135,3 +181,4 @@ package protocol GraphFilter: BlockFilter {
 }
 
 extension Slot: GraphFilter {}
+extension CopyBeforeWrite: GraphFilter {}

@@ -74,9 +74,15 @@ extension LocalEngine {
     }
   }
 
-  package func detach(_ image: ImageID) async throws {
-    guard let graph = try attachedImages.beginClosing(image) else { return }
+  package func detach(_ image: ImageID) async throws { try await close(image, evictsUsers: false) }
+
+  /// - Parameter evictsUsers: those that are left are of work that doesn't end. Nothing waits for their points in time.
+  func close(_ image: ImageID, evictsUsers: Bool) async throws {
+    guard let graph = try attachedImages.beginClosing(image, evictsUsers: evictsUsers) else { return }
     defer { attachedImages.remove(image) }
-    try await onLoop(graph.loop) { _ in try await graph.close() }
+    try await onLoop(graph.loop) { _ in
+      await graph.endPoints()
+      try await graph.close()
+    }
   }
 }

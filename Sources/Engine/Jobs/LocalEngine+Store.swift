@@ -13,18 +13,17 @@ extension LocalEngine {
       throw DomainError(.internalError, "backup \(backup) isn't begun")
     }
     return try await onLoop(begun.loop, for: control.job, in: begun.order.repository.lane) { [self] loop in
-      try await closing([begun.image.device]) {
-        let result: Result<BackupReceipt, any Error>
-        do { result = .success(try await fill(begun, loop, control)) } catch { result = .failure(error) }
-        if case .failure(let error) = result {
-          if (error as? DomainError)?.code == .trackingLost { await giveUpTracking(begun, on: loop, control) }
-          for text in await begun.stage.discard() {
-            control.log(.warning, "a leftover couldn't be removed, recovery will try again: \(text)")
-          }
+      let result: Result<BackupReceipt, any Error>
+      do { result = .success(try await fill(begun, loop, control)) } catch { result = .failure(error) }
+      if case .failure(let error) = result {
+        if (error as? DomainError)?.code == .trackingLost { await giveUpTracking(begun, on: loop, control) }
+        for text in await begun.stage.discard() {
+          control.log(.warning, "a leftover couldn't be removed, recovery will try again: \(text)")
         }
-        await begun.lease.giveBack()
-        return try result.get()
       }
+      await begun.lease.giveBack()
+      await begun.image.letGo()
+      return try result.get()
     }
   }
 
@@ -34,15 +33,20 @@ extension LocalEngine {
       _ begun: BegunBackup, _ loop: EventLoop, _ control: any JobControl
     ) async throws -> BackupReceipt
   {
-    let (repository, stage, image, order, plan) = (begun.repository, begun.stage, begun.image, begun.order, begun.plan)
+    let (repository, stage, order, plan) = (begun.repository, begun.stage, begun.order, begun.plan)
     let names = (data: repository.name(of: .data, stage.backup), hashes: repository.name(of: .hashes, stage.backup))
     let copied = try await copy(begun, names, loop, control)
-    try await checkUnchanged(image, loop)
+    switch begun.image {
+    case .atRest(let image): try await checkUnchanged(image, loop)
+    // All was read. The guest needn't wait for the repository any more.
+    case .attached(let point): await point.endView()
+    }
     try await control.checkpoint()
-    let checkpoint = newCheckpoint(begun)
+    let checkpoint = begun.checkpoint
     var manifest = Manifest(
-      order: order, plan: plan, consistency: .offline, createdAt: order.backup.ulid.date, finishedAt: clock.now(),
-      virtualSize: image.device.byteCount, dirtyBytes: copied.changedByteCount, merkleRoot: copied.root)
+      order: order, plan: plan, consistency: begun.image.consistency, createdAt: order.backup.ulid.date,
+      finishedAt: clock.now(), virtualSize: copied.byteCount, dirtyBytes: copied.changedByteCount,
+      merkleRoot: copied.root)
     if let checkpoint {
       (manifest.checkpoint, manifest.marks) = (checkpoint.id, checkpoint.marks)
       manifest.granularity = Int(checkpoint.granularity)
@@ -53,21 +57,30 @@ extension LocalEngine {
     return BackupReceipt(
       pointInTime: manifest.pointInTime, finishedAt: manifest.finishedAt, virtualSize: manifest.virtualSize,
       dirtyBytes: manifest.dirtyBytes, storedSize: storedSize, merkleRoot: manifest.merkleRoot,
-      consistency: manifest.consistency, checkpoint: manifest.checkpoint, granularity: manifest.granularity)
+      consistency: manifest.consistency, checkpoint: manifest.checkpoint, granularity: manifest.granularity,
+      guestImpact: begun.image.guestImpact)
+  }
+
+  /// What a backup's files hold.
+  private struct Copied {
+    let root: Digest
+    let changedByteCount: UInt64
+    /// Bytes of the disk at the moment.
+    let byteCount: UInt64
   }
 
   /// Writes data and hashes and closes them.
   nonisolated(nonsending)
     private func copy(
       _ begun: BegunBackup, _ names: (data: String, hashes: String), _ loop: EventLoop, _ control: any JobControl
-    ) async throws -> (root: Digest, changedByteCount: UInt64)
+    ) async throws -> Copied
   {
+    let byteCount = begun.image.source.byteCount
     let hashes = try await begun.parent?.openHashes(work: work)
     return try await closing(hashes.map { [$0.device] } ?? []) {
       var base: BackupSink.Base?
       if let hashes, let parent = begun.parent {
-        base = .init(
-          hashes: hashes.reader, name: parent.hashesName, changes: try await changes(begun, since: hashes.reader))
+        base = .init(hashes: hashes.reader, name: parent.hashesName, changes: begun.changes)
       }
       let hashDevice = try await begun.stage.create(.hashes)
       return try await closing([hashDevice]) {
@@ -78,7 +91,7 @@ extension LocalEngine {
               name: begun.repository.backingName($0.location), format: DiskFormat.qcow2.rawValue)
           }
           let target = try await makeImage(
-            over: dataDevice, byteCount: begun.image.device.byteCount, backing: backing,
+            over: dataDevice, byteCount: byteCount, backing: backing,
             unit: base?.changes?.granularity, backup: begun.order.backup, name: names.data)
           return try await closing([target]) {
             try await copy(begun, to: target, hashDevice, over: base, names, loop, control)
@@ -92,26 +105,27 @@ extension LocalEngine {
     private func copy(
       _ begun: BegunBackup, to target: Qcow2Image, _ hashDevice: any BlockDevice, over base: BackupSink.Base?,
       _ names: (data: String, hashes: String), _ loop: EventLoop, _ control: any JobControl
-    ) async throws -> (root: Digest, changedByteCount: UInt64)
+    ) async throws -> Copied
   {
-    let (image, order) = (begun.image, begun.order)
+    let (source, order, name) = (begun.image.source, begun.order, begun.image.name)
     let hashes = try await tellingAboutHashes(names.hashes) {
       try await HashTreeWriter(
-        HashTree(byteCount: image.device.byteCount), over: base?.hashes, to: hashDevice, work: work)
+        HashTree(byteCount: source.byteCount), over: base?.hashes, to: hashDevice, work: work)
     }
     // A full has nothing below it that zeroes would have to hide.
     let writer = TargetWriter(target, name: names.data, zeroes: base == nil ? .leave : .write, control: control)
-    let sink = BackupSink(source: image.name, hashes: hashes, hashesName: names.hashes, over: base, target: writer)
+    let sink = BackupSink(source: name, hashes: hashes, hashesName: names.hashes, over: base, target: writer)
     var regions: RangeRegions?
     if let base, let changes = base.changes {
-      let grains = wholeGrains(changes, byteCount: image.device.byteCount)
-      try await checkSample(of: image, besides: grains, over: base, control)
-      regions = RangeRegions(grains, of: image.device, byteCount: image.device.byteCount)
+      try await checkSample(begun, over: base, control)
+      regions = RangeRegions(
+        wholeGrains(changes, byteCount: source.byteCount), of: source, byteCount: source.byteCount)
     }
     try await run(
-      from: image.device, byteCount: image.device.byteCount, regions: regions, to: sink,
-      compressors: order.compression == .zstd ? compressors : nil, loop, control
-    ) { DomainError($0, of: image.name) }
+      from: source, byteCount: source.byteCount, regions: regions, to: sink,
+      compressors: order.compression == .zstd ? compressors : nil, loop, control,
+      finished: { [image = begun.image] in image.release($0) }
+    ) { DomainError($0, of: name) }
     let root = try await tellingAboutHashes(names.hashes) {
       let root = try await hashes.finish(backup: order.backup) { try await control.checkpoint() }
       try await hashDevice.flush()
@@ -122,7 +136,7 @@ extension LocalEngine {
       try await target.flush()
       try await target.close()
     }
-    return (root, sink.changedByteCount)
+    return Copied(root: root, changedByteCount: sink.changedByteCount, byteCount: source.byteCount)
   }
 
   /// A new qcow2 image for `byteCount` bytes of a guest: its size is a multiple of 512, as the format wants it.
@@ -149,19 +163,20 @@ extension LocalEngine {
   }
 
   /// Runs a copy on the loop that everything in it belongs to.
+  /// - Parameter finished: told of each step whose bytes won't be read again.
   nonisolated(nonsending)
     func run(
       from source: any BlockDevice, byteCount: UInt64, regions: (any Regions)? = nil, to sink: any CopySink,
       compressors: CompressorShelf? = nil,
-      _ loop: EventLoop, _ control: any JobControl, _ describe: @escaping @Sendable (BlockError) -> DomainError
+      _ loop: EventLoop, _ control: any JobControl, finished: @escaping @Sendable (ByteRange) -> Void = { _ in },
+      _ describe: @escaping @Sendable (BlockError) -> DomainError
     ) async throws
   {
     // The sink is confined to the loop, as its caller is, which leaves it alone meanwhile.
     nonisolated(unsafe) let sink = sink
     let copy = CopyLoop(
       on: loop, from: source, byteCount: byteCount, regions: regions, to: sink, compressors: compressors, work: work,
-      control: control,
-      describe: describe)
+      control: control, finished: finished, describe: describe)
     try await copy.run()
   }
 

@@ -33,7 +33,7 @@ struct GraphBarrier: Sendable {
         return true
       }
     }
-    let timer = Task { [bound] in
+    let timer = Task(executorPreference: graphs.first?.loop) { [bound] in
       guard (try? await Task.sleep(for: bound)) != nil, decide(.aborted) else { return }
       // What waits for the drain ends by that. A hold that begins later finds the decision.
       await release(state.withLock { $0.holds })
@@ -69,6 +69,25 @@ struct GraphBarrier: Sendable {
     await withDiscardingTaskGroup { group in
       for (index, graph) in graphs.enumerated() {
         group.addTask(executorPreference: graph.loop) { await graph.end(holds[index], after: swap) }
+      }
+    }
+  }
+
+  /// How often a moment is tried, and the pause that grows between two tries.
+  private static let attempts = 3
+  private static let pause = Duration.milliseconds(100)
+
+  /// The same, tried again where it can't be had.
+  func runPatiently(_ swap: @Sendable @escaping (isolated ImageGraph) -> Void) async throws {
+    guard let first = graphs.first else { return }
+    var pause = Self.pause
+    for attempt in 1... {
+      do {
+        // On a loop: other work of the process doesn't make the guests wait.
+        return try await first.loop.run { try await run(swap) }
+      } catch let error as DomainError where error.code == .imageInUse && attempt < Self.attempts {
+        try await Task.sleep(for: pause)
+        pause *= 2
       }
     }
   }

@@ -2,15 +2,19 @@ import BlockCore
 import EventLoops
 import Failures
 import Foundation
+import Locks
 import Model
 import Repositories
 
 // How images of one group come to one moment.
 //
 // P1. Images are held in order of id, so that two groups never wait for each other in a circle.
-// P2. The moment is when all are held. No byte of any is read before it, and each stays held until it is stored.
-// P3. What a backup will be (kind, chain, place in it, parent) is decided at the moment, under the image's lease.
-// P4. One that can't be held leaves nothing behind. Unless the group continues without it, neither do the others.
+// P2. The moment is when all are held. No byte of any is read before it. One at rest stays held until it is stored; of an
+//     attached one a view begins, see ``AttachedPoint``: no change of any of them is in flight then (``GraphBarrier``).
+// P3. What a backup will be (kind, chain, place in it, parent) is decided before the moment, under the image's lease: nothing
+//     of that can change until then. What the bitmap says is as of the moment.
+// P4. One that can't be held leaves nothing behind. Unless the group continues without it, neither do the others. A moment
+//     that can't be had fails them all.
 extension LocalEngine {
   package func begin(_ group: GroupOrder, control: any JobControl) async throws -> [BackupBeginning] {
     var held: [BackupID: BegunBackup] = [:]
@@ -33,56 +37,135 @@ extension LocalEngine {
       await letGo(Array(held.values), control)
       throw error
     }
-    let moment = clock.now()
-    return group.backups.map { order in
-      guard var backup = held[order.backup] else { return .failed(failures[order.backup] ?? Self.unheld) }
-      backup.plan.pointInTime = moment
-      begunBackups.put(backup)
-      return .begun(backup.plan)
+    do {
+      let moment = try await comeToMoment(&held, control)
+      return group.backups.map { order in
+        guard var backup = held[order.backup] else { return .failed(failures[order.backup] ?? Self.unheld) }
+        backup.plan.pointInTime = moment
+        begunBackups.put(backup)
+        return .begun(backup.plan)
+      }
+    } catch {
+      await letGo(Array(held.values), control)
+      throw error
     }
+  }
+
+  /// The moment of all that are held.
+  private func comeToMoment(_ held: inout [BackupID: BegunBackup], _ control: any JobControl) async throws -> Date {
+    let attached = held.values.compactMap { backup -> (BackupID, AttachedPoint)? in
+      if case .attached(let point) = backup.image { (backup.order.backup, point) } else { nil }
+    }
+    guard !attached.isEmpty else { return clock.now() }
+    let backups = Dictionary(uniqueKeysWithValues: attached.map { (ObjectIdentifier($1.graph), ($0, $1)) })
+    let taken = Lock(held)
+    try await GraphBarrier(graphs: attached.map(\.1.graph)).runPatiently { graph in
+      guard let (id, point) = backups[ObjectIdentifier(graph)], var backup = taken.withLock({ $0[id] }) else { return }
+      point.take(in: graph, for: &backup, control: control)
+      taken.withLock { $0[id] = backup }
+    }
+    let moment = clock.now()
+    held = taken.withLock { $0 }
+    for (_, point) in attached { try await onLoop(point.graph.loop) { _ in point.momentHasPassed() } }
+    return moment
   }
 
   package func abandon(_ backups: [BackupID]) async {
     await letGo(backups.compactMap { begunBackups.take($0) }, nil)
   }
 
-  /// Opens the image with its locks, takes its lease, and begins its stage.
+  /// How often an image is looked for anew because it was attached or detached meanwhile.
+  private static let holdAttempts = 8
+
+  /// Opens the image, or joins those that use it while it is attached, takes its lease, and begins its stage.
   private func hold(_ order: BackupOrder, _ control: any JobControl) async throws -> BegunBackup {
+    for _ in 0..<Self.holdAttempts {
+      let changeCount = attachedImages.changeCount
+      let graph = attachedImages.graph(of: order.image.id)
+      do {
+        return try await onLoop(graph?.loop, for: control.job, in: order.repository.lane) { [self] loop in
+          let repository = try await openToWrite(order.repository, on: loop)
+          let image = try await heldImage(order, graph, on: loop, control)
+          return try await attempt {
+            try await hold(image, order, in: repository, on: loop, control)
+          } orCleanUp: {
+            await image.letGo()
+          }
+        }
+      } catch let error as DomainError
+        where [.imageLocked, .imageInUse, .imageNotAttached].contains(error.code)
+        && attachedImages.changeCount != changeCount
+      {}
+    }
+    throw DomainError(
+      .imageInUse, "\(order.image.source.place) is attached and detached all the time",
+      remedy: "start the backup again when it rests")
+  }
+
+  nonisolated(nonsending)
+    private func heldImage(
+      _ order: BackupOrder, _ graph: ImageGraph?, on loop: EventLoop, _ control: any JobControl
+    ) async throws -> HeldImage
+  {
+    if let graph {
+      let use = ImageUse(.job("backup", control.job), needs: .read)
+      return .attached(try AttachedPoint(graph, order.image.id, among: attachedImages, for: use))
+    }
     let location = ImageLocation(source: order.image.source, format: order.image.format)
-    return try await onLoop(for: control.job, in: order.repository.lane) { [self] loop in
-      let repository = try await openToWrite(order.repository, on: loop)
-      let image = try await openToBackUp(location, on: loop, control)
-      if case .nbd(let uri) = location.source {
-        control.log(.warning, "\(uri): nothing can prove that it isn't written to while it is backed up")
-      }
+    let image = try await openToBackUp(location, on: loop, control)
+    if case .nbd(let uri) = location.source {
+      control.log(.warning, "\(uri): nothing can prove that it isn't written to while it is backed up")
+    }
+    return .atRest(image)
+  }
+
+  nonisolated(nonsending)
+    private func hold(
+      _ held: HeldImage, _ order: BackupOrder, in repository: any BackupRepository, on loop: EventLoop,
+      _ control: any JobControl
+    ) async throws -> BegunBackup
+  {
+    let image = held.image
+    if order.kind != .copy {
+      try await telling(about: image.name) { try await StoredTracker.requirePlace(for: order.tracker, in: image) }
+    }
+    let lease = try await repository.takeLease(on: order.image.id, control: control)
+    return try await attempt {
+      if case .attached(let point) = held, order.kind != .copy { try await point.reserveBitmaps(on: loop) }
+      let wanted = BackupDecision(
+        order: order, chain: try await repository.newestChain(of: order.image.id, tracker: order.tracker),
+        tracker: explained(
+          try await telling(about: image.name) {
+            try await StoredTracker.find(order.tracker, in: image, recordedBy: held.liveBitmaps)
+          }, of: image),
+        byteCount: held.byteCount, moment: clock.now())
+      let (plan, base) = try await decisionThatHolds(wanted, in: repository, control).plan
+      let place = StoredBackupLocation(
+        repository: order.repository, image: order.image.id, chain: plan.chain, sequence: plan.sequence,
+        backup: order.backup)
+      let stage = try await lease.begin(place, of: order.image, for: control.job)
       return try await attempt {
-        if order.kind != .copy {
-          try await telling(about: image.name) { try await StoredTracker.requirePlace(for: order.tracker, in: image) }
+        let parent = (base?.parent).map { stored($0, in: repository) }
+        let counted = (base?.tracked?.from.checkpoint).map {
+          TrackerBitmapName(tracker: order.tracker, checkpoint: $0).bytes
         }
-        let lease = try await repository.takeLease(on: order.image.id, control: control)
-        return try await attempt {
-          let wanted = BackupDecision(
-            order: order, chain: try await repository.newestChain(of: order.image.id, tracker: order.tracker),
-            tracker: explained(
-              try await telling(about: image.name) { try await StoredTracker.find(order.tracker, in: image) }, of: image
-            ),
-            byteCount: image.device.byteCount, moment: clock.now())
-          let (plan, base) = try await decisionThatHolds(wanted, in: repository, control).plan
-          let place = StoredBackupLocation(
-            repository: order.repository, image: order.image.id, chain: plan.chain, sequence: plan.sequence,
-            backup: order.backup)
-          let stage = try await lease.begin(place, of: order.image, for: control.job)
-          return BegunBackup(
-            order: order, image: image, repository: repository, lease: lease, stage: stage, loop: loop,
-            job: control.job, plan: plan,
-            parent: (base?.parent).map { stored($0, in: repository) },
-            tracked: (base?.tracked).map { (stored($0.from, in: repository), $0.changes) })
-        } orCleanUp: {
-          await lease.giveBack()
+        var begun = BegunBackup(
+          order, held, in: repository, lease, stage, on: loop, for: control.job, plan, over: parent,
+          countedBy: counted, sampledShare: configuration.sampledCheck,
+          checkpoint: plan.kind == .copy ? nil : newCheckpoint(of: image))
+        if let parent, let (from, bits) = base?.tracked {
+          begun.setChanges(
+            try await changes(bits, of: stored(from, in: repository), since: parent), byteCount: held.byteCount)
         }
+        if case .attached(let point) = held {
+          try await point.prepare(begun.checkpoint, fleecing, records, pool: pool)
+        }
+        return begun
       } orCleanUp: {
-        try? await image.device.close()
+        _ = await stage.discard()
       }
+    } orCleanUp: {
+      await lease.giveBack()
     }
   }
 

@@ -29,14 +29,16 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   let name: String
   private let logger: Logger
   /// Nil where a crash leaves nothing of the changes.
-  private let crashRecord: CrashRecord?
+  private(set) var crashRecord: CrashRecord?
   /// Nil where memory isn't bounded.
   private let share: TrackingShare?
   /// All bitmaps of the image but the witness of our own. Those that don't record have their bits here only for a change of them.
   private(set) var set: BitmapSet
   /// The set at the moment of a change of it, and one bitmap of what changed since.
   private var moment: (set: BitmapSet, since: BitmapSet, recordCount: UInt64)?
-  private var isBeingChanged = false
+  private(set) var isBeingChanged = false
+  /// What is taken out when the change has ended that is under way.
+  private var unwanted: Set<[UInt8]> = []
   /// Tells this time of being open from every other.
   private let period = ULID()
   private var setCount: UInt64 = 0
@@ -161,7 +163,19 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
     isBeingChanged = false
     moment = nil
     set.dropStoredBits()
+    for name in unwanted { takeOut(name) }
+    unwanted = []
     share?.shrink(to: set)
+  }
+
+  /// Takes out a bitmap of our own that only memory has, as soon as nobody changes the set.
+  func takeOut(_ name: [UInt8]) {
+    if isBeingChanged {
+      unwanted.insert(name)
+    } else if set[name]?.isPersistent == false {
+      _ = set.replace([name], by: nil)
+      share?.shrink(to: set)
+    }
   }
 
   /// Takes the memory that recording another set needs. Throws `bitmapLimit`.
@@ -197,6 +211,44 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
     // Without bits for so long a disk, all of it has changed.
     guard let bits = since.bitmaps[0].bits else { return set.record(ByteRange(offset: 0, length: since.byteCount)) }
     set.record(bits)
+  }
+
+  // MARK: Trackers
+
+  /// Begins to record a bitmap of our own, in memory.
+  /// - Returns: false if there is no room for it.
+  func add(_ bitmap: BitmapSet.Bitmap) -> Bool {
+    var new = set
+    guard new.replace([], by: bitmap) == nil, (try? takeMemory(for: new)) != nil else { return false }
+    set = new
+    return true
+  }
+
+  /// Puts a bitmap of our own in the place of others: the file tells of it, so that it is never too much.
+  func settle(_ bitmap: BitmapSet.Bitmap, insteadOf names: Set<[UInt8]>, areOrphansGone: Bool) {
+    if areOrphansGone { set.dropOrphans() }
+    _ = set.replace(names, by: bitmap)
+    set.dropStoredBits()
+  }
+
+  /// From now on a crash leaves what changes. Bitmaps that recorded before stay as they would be without it.
+  /// - Returns: what changes pass from now on; nil where nothing can be recorded, or that is so already.
+  nonisolated(nonsending)
+    func beginCrashRecord(
+      _ opened: OpenImage, _ granularity: UInt64, _ records: CrashRecords?, on loop: EventLoop
+    ) async -> WriteIntent?
+  {
+    guard crashRecord == nil, records != nil, opened.trackable != nil else { return nil }
+    do throws(BlockError) {
+      // The witness stays as it is while the image changes.
+      try await image.markBitmapsInUse([], leaving: [CrashRecord.witnessName])
+    } catch {
+      return nil
+    }
+    let missing = set.bitmaps.filter { $0.flaw == .inconsistent || ($0.isRecording && $0.isPersistent) }
+    let record = await Self.begin(image, opened, besides: missing.map(\.name), granularity, records, on: loop, logger)
+    crashRecord = record
+    return record?.filter(self)
   }
 
   // MARK: The filter

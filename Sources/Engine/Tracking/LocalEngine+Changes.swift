@@ -7,18 +7,20 @@ import Repositories
 // What a bitmap tells a backup of what changed.
 extension LocalEngine {
   /// Where an image may differ from what is built on: what changed since the backup that its bitmap counts from, and where
-  /// that one differs from the parent. Nil: anywhere.
+  /// that one differs from the parent.
   nonisolated(nonsending)
-    func changes(_ begun: BegunBackup, since parent: HashTreeReader) async throws -> DirtyBitmap?
+    func changes(
+      _ bits: DirtyBitmap, of from: StoredBackup, since base: StoredBackup
+    ) async throws -> DirtyBitmap
   {
-    guard let (from, bits) = begun.tracked else { return nil }
-    guard let base = begun.parent, from.manifest.backup != base.manifest.backup else { return bits }
-    return try await changes(bits, of: from, since: base, parent)
+    guard from.manifest.backup != base.manifest.backup else { return bits }
+    let parent = try await base.openHashes(work: work)
+    return try await closing([parent.device]) { try await changes(bits, of: from, since: base, parent.reader) }
   }
 
   /// The bits, with where a backup differs from one that it builds on.
   nonisolated(nonsending)
-    func changes(
+    private func changes(
       _ bits: DirtyBitmap, of from: StoredBackup, since base: StoredBackup, _ parent: HashTreeReader
     ) async throws -> DirtyBitmap
   {
@@ -89,16 +91,14 @@ extension LocalEngine {
 
   /// - Throws: `trackingLost` if one of a few of the other grains has changed too.
   nonisolated(nonsending)
-    func checkSample(
-      of image: OpenImage, besides grains: [ByteRange], over base: BackupSink.Base, _ control: any JobControl
-    ) async throws
+    func checkSample(_ begun: BegunBackup, over base: BackupSink.Base, _ control: any JobControl) async throws
   {
-    let check = SampledCheck(
-      share: configuration.sampledCheck, source: image.device, base: base, changed: grains, work: work)
-    let missed = try await telling(about: image.name) { try await check.firstMissed { try await control.checkpoint() } }
+    let name = begun.image.name
+    let check = SampledCheck(leaves: begun.sample, source: begun.image.source, base: base, work: work)
+    let missed = try await telling(about: name) { try await check.firstMissed { try await control.checkpoint() } }
     guard let missed else { return }
     throw DomainError(
-      .trackingLost, "\(image.name): its bitmap says nothing of a change of the bytes \(missed)",
+      .trackingLost, "\(name): its bitmap says nothing of a change of the bytes \(missed)",
       remedy: "start the backup again: it reads everything; find out what writes to the image without recording it")
   }
 }

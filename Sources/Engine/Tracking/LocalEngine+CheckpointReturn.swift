@@ -90,10 +90,7 @@ extension LocalEngine {
   {
     var sum = tracker.bitmap
     for mark in parent.manifest.marks ?? [] { sum.set(ByteRange(offset: mark * sum.granularity, length: 1)) }
-    let below = try await parent.openHashes(work: work)
-    return try await closing([below.device]) {
-      try await changes(sum, of: backup, since: parent, below.reader)
-    }
+    return try await changes(sum, of: backup, since: parent)
   }
 
   nonisolated(nonsending)

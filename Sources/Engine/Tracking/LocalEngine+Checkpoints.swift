@@ -17,9 +17,9 @@ struct NewCheckpoint: Sendable {
 
 extension LocalEngine {
   /// The checkpoint of a backup that later ones may build on; nil where the image can't carry a tracker.
-  func newCheckpoint(_ begun: BegunBackup) -> NewCheckpoint? {
-    guard begun.plan.kind != .copy, begun.image.trackable != nil else { return nil }
-    let byteCount = begun.image.device.byteCount
+  func newCheckpoint(of image: OpenImage) -> NewCheckpoint? {
+    guard image.trackable != nil else { return nil }
+    let byteCount = image.device.byteCount
     let granularity = StoredTracker.granularity(byteCount: byteCount)
     guard DirtyBitmap.isPossible(granularity: granularity, byteCount: byteCount) else { return nil }
     return NewCheckpoint(
@@ -37,7 +37,13 @@ extension LocalEngine {
     ) async
   {
     do {
-      try await store(checkpoint, begun, on: loop, control)
+      switch begun.image {
+      case .atRest(let image): try await store(checkpoint, begun, image, on: loop, control)
+      case .attached(let point):
+        try await telling(about: point.graph.name) {
+          try await point.changeTracker(on: loop) { try await $0.settle(checkpoint, of: begun.order.tracker) }
+        }
+      }
     } catch {
       control.log(
         .info,
@@ -51,21 +57,29 @@ extension LocalEngine {
     func giveUpTracking(_ begun: BegunBackup, on loop: EventLoop, _ control: any JobControl) async
   {
     do {
-      try await store(nil, begun, on: loop, control)
+      switch begun.image {
+      case .atRest(let image): try await store(nil, begun, image, on: loop, control)
+      case .attached(let point):
+        try await telling(about: point.graph.name) {
+          try await point.changeTracker(on: loop) { try await $0.giveUp(begun.order.tracker) }
+        }
+      }
     } catch {
       control.log(.error, "the bitmap that missed a change can't be taken out of \(begun.image.name): \(error)")
     }
   }
 
-  /// Stores the bitmap of a checkpoint in the place of the tracker's last one; nil: one that rests, and counts from none.
+  /// Stores the bitmap of a checkpoint in an image at rest, in the place of the tracker's last one; nil: one that rests, and
+  /// counts from none.
   nonisolated(nonsending)
     private func store(
-      _ checkpoint: NewCheckpoint?, _ begun: BegunBackup, on loop: EventLoop, _ control: any JobControl
+      _ checkpoint: NewCheckpoint?, _ begun: BegunBackup, _ image: OpenImage, on loop: EventLoop,
+      _ control: any JobControl
     ) async throws
   {
-    let before = begun.image.generation
-    try await waitUntilTimesTell(of: begun.image, on: loop)
-    try await begun.image.device.close()
+    let before = image.generation
+    try await waitUntilTimesTell(of: image, on: loop)
+    try await image.device.close()
     let location = ImageLocation(source: begun.order.image.source, format: begun.order.image.format)
     let graph = try await opener(on: loop).openToWrite(
       location, tracking: .unchanged(because: "only a bitmap is stored"),
@@ -83,10 +97,9 @@ extension LocalEngine {
   {
     guard let qcow2 = graph.image.format.qcow2 else { return }
     let tracker = begun.order.tracker
-    var bitmap = DirtyBitmap(
-      byteCount: qcow2.byteCount,
-      granularity: checkpoint?.granularity ?? StoredTracker.granularity(byteCount: qcow2.byteCount))
-    for mark in checkpoint?.marks ?? [] { bitmap.set(ByteRange(offset: mark * bitmap.granularity, length: 1)) }
+    let bitmap =
+      checkpoint?.bits(byteCount: qcow2.byteCount)
+      ?? DirtyBitmap(byteCount: qcow2.byteCount, granularity: StoredTracker.granularity(byteCount: qcow2.byteCount))
     let stored = try await qcow2.bitmaps()
     let old = stored.areTrusted ? stored.entries.filter { TrackerBitmapName($0.nameBytes)?.tracker == tracker } : []
     let name = TrackerBitmapName(tracker: tracker, checkpoint: checkpoint?.id ?? TrackerBitmapName.noCheckpoint)

@@ -1,4 +1,4 @@
-import Bytes
+import Bitmaps
 import BlockCore
 import Buffers
 import Failures
@@ -11,19 +11,17 @@ struct SampledCheck {
   /// Grains of one backup, at most: 16 MiB of reading.
   static let maximumCount = 256
 
-  /// Of the clean grains, from 0 to 1.
-  let share: Double
+  /// The grains, by their leaves.
+  let leaves: [UInt64]
   let source: any BlockDevice
   let base: BackupSink.Base
-  /// What the bitmap calls changed: whole grains, in order and apart.
-  let changed: [ByteRange]
   let work: any BackgroundWork
 
   /// - Returns: the first grain that isn't what it should be, of those that were looked at; nil if all are.
   nonisolated(nonsending)
     func firstMissed(_ checkpoint: () async throws -> Void) async throws -> ByteRange?
   {
-    for leaf in chosen() {
+    for leaf in leaves {
       try await checkpoint()
       let grain = base.hashes.tree.grain(leaf)
       let count = Int(min(grain.upperBound, source.byteCount) - grain.lowerBound)
@@ -45,30 +43,22 @@ struct SampledCheck {
     return bytes
   }
 
-  /// Leaves that stand for the same bytes in both, and aren't called changed.
-  private func chosen() -> [UInt64] {
+  /// Leaves that stand for the same bytes in a disk and in what it is compared with, and aren't called changed.
+  /// - Parameter share: of the clean grains, from 0 to 1.
+  static func choose(
+    share: Double, byteCount: UInt64, of other: HashTree, besides changes: DirtyBitmap
+  ) -> [UInt64] {
     let grain = UInt64(HashTree.grainByteCount)
-    let common =
-      source.byteCount == base.hashes.tree.byteCount
-      ? base.hashes.tree.leafCount : min(source.byteCount, base.hashes.tree.byteCount) / grain
-    let dirty = changed.reduce(UInt64(0)) { $0 + ($1.length + grain - 1) / grain }
+    let common = byteCount == other.byteCount ? other.leafCount : min(byteCount, other.byteCount) / grain
+    let dirty = (changes.dirtyByteCount + grain - 1) / grain
     guard share > 0, common > dirty else { return [] }
-    let wanted = min(Self.maximumCount, Int((Double(common - dirty) * share).rounded(.up)))
+    let wanted = min(maximumCount, Int((Double(common - dirty) * share).rounded(.up)))
     var chosen: Set<UInt64> = []
     // Most of a disk is clean; where little of it is, fewer are looked at.
     for _ in 0..<4 * wanted where chosen.count < wanted {
       let leaf = UInt64.random(in: 0..<common)
-      if !isChanged(leaf * grain) { chosen.insert(leaf) }
+      if changes.nextDirty(from: leaf * grain, before: (leaf + 1) * grain) == nil { chosen.insert(leaf) }
     }
     return chosen.sorted()
-  }
-
-  private func isChanged(_ offset: UInt64) -> Bool {
-    var (low, high) = (0, changed.count)
-    while low < high {
-      let middle = (low + high) / 2
-      if changed[middle].end <= offset { low = middle + 1 } else { high = middle }
-    }
-    return low < changed.count && changed[low].offset <= offset
   }
 }

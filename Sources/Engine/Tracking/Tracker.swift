@@ -4,15 +4,16 @@ import Failures
 import Model
 import Qcow2
 
-// How a backup knows what changed since an earlier one of its repository, of a qcow2 image at rest.
+// How a backup knows what changed in a qcow2 image since an earlier one of its repository.
 //
 // K1. A tracker is a bitmap in the image itself, which every program records that knows bitmaps, and which becomes
 //     inconsistent where one doesn't. Its name holds the checkpoint that it counts from, so that the two are one: the
 //     manifest of a backup with that checkpoint is the one that it can be built on.
 // K2. A checkpoint is set after the manifest is durable, in one durable step that removes the bitmap before it. Whatever
 //     is cut off, the image has one that counts from some backup's moment, or none.
-// K3. Between the moment and that step nothing writes to the image: its locks are held, and over the gap in which they
-//     are taken anew its files stay as they were.
+// K3. Between the moment and that step nothing writes to an image at rest: its locks are held, and over the gap in which
+//     they are taken anew its files stay as they were. Of an attached one the new bitmap records from the moment on, and
+//     the old one goes on until that step.
 // K4. A new bitmap has a few granules set, which the manifest names, the disk's last one among them. One that is missing
 //     later says that somebody cleared the bitmap, or cut the disk off.
 // K5. What an image stands on, a backing file or a data file, may change without it, and the times of a block device say
@@ -58,30 +59,36 @@ struct StoredTracker: Sendable {
       remedy: "delete one that nothing backs up by any more")
   }
 
-  /// Looks for it in an image that is open to be read.
+  /// Looks for it in an image that is open.
+  /// - Parameter live: the bitmaps of one that is open to be written, which record it.
   nonisolated(nonsending)
-    static func find(_ tracker: TrackerName, in image: OpenImage) async throws -> Finding
+    static func find(_ tracker: TrackerName, in image: OpenImage, recordedBy live: ImageBitmaps? = nil) async throws
+    -> Finding
   {
     guard let qcow2 = image.trackable else {
       return .missing(.bitmapMissing, "only a qcow2 image of one regular file carries a bitmap that can be trusted")
     }
     do throws(BlockError) {
-      let stored = try await qcow2.bitmaps()
-      let mine = stored.entries.compactMap { entry in
-        TrackerBitmapName(entry.nameBytes).flatMap { $0.tracker == tracker ? (entry: entry, name: $0) : nil }
+      let set: BitmapSet
+      if let live { set = live.set } else { set = BitmapSet(try await qcow2.bitmaps(), byteCount: qcow2.byteCount) }
+      let mine = set.bitmaps.filter(\.isPersistent).compactMap { bitmap in
+        TrackerBitmapName(bitmap.name).flatMap { $0.tracker == tracker ? (bitmap: bitmap, name: $0) : nil }
       }.max { $0.name.checkpoint < $1.name.checkpoint }
       guard let mine else { return .missing(.bitmapMissing, "the image carries no bitmap of this tracker") }
       guard mine.name.checkpoint != TrackerBitmapName.noCheckpoint else {
         return .missing(.sampledCheckFailed, "the image's bitmap missed a change")
       }
-      guard stored.areTrusted, mine.entry.isUnderstood else {
+      switch mine.bitmap.flaw {
+      case .orphaned, .foreign:
         return .missing(.bitmapInconsistent, "a program changed the image that didn't keep its bitmap up to date")
-      }
-      guard !mine.entry.isInUse else {
+      case .inconsistent:
         return .missing(.uncleanStop, "the image wasn't closed by the last program that recorded its bitmap")
+      case nil: break
       }
-      guard mine.entry.isAuto else { return .missing(.trackingLost, "somebody disabled the image's bitmap") }
-      return .found(StoredTracker(checkpoint: mine.name.checkpoint, bitmap: try await qcow2.load(mine.entry)))
+      guard mine.bitmap.isRecording else { return .missing(.trackingLost, "somebody disabled the image's bitmap") }
+      if let bits = mine.bitmap.bits { return .found(StoredTracker(checkpoint: mine.name.checkpoint, bitmap: bits)) }
+      return .found(
+        StoredTracker(checkpoint: mine.name.checkpoint, bitmap: try await qcow2.load(named: mine.bitmap.name)))
     } catch {
       guard !error.isStorageFailure else { throw error }
       return .missing(.bitmapInconsistent, "the image's bitmap can't be read: \(error)")

@@ -168,6 +168,8 @@ package struct Backup: Hashable, Sendable, Codable {
   package var failure: String?
   /// Nil unless its deletion began and what became of it isn't settled; its state is `failed` then.
   package var beforeDeletion: BeforeDeletion?
+  /// What it cost the guest; nil of an image at rest, and where only the repository is known.
+  package var guestImpact: GuestImpact?
   package var revision: Int
 
   package init(
@@ -179,7 +181,7 @@ package struct Backup: Hashable, Sendable, Codable {
     isMixture: Bool = false, pointInTime: Date, createdAt: Date, finishedAt: Date? = nil, virtualSize: UInt64,
     dirtyBytes: UInt64 = 0, storedSize: UInt64 = 0,
     merkleRoot: String? = nil, verifiedAt: Date? = nil, verifyLevel: VerifyLevel? = nil, job: JobID? = nil,
-    failure: String? = nil, beforeDeletion: BeforeDeletion? = nil, revision: Int = 1
+    failure: String? = nil, beforeDeletion: BeforeDeletion? = nil, guestImpact: GuestImpact? = nil, revision: Int = 1
   ) {
     self.id = id
     self.image = image
@@ -213,6 +215,7 @@ package struct Backup: Hashable, Sendable, Codable {
     self.job = job
     self.failure = failure
     self.beforeDeletion = beforeDeletion
+    self.guestImpact = guestImpact
     self.revision = revision
   }
 }

@@ -112,6 +112,8 @@ package struct BackupOrder: Hashable, Sendable, Codable {
   package var mixture: String?
   /// All images of the group, this one among them: the manifest names them. Empty where that isn't known.
   package var groupImages: [ImageID]
+  /// Of an attached image.
+  package var courtesy: GuestCourtesy
 
   /// Unless the configuration says otherwise.
   package static let standardChainLength = 200
@@ -121,8 +123,10 @@ package struct BackupOrder: Hashable, Sendable, Codable {
     backup: BackupID, newChain: ChainID, group: ULID, kind: RequestedBackupKind, image: ImageRecord,
     repository: RepositoryLocation, tracker: TrackerName? = nil, compression: Compression,
     unusableParents: Set<BackupID> = [],
-    chainLength: Int = Self.standardChainLength, mixture: String? = nil, groupImages: [ImageID] = []
+    chainLength: Int = Self.standardChainLength, mixture: String? = nil, groupImages: [ImageID] = [],
+    courtesy: GuestCourtesy = GuestCourtesy()
   ) {
+    self.courtesy = courtesy
     self.backup = backup
     self.newChain = newChain
     self.group = group
@@ -150,11 +154,15 @@ package struct BackupReceipt: Hashable, Sendable, Codable {
   /// What stands for its moment in a bitmap, and the bytes that one bit of that is for.
   package var checkpoint: ULID?
   package var granularity: Int?
+  /// Nil of an image at rest.
+  package var guestImpact: GuestImpact?
 
   package init(
     pointInTime: Date, finishedAt: Date, virtualSize: UInt64, dirtyBytes: UInt64, storedSize: UInt64,
-    merkleRoot: String, consistency: Consistency, checkpoint: ULID? = nil, granularity: Int? = nil
+    merkleRoot: String, consistency: Consistency, checkpoint: ULID? = nil, granularity: Int? = nil,
+    guestImpact: GuestImpact? = nil
   ) {
+    self.guestImpact = guestImpact
     self.checkpoint = checkpoint
     self.granularity = granularity
     self.pointInTime = pointInTime

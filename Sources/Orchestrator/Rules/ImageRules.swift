@@ -27,7 +27,12 @@ extension Image {
       throw DomainError(
         .imageInUse, "image '\(name)' is attached for its exports", remedy: "delete its exports first")
     }
-    guard attachment == nil else {
+    try requireSettled()
+  }
+
+  /// Throws `imageInUse` for an image that is to be attached, and couldn't be opened yet.
+  fileprivate func requireSettled() throws(DomainError) {
+    guard state == .attached || attachment == nil else {
       throw DomainError(
         .imageInUse, "image '\(name)' is to be attached, and couldn't be opened yet",
         remedy: "attach it again, or detach it")
@@ -50,6 +55,9 @@ extension CatalogReading {
     if need.isAtRest { try image.requireAtRest() }
     if need == .alone { try requireNoExports(of: image) }
   }
+
+  /// Throws `imageInUse` unless the image can be backed up: at rest, or while it is attached.
+  func requireBackable(_ image: Image) throws { try image.requireSettled() }
 
   /// Throws `imageInUse` while the image is attached or exported, or a job uses it.
   func requireUnused(_ image: Image) throws {

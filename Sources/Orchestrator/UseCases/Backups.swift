@@ -12,12 +12,14 @@ package struct BackupDraft: Hashable, Sendable {
   /// Bytes per second over all images; 0 = unlimited.
   package var speedLimit: UInt64
   package var onFailure: FailurePolicy
+  package var courtesy: GuestCourtesy
 
   package init(
     images: [Reference<Image>], repository: Reference<Repository>, kind: RequestedBackupKind = .full,
     tracker: TrackerName? = nil, compression: Compression = .zstd, speedLimit: UInt64 = 0,
-    onFailure: FailurePolicy = .fail
+    onFailure: FailurePolicy = .fail, courtesy: GuestCourtesy = GuestCourtesy()
   ) {
+    self.courtesy = courtesy
     self.onFailure = onFailure
     self.images = images
     self.repository = repository
@@ -196,7 +198,7 @@ extension BackupService {
           .invalidField, "image '\(image.name)' is named twice",
           faults: [DomainError.Fault(.images.item(index), "is the same image as one before")])
       }
-      try catalog.require(.rest, of: image)
+      try catalog.requireBackable(image)
       images.append(image)
     }
     return images
@@ -233,7 +235,8 @@ extension BackupService {
     }
     let request = BackupJobRequest(
       images: images.map(\.id), backups: backups.map(\.id), group: group, repository: repository.id, kind: draft.kind,
-      compression: draft.compression, speedLimit: draft.speedLimit, onFailure: draft.onFailure, tracker: tracker)
+      compression: draft.compression, speedLimit: draft.speedLimit, onFailure: draft.onFailure, tracker: tracker,
+      courtesy: draft.courtesy == GuestCourtesy() ? nil : draft.courtesy)
     var links = JobLinks(
       images: images.map(\.id), repository: repository.id, backups: backups.map(\.id), chains: backups.map(\.chain))
     if images.count == 1 {

@@ -22,8 +22,7 @@ struct BackupDocument: JSONWritable, Sendable {
       json.member("tracker", view.backup.tracker)
       json.member("checkpoint", view.backup.checkpoint)
       json.member("granularity", view.backup.granularity)
-      // No backup of this version touches a running guest.
-      json.member("guestImpact", String?.none)
+      json.member("guestImpact", view.backup.guestImpact)
     }
   }
 
@@ -58,6 +57,31 @@ struct BackupDocument: JSONWritable, Sendable {
     json.member("dirtyBytes", backup.dirtyBytes)
     json.member("storedSize", backup.storedSize)
     json.member("merkleRoot", backup.merkleRoot)
+  }
+}
+
+extension GuestImpact: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("cbwCount", copyCount)
+      json.member("cbwBytes", copiedBytes)
+      json.member("waits", waits)
+      json.member("ramHighWater", memoryHighWater)
+      json.member("tempHighWater", tempHighWater)
+      json.member("throttledSeconds", throttledSeconds)
+      json.member("sourceBytesRead", sourceBytesRead)
+    }
+  }
+}
+
+extension GuestImpact.Waits: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("count", count)
+      json.member("p50Microseconds", p50Microseconds)
+      json.member("p99Microseconds", p99Microseconds)
+      json.member("maxMicroseconds", maxMicroseconds)
+    }
   }
 }
 

@@ -98,6 +98,11 @@ extension UInt64: JSONWritable {
   func write(to json: inout JSONWriter) { json.raw(String(self)) }
 }
 
+extension Double: JSONWritable {
+  /// JSON has no word for what isn't finite.
+  func write(to json: inout JSONWriter) { json.raw(isFinite ? description : "null") }
+}
+
 extension Date: JSONWritable {
   func write(to json: inout JSONWriter) { json.string(Timestamp.text(of: self)) }
 }

@@ -11,11 +11,12 @@ extension RequestFields {
     let compression = choice("compression", of: Compression.self, required: false)
     let speedLimit = count("speedLimit", unit: "bytes per second", required: false)
     let onFailure = choice("onFailure", of: FailurePolicy.self, required: false)
+    let courtesy = courtesy()
     try finish()
     guard let images, let repository else { throw Self.incomplete }
     return BackupDraft(
       images: images, repository: repository, kind: kind ?? .full, tracker: tracker, compression: compression ?? .zstd,
-      speedLimit: speedLimit ?? 0, onFailure: onFailure ?? .fail)
+      speedLimit: speedLimit ?? 0, onFailure: onFailure ?? .fail, courtesy: courtesy)
   }
 
   /// The body that starts a verification.
@@ -76,6 +77,21 @@ extension RequestFields {
 
   enum RestoreTargetKind: String, CaseIterable {
     case file, image, nbd
+  }
+
+  private func courtesy() -> GuestCourtesy {
+    var courtesy = GuestCourtesy()
+    if let wanted = choice("onTempFull", of: GuestCourtesy.OnTempFull.self, required: false) {
+      courtesy.onTempFull = wanted
+    }
+    let field = "throttleLatencyMicroseconds"
+    if let latency = count(field, unit: "microseconds", required: false) {
+      let range = GuestCourtesy.throttleLatencies
+      if !range.contains(latency) { refuse(field, "must be from \(range.lowerBound) to \(range.upperBound)") }
+      if courtesy.onTempFull != .throttle { refuse(field, "means something only with \"onTempFull\": \"throttle\"") }
+      courtesy.throttleLatencyMicroseconds = latency
+    }
+    return courtesy
   }
 
   /// Nil for the repository's own.

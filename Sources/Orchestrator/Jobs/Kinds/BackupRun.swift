@@ -68,7 +68,7 @@ struct BackupRun: Sendable {
         (try catalog.find(image), try catalog.find(backup), try catalog.find(request.repository))
       }
       member.imageName = image.name.text
-      try context.transactions.read { try $0.require(.rest, of: image) }
+      try context.transactions.read { try $0.requireBackable(image) }
       let damage = try await damage(of: image)
       if let damage { row = try await noteMixture(damage, of: row) }
       let unusable = try context.transactions.read {
@@ -81,7 +81,7 @@ struct BackupRun: Sendable {
         image: ImageRecord(image), repository: repository.location, tracker: request.tracker,
         compression: request.compression,
         unusableParents: unusable, chainLength: context.limits.chainLength, mixture: damage?.why,
-        groupImages: request.images)
+        groupImages: request.images, courtesy: request.courtesy ?? GuestCourtesy())
     } catch {
       member.end = failure(error, of: member)
     }
@@ -305,6 +305,7 @@ extension Backup {
     merkleRoot = receipt.merkleRoot
     consistency = receipt.consistency
     (checkpoint, granularity) = (receipt.checkpoint, receipt.granularity)
+    guestImpact = receipt.guestImpact
   }
 
   mutating func fail(_ why: String, at now: Date) {

@@ -1,0 +1,134 @@
+import Bitmaps
+import BlockCore
+import BlockFilters
+import Buffers
+import EventLoops
+import Model
+import Repositories
+
+/// An attached image's part in a backup: from before the moment to the backup's end, while its guest goes on.
+///
+/// A1. What can wait or fail comes before the moment: what old bytes are kept in, the record for after a crash, the bits
+///     that are loaded. From then until the moment nobody else changes the image's bitmaps.
+/// A2. At the moment, which waits for nothing and can't fail, the view begins, and the tracker's new bitmap records.
+/// A3. When the backup is durable the new bitmap takes the old one's place (``ImageBitmaps``, B7). When it fails the new one
+///     is dropped.
+final class AttachedPoint: @unchecked Sendable {
+  // Safe to hand over: confined to the loop of its image.
+
+  let graph: ImageGraph
+  private let use: ImageUse
+  private let id: ImageID
+  private let users: AttachedImages
+  /// Set until the moment has passed.
+  private var prepared: Fleecing?
+  private var hasReservation = false
+  /// From the moment on; closed at the end.
+  private(set) var view: PointInTimeView?
+  private var hasEnded = false
+  /// What records since the moment, and has no place in the file yet.
+  private var recorded: (checkpoint: NewCheckpoint, tracker: TrackerName)?
+  /// What the image's guest paid for it, from its end on.
+  private(set) var report = CopyBeforeWriteReport()
+
+  /// Joins the image's users.
+  /// - Throws: `imageNotAttached`
+  init(_ graph: ImageGraph, _ id: ImageID, among users: AttachedImages, for use: ImageUse) throws(DomainError) {
+    (self.graph, self.id, self.users, self.use) = (graph, id, users, use)
+    guard try users.join(id, use) === graph else {
+      users.leave(id, use)
+      throw DomainError(.imageNotAttached, "\(graph.name) was attached anew", remedy: "try again")
+    }
+  }
+
+  // MARK: Before the moment
+
+  /// Keeps changes of its bitmaps away until the moment has passed.
+  nonisolated(nonsending)
+    func reserveBitmaps(on loop: EventLoop) async throws
+  {
+    guard let bitmaps = graph.bitmaps else { return }
+    try await LocalEngine.reserve(bitmaps, on: loop)
+    hasReservation = true
+  }
+
+  /// - Parameter checkpoint: what will be recorded from the moment on; nil: nothing.
+  nonisolated(nonsending)
+    func prepare(
+      _ checkpoint: NewCheckpoint?, _ place: FleecingPlace, _ records: CrashRecords?, pool: BufferPool
+    ) async throws
+  {
+    if let checkpoint { await graph.recordForCrashes(checkpoint.granularity, records) }
+    prepared = try await graph.prepareFleecing(place, pool: pool)
+  }
+
+  // MARK: The moment
+
+  /// - Parameter backup: told what it gets: what has changed by the moment, and whether its checkpoint counts from it.
+  func take(in graph: isolated ImageGraph, for backup: inout BegunBackup, control: any JobControl) {
+    guard let fleecing = prepared else { return }
+    var wanted: DirtyBitmap?
+    if var changes = backup.changes {
+      if let name = backup.countedBy, let bits = graph.bitmaps?.set[name]?.bits { changes.formUnion(bits) }
+      backup.setChanges(changes, byteCount: graph.slot.byteCount)
+      for leaf in backup.sample {
+        changes.set(ByteRange(offset: leaf * UInt64(HashTree.grainByteCount), length: 1))
+      }
+      wanted = changes
+    }
+    let name = graph.name
+    view = graph.beginPoint(
+      fleecing, wanted: wanted, onTempFull: CopyBeforeWrite.OnTempFull(backup.order.courtesy)
+    ) { loss in
+      if loss != .ended { control.log(.error, "what \(name) held at the moment is lost: \(loss)") }
+    }
+    guard let checkpoint = backup.checkpoint else { return }
+    if graph.bitmaps?.begin(checkpoint, of: backup.order.tracker) == true {
+      recorded = (checkpoint, backup.order.tracker)
+    } else {
+      backup.checkpoint = nil
+    }
+  }
+
+  /// Lets others change the bitmaps again.
+  func momentHasPassed() {
+    if hasReservation { graph.bitmaps?.free() }
+    hasReservation = false
+    if let prepared, view == nil || !prepared.filter.hasPoints { prepared.close() }
+    prepared = nil
+  }
+
+  // MARK: After it
+
+  /// Ends the view: the guest's writes cost nothing more.
+  nonisolated(nonsending)
+    func endView() async
+  {
+    guard let view, !hasEnded else { return }
+    hasEnded = true
+    report = view.report
+    await graph.endPoint(view)
+  }
+
+  /// Runs a change of the tracker's bitmaps.
+  nonisolated(nonsending)
+    func changeTracker(
+      on loop: EventLoop, _ change: nonisolated(nonsending) (ImageBitmaps) async throws -> Void
+    ) async throws
+  {
+    guard let bitmaps = graph.bitmaps else { return }
+    try await LocalEngine.reserve(bitmaps, on: loop)
+    defer { bitmaps.free() }
+    try await change(bitmaps)
+  }
+
+  /// Lets the image go. What recorded for a checkpoint that wasn't set records no more.
+  nonisolated(nonsending)
+    func end() async
+  {
+    momentHasPassed()
+    await endView()
+    if let (checkpoint, tracker) = recorded { graph.bitmaps?.drop(checkpoint, of: tracker) }
+    users.leave(id, use)
+  }
+}
