@@ -149,6 +149,22 @@ import Testing
     try bench.expectInLine()
   }
 
+  @Test func repositoryOfABackupThatIsComparedWithIsKept() async throws {
+    let bench = try await ServiceBench()
+    let backup = try await bench.completeBackup()
+    try await bench.repository("other")
+    let made = try await bench.end(of: bench.backUp("vm1", into: "other"))
+    let differences = [ExportedDifference(backup: made.backups[0], exportName: "x")]
+    try await bench.export("old", of: backup)
+    _ = try await bench.service.changeExport(.name("old"), ExportChange(changedSince: differences)).done()
+    let refusal = await expectRefusal(.exportInUse) {
+      try await bench.service.unregisterRepository(.name("other"))
+    }
+    #expect(refusal?.detail.contains("'old'") == true)
+    _ = try await bench.service.changeExport(.name("old"), ExportChange(changedSince: [])).done()
+    _ = try await bench.service.unregisterRepository(.name("other")).done()
+  }
+
   @Test func onlyBackupsOfOneImageAreCompared() async throws {
     let bench = try await ServiceBench()
     let backup = try await bench.completeBackup()

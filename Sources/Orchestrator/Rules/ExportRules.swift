@@ -72,6 +72,14 @@ extension CatalogReading {
   }
 }
 
+extension Export {
+  /// That must stay as long as the export does: the one that it shows, and those that it is compared with.
+  var backups: [BackupID] {
+    let compared = changedSince.map(\.backup)
+    return if case .backup(let id) = source { [id] + compared } else { compared }
+  }
+}
+
 extension [Export] {
   /// How many exports a refusal names.
   private static let named = 5

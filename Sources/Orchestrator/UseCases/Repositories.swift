@@ -86,7 +86,7 @@ extension BackupService {
   }
 
   /// Forgets the repository and its backups; its folder keeps them all. Throws `repositoryInUse` while a job uses it,
-  /// `exportInUse` while one of its backups is exported.
+  /// `exportInUse` while one of its backups is exported, or compared with one that is.
   package func unregisterRepository(
     _ reference: Reference<Repository>, _ conditions: ChangeConditions<Repository> = ChangeConditions()
   ) async throws -> Answer<Repository> {
@@ -100,11 +100,10 @@ extension BackupService {
           remedy: "wait for it, or cancel it")
       }
       for export in try allPages({ try catalog.exports(ExportFilter(), $0) }) {
-        guard case .backup(let id) = export.source, try catalog.backup(id)?.repository == repository.id else {
-          continue
-        }
+        let needed = try export.backups.first { try catalog.backup($0)?.repository == repository.id }
+        guard let needed else { continue }
         throw DomainError(
-          .exportInUse, "backup \(id) in repository '\(repository.name)' is exported as '\(export.name)'",
+          .exportInUse, "export '\(export.name)' needs backup \(needed) in repository '\(repository.name)'",
           remedy: "delete the export first")
       }
       return repository
