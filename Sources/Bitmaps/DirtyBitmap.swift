@@ -16,7 +16,7 @@ package struct DirtyBitmap: Hashable, Sendable {
   package let byteCount: UInt64
   /// Bytes of a granule, a power of two. The last one of a disk may be short.
   package let granularity: UInt64
-  private var pages: [GranulePage]
+  private(set) var pages: [GranulePage]
   package private(set) var dirtyGranuleCount: UInt64 = 0
 
   /// Nothing is dirty.
@@ -135,6 +135,12 @@ package struct DirtyBitmap: Hashable, Sendable {
   package mutating func setAll() { set(ByteRange(offset: 0, length: byteCount)) }
   package mutating func clearAll() { self = DirtyBitmap(byteCount: byteCount, granularity: granularity) }
 
+  /// - Parameter granules: counted from the page's first one.
+  mutating func insert(_ granules: Range<Int>, inPage page: UInt64) {
+    let start = page << 16
+    change(start + UInt64(granules.lowerBound)..<start + UInt64(granules.upperBound)) { $0.insert($1) }
+  }
+
   private mutating func change(_ granules: Range<UInt64>, _ body: (inout GranulePage, Range<Int>) -> Void) {
     var granule = granules.lowerBound
     while granule < granules.upperBound {
@@ -205,33 +211,19 @@ extension DirtyBitmap {
   /// Makes dirty the granules whose bits are set in `bytes`, which stand from byte `position` on. Bits behind the disk's
   /// last granule are ignored.
   package mutating func set(bits bytes: RawSpan, fromByte position: UInt64) {
-    var runStart: UInt64?
-    let first = position * 8
-    let end = min(granuleCount, first + UInt64(bytes.byteCount) * 8)
-    var granule = first
-    while granule < end {
-      let byte = bytes.unsafeLoad(fromByteOffset: Int((granule - first) / 8), as: UInt8.self)
-      if granule % 8 == 0, byte == 0 || byte == 0xFF {
-        // Whole bytes at once.
-        if byte == 0xFF, runStart == nil { runStart = granule }
-        if byte == 0 { flush(&runStart, granule) }
-        granule += 8
-        continue
-      }
-      if byte >> UInt8(granule % 8) & 1 == 1 {
-        if runStart == nil { runStart = granule }
-      } else {
-        flush(&runStart, granule)
-      }
-      granule += 1
+    let pageByteCount = UInt64(GranulePage.bitCount / 8)
+    var offset = 0
+    while offset < bytes.byteCount {
+      let byte = position + UInt64(offset)
+      let (page, start) = (byte / pageByteCount, byte % pageByteCount)
+      guard page < UInt64(pages.count) else { return }
+      let length = min(bytes.byteCount - offset, Int(pageByteCount - start))
+      let end = min(UInt64(GranulePage.bitCount), granuleCount - (page << 16))
+      let before = pages[Int(page)].count
+      pages[Int(page)].insert(
+        bytes.extracting(offset..<offset + length), fromByte: Int(start), before: Int(end))
+      dirtyGranuleCount += UInt64(pages[Int(page)].count - before)
+      offset += length
     }
-    flush(&runStart, end)
-  }
-
-  private mutating func flush(_ start: inout UInt64?, _ end: UInt64) {
-    guard let first = start else { return }
-    start = nil
-    let end = min(end, granuleCount)
-    if first < end { change(first..<end) { page, bits in page.insert(bits) } }
   }
 }

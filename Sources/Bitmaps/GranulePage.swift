@@ -105,6 +105,44 @@ struct GranulePage: Sendable {
     }
   }
 
+  /// Inserts the bits that are set in `bytes`, which stand from byte `start` of the page on, the lowest first. Those from
+  /// `limit` on are ignored.
+  mutating func insert(_ bytes: RawSpan, fromByte start: Int, before limit: Int) {
+    if isSet { return }
+    // As many bytes as begin before the limit; the last of them is cut.
+    let length = min(bytes.byteCount, max(0, (limit + 7) / 8 - start))
+    func byte(_ offset: Int) -> UInt8 {
+      let value = bytes.unsafeLoad(fromByteOffset: offset, as: UInt8.self)
+      let rest = limit - (start + offset) * 8
+      return rest >= 8 ? value : value & ((1 << UInt8(rest)) - 1)
+    }
+    var added = 0
+    for offset in 0..<length { added += byte(offset).nonzeroBitCount }
+    if added == 0 { return }
+    if case .bits = form {
+    } else if count + added <= Self.mostListed {
+      for offset in 0..<length {
+        var rest = byte(offset)
+        while rest != 0 {
+          let bit = (start + offset) * 8 + rest.trailingZeroBitCount
+          insertListed(bit..<bit + 1)
+          rest &= rest - 1
+        }
+      }
+      return
+    }
+    makeBits()
+    guard case .bits(var words, var count) = form else { return }
+    form = .clear
+    for offset in 0..<length {
+      let (index, shift) = ((start + offset) / 8, UInt64((start + offset) % 8 * 8))
+      let new = (UInt64(byte(offset)) << shift) & ~words[index]
+      words[index] |= new
+      count += new.nonzeroBitCount
+    }
+    form = count == Self.bitCount ? .set : .bits(words, count: count)
+  }
+
   private mutating func insertListed(_ range: Range<Int>) {
     var list: [UInt16] = []
     if case .listed(let listed) = form { list = listed }

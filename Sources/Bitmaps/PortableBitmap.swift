@@ -71,37 +71,28 @@ extension PortableBitmap {
     bytes.append(bigEndian: bits.granularity)
     bytes += generation
     var blockCount: UInt32 = 0
-    for block in 0..<(bits.granuleCount + UInt64(Self.blockGranuleCount - 1)) / UInt64(Self.blockGranuleCount) {
-      if append(block: block, to: &bytes) { blockCount += 1 }
+    for (number, page) in bits.pages.enumerated() where page.count > 0 {
+      append(page, number, to: &bytes)
+      blockCount += 1
       guard bytes.count <= limit - Digest.byteCount else { return nil }
     }
     withUnsafeBytes(of: blockCount.bigEndian) { bytes.replaceSubrange(12..<16, with: $0) }
     return bytes + Digest(of: bytes.span.bytes).bytes
   }
 
-  /// - Returns: false if nothing of the block is dirty.
-  private func append(block: UInt64, to bytes: inout [UInt8]) -> Bool {
-    var raw = [UInt8](repeating: 0, count: Self.blockByteCount)
-    let piece: DirtyBitmap.Piece
-    do {
-      var span = raw.mutableSpan
-      var rawSpan = span.mutableBytes
-      piece = bits.bits(fromByte: block * UInt64(Self.blockByteCount), into: &rawSpan)
+  private func append(_ page: GranulePage, _ number: Int, to bytes: inout [UInt8]) {
+    bytes.append(bigEndian: UInt32(number))
+    bytes.append(bigEndian: UInt32(page.count))
+    if page.count == Self.granuleCount(of: UInt64(number), in: bits) { return }
+    guard page.count < Self.fewestAsBits else {
+      for word in 0..<Self.blockByteCount / 8 { bytes.append(bigEndian: page.word(word).byteSwapped) }
+      return
     }
-    if piece == .clear { return false }
-    bytes.append(bigEndian: UInt32(block))
-    let count =
-      piece == .set ? Self.granuleCount(of: block, in: bits) : raw.reduce(0) { $0 + $1.nonzeroBitCount }
-    bytes.append(bigEndian: UInt32(count))
-    if piece == .set { return true }
-    if count >= Self.fewestAsBits {
-      bytes += raw
-    } else {
-      for (index, byte) in raw.enumerated() where byte != 0 {
-        for bit in 0..<8 where byte >> UInt8(bit) & 1 == 1 { bytes.append(bigEndian: UInt16(index * 8 + bit)) }
-      }
+    var granule = page.next(isSet: true, from: 0)
+    while let found = granule {
+      bytes.append(bigEndian: UInt16(found))
+      granule = page.next(isSet: true, from: found + 1)
     }
-    return true
   }
 
   /// Those on the disk.
@@ -144,7 +135,6 @@ extension PortableBitmap {
     let number = UInt64(bytes.bigEndian(UInt32.self, at: offset))
     let count = Int(bytes.bigEndian(UInt32.self, at: offset + 4))
     offset += blockHeadByteCount
-    let start = number * UInt64(blockByteCount)
     guard number * UInt64(blockGranuleCount) < bits.granuleCount, last.map({ $0 < number }) ?? true else {
       throw .contradiction("block \(number) is beyond the disk or out of order")
     }
@@ -153,21 +143,19 @@ extension PortableBitmap {
       throw .contradiction("block \(number) has \(granules) granules, and \(count) of them are dirty")
     }
     if count == granules {
-      let first = number * UInt64(blockGranuleCount)
-      bits.set(ByteRange(first * bits.granularity..<min(bits.byteCount, (first + UInt64(granules)) * bits.granularity)))
+      bits.insert(0..<granules, inPage: number)
       return number
     }
     let isListed = count < fewestAsBits
     let length = isListed ? count * 2 : blockByteCount
     guard bytes.byteCount - offset >= length else { throw .length }
+    let content = bytes.extracting(offset..<offset + length)
     if isListed {
-      let raw = try listed(bytes.extracting(offset..<offset + length), granules: granules, ofBlock: number)
-      bits.set(bits: raw.span.bytes, fromByte: start)
+      try insert(list: content, granules: granules, block: number, into: &bits)
     } else {
       let before = bits.dirtyGranuleCount
-      let raw = bytes.extracting(offset..<offset + length)
-      try checkTail(raw, granules: granules, ofBlock: number)
-      bits.set(bits: raw, fromByte: start)
+      try checkTail(content, granules: granules, ofBlock: number)
+      bits.set(bits: content, fromByte: number * UInt64(blockByteCount))
       guard bits.dirtyGranuleCount - before == UInt64(count) else {
         throw .contradiction("block \(number) has other bits than it counts")
       }
@@ -176,19 +164,24 @@ extension PortableBitmap {
     return number
   }
 
-  /// The bits of a block that lists them.
-  private static func listed(_ list: RawSpan, granules: Int, ofBlock number: UInt64) throws(Flaw) -> [UInt8] {
-    var raw = [UInt8](repeating: 0, count: blockByteCount)
-    var last = -1
+  /// Granules that follow one another are inserted at once.
+  private static func insert(
+    list: RawSpan, granules: Int, block number: UInt64, into bits: inout DirtyBitmap
+  ) throws(Flaw) {
+    var run = 0..<0
     for offset in stride(from: 0, to: list.byteCount, by: 2) {
       let granule = Int(list.bigEndian(UInt16.self, at: offset))
-      guard granule > last, granule < granules else {
+      guard offset == 0 || granule >= run.upperBound, granule < granules else {
         throw .contradiction("a granule of block \(number) is beyond the disk or out of order")
       }
-      raw[granule / 8] |= 1 << UInt8(granule % 8)
-      last = granule
+      if offset > 0, granule == run.upperBound {
+        run = run.lowerBound..<granule + 1
+      } else {
+        bits.insert(run, inPage: number)
+        run = granule..<granule + 1
+      }
     }
-    return raw
+    bits.insert(run, inPage: number)
   }
 
   /// No bit is set behind the disk's end.
