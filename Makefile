@@ -27,7 +27,7 @@ apt = missing=(); for p in $(1); do dpkg-query -W -f '$${Status}' "$$p" 2>/dev/n
 # What is worth reading of a test run: not the tests that begin and pass.
 ESSENCE := awk '/Test run with/ || !/^(◇|✔|↳)/'
 
-.PHONY: help build run test test-swift test-end-to-end test-long fuzz demo bench bench-full bench-incremental bench-chains bench-nbd bench-catalog bench-loop lint format clean
+.PHONY: help build run test test-swift test-end-to-end test-long fuzz demo bench bench-full bench-incremental bench-chains bench-latency bench-nbd bench-catalog bench-loop lint format clean
 .PHONY: install-build install-sample install-test install-bench newest-tools
 
 help:
@@ -93,7 +93,7 @@ fuzz: install-build install-test newest-tools
 demo: build install-sample
 	COBWEB=$(abspath $(BINARY)) examples/demo
 
-bench: bench-full bench-incremental bench-chains bench-nbd bench-loop
+bench: bench-full bench-incremental bench-chains bench-latency bench-nbd bench-loop
 
 bench-full: build install-bench
 	COBWEB=$(abspath $(BINARY)) /usr/bin/python3 Tests/Benchmark/full.py
@@ -103,6 +103,9 @@ bench-incremental: build install-bench
 
 bench-chains: build install-bench $(LOCAL)/bench/nbd-load
 	COBWEB=$(abspath $(BINARY)) /usr/bin/python3 Tests/Benchmark/chains.py
+
+bench-latency: build install-bench
+	COBWEB=$(abspath $(BINARY)) /usr/bin/python3 Tests/Benchmark/latency.py
 
 bench-nbd: build install-bench $(LOCAL)/bench/nbd-load
 	COBWEB=$(abspath $(BINARY)) /usr/bin/python3 Tests/Benchmark/nbd.py

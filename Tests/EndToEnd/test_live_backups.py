@@ -152,3 +152,25 @@ def test_a_server_that_is_killed_in_a_live_backup_goes_on_from_the_last_one(serv
     back = workspace / "images/back.raw"
     server.restore_to(back, backup)
     assert images.same(back, "raw", after, "raw")
+
+
+def test_what_is_possible_during_a_live_backup(server, workspace, guest):
+    """Other exports come and go; the image itself stays until the backup has ended."""
+    job = server.expect(202, "POST", "/backups", {
+        "images": ["vm1"], "repository": "local", "kind": "full", "speedLimit": 1 << 20}).json()
+    wait_for_the_moment(server, job)
+    server.expect(201, "POST", "/exports", {
+        "name": "second", "source": {"kind": "image", "image": "vm1"}, "readOnly": True,
+        "listen": {"unix": str(workspace / "run/second.sock")}})
+    assert nbd_tools.info(f"nbd+unix:///second?socket={workspace / 'run/second.sock'}")["export-size"] == SIZE
+    server.expect(201, "POST", "/images/vm1/bitmaps", {"name": "mine"})
+    server.expect(204, "DELETE", "/exports/second")
+    refusal = server.problem(409, "image-in-use", "DELETE", "/exports/vm1")
+    assert job["id"] in refusal["detail"], refusal
+    nbd_tools.io(uri(workspace), "write -P 9 1M 64k", "flush")
+    server.expect(202, "POST", f"/jobs/{job['id']}/cancel")
+    assert server.finished(job)["state"] == "cancelled"
+    assert server.get("/images/vm1/bitmaps/mine")["dirtyBytes"] == 65536
+    server.expect(204, "DELETE", "/exports/vm1")
+    assert server.get("/images/vm1")["state"] == "detached"
+    images.check(guest)

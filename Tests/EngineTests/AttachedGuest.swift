@@ -15,13 +15,24 @@ final class AttachedGuest: Sendable {
   let record: ImageRecord
   private let model: Lock<Data>
 
-  init(_ test: TestEngine, _ name: ResourceName = "vm", size: String = "4M", format: DiskFormat = .qcow2) async throws {
+  convenience init(
+    _ test: TestEngine, _ name: ResourceName = "vm", size: String = "4M", format: DiskFormat = .qcow2
+  ) async throws {
+    var location = try test.makeQcow2(name.text, size: size)
+    if format == .raw {
+      let raw = test.images + "/\(name)-attached.raw"
+      try Tool.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", location.source.place, raw)
+      location = ImageLocation(source: .file(path: raw), format: .raw)
+    }
+    try await self.init(test, name, at: location)
+  }
+
+  init(_ test: TestEngine, _ name: ResourceName = "vm", at location: ImageLocation) async throws {
     self.test = test
-    let qcow2 = try test.makeQcow2(name.text, size: size)
-    let copy = test.images + "/\(name)-copy.raw"
-    try Tool.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", qcow2.source.place, copy)
-    location = format == .qcow2 ? qcow2 : ImageLocation(source: .file(path: copy), format: .raw)
-    record = test.record(name, location.source.place, format)
+    self.location = location
+    record = test.record(name, location.source.place, location.format)
+    let copy = test.root + "/\(name)-copy.raw"
+    try Tool.run("qemu-img", "convert", "-f", location.format.rawValue, "-O", "raw", location.source.place, copy)
     model = Lock(try SampleImage.bytes(copy))
     try await attach()
   }

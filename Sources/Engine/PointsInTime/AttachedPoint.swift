@@ -20,7 +20,7 @@ final class AttachedPoint: @unchecked Sendable {
   private let use: ImageUse
   private let id: ImageID
   private let users: AttachedImages
-  /// Set until the moment has passed.
+  /// Until the moment has passed, or the image's graph has it.
   private var prepared: Fleecing?
   private var hasReservation = false
   /// From the moment on; closed at the end.
@@ -82,6 +82,7 @@ final class AttachedPoint: @unchecked Sendable {
     ) { loss in
       if loss != .ended { control.log(.error, "what \(name) held at the moment is lost: \(loss)") }
     }
+    if graph.uses(fleecing) { prepared = nil }
     guard let checkpoint = backup.checkpoint else { return }
     if graph.bitmaps?.begin(checkpoint, of: backup.order.tracker) == true {
       recorded = (checkpoint, backup.order.tracker)
@@ -94,7 +95,7 @@ final class AttachedPoint: @unchecked Sendable {
   func momentHasPassed() {
     if hasReservation { graph.bitmaps?.free() }
     hasReservation = false
-    if let prepared, view == nil || !prepared.filter.hasPoints { prepared.close() }
+    prepared?.close()
     prepared = nil
   }
 

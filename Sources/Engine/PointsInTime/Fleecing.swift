@@ -52,7 +52,11 @@ struct FleecingPlace: Sendable {
     space = FleecingSpace(limitByteCount: configuration.tempByteCount)
   }
 
+  /// Room that the folder must have for a temp, if it may become so large.
+  private static let minimumByteCount: UInt64 = 64 << 20
+
   /// A temp without a name, that takes no space yet; nil where there is memory only.
+  /// - Throws: `tempFull`
   nonisolated(nonsending)
     func makeTemp(for byteCount: UInt64, on loop: EventLoop) async throws -> (any BlockDevice)?
   {
@@ -60,9 +64,14 @@ struct FleecingPlace: Sendable {
     guard let folder = configuration.folder, configuration.tempByteCount >= grain else { return nil }
     let whole = ByteRange(offset: 0, length: max(byteCount, grain)).aligned(to: grain).length
     let size = min(whole, configuration.tempByteCount / grain * grain)
-    return try await telling(about: folder) {
+    return try await tellingOfRoom(in: folder) {
       let file = try await loop.blocking(about: folder, in: .folder(folder)) { () throws(SystemError) in
         guard mkdir(folder, 0o700) == 0 || errno == EEXIST else { throw SystemError(errno, folder) }
+        var room = statvfs()
+        guard statvfs(folder, &room) == 0 else { throw SystemError(errno, folder) }
+        guard UInt64(room.f_bavail) * UInt64(room.f_frsize) >= min(size, Self.minimumByteCount) else {
+          throw SystemError(ENOSPC, folder)
+        }
         let file = try FileDescriptor.unnamed(in: folder)
         do throws(SystemError) { try file.truncate(to: size) } catch {
           file.close()
@@ -72,5 +81,19 @@ struct FleecingPlace: Sendable {
       }
       return try await RawFile.open(file, RawFile.Options(isReadOnly: false, direct: true, locks: false), on: loop)
     }
+  }
+}
+
+/// Names the folder; what has no room says that it is that of temps.
+nonisolated(nonsending)
+  private func tellingOfRoom<Result>(
+    in folder: String, _ body: nonisolated(nonsending) () async throws -> Result
+  ) async throws -> Result
+{
+  do {
+    return try await telling(about: folder, body)
+  } catch let error as DomainError where error.code == .storageFull {
+    throw DomainError(
+      .tempFull, "\(folder) has no room for what guests change during a backup", remedy: "make room there")
   }
 }

@@ -46,7 +46,16 @@ struct GraphBarrier: Sendable {
         throw DomainError(
           .imageInUse, "\(graph.name) is held for another point in time", remedy: "try again")
       }
-      state.withLock { $0.holds[index] = hold }
+      // The timer releases those that were there when it fired, and no others.
+      let isOpen = state.withLock { state in
+        state.holds[index] = hold
+        return state.decision == .open
+      }
+      guard isOpen else {
+        await release(state.withLock { $0.holds })
+        throw DomainError(
+          .imageInUse, "\(graph.name) couldn't be held within \(bound)", remedy: "try again when it has less to do")
+      }
     }
     let holds = state.withLock { $0.holds }
     await withDiscardingTaskGroup { group in

@@ -66,6 +66,7 @@ package enum ProblemCode: String, Sendable, Codable, CaseIterable {
 
   // What went wrong underneath.
   case storageFull = "storage-full"
+  case tempFull = "temp-full"
   case ioError = "io-error"
   case cancelled = "cancelled"
   case interrupted = "interrupted"

@@ -69,6 +69,16 @@ extension CatalogReading {
     }
   }
 
+  /// Throws `imageInUse` while a job is at work on the image.
+  func requireNoJobAtWork(on image: Image) throws {
+    guard
+      let job = try liveJobs().first(where: { $0.state != .queued && $0.request.work.images.contains(image.id) })
+    else { return }
+    throw DomainError(
+      .imageInUse, "the \(job.request.kind.rawValue) job \(job.id) uses image '\(image.name)'",
+      remedy: "wait for it, or cancel it")
+  }
+
   /// Throws `imageInUse` while the image has exports; with `onlyActive`, while clients are offered it.
   func requireNoExports(of image: Image, onlyActive: Bool = false) throws {
     let exports = try allPages { try self.exports(ExportFilter(image: image.id), $0) }

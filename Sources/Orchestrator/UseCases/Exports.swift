@@ -219,6 +219,8 @@ struct ExportDeletion: Sendable {
       released = nil
       return
     }
+    // The image is closed with its last export, and a backup may be reading it.
+    try catalog.requireNoJobAtWork(on: image)
     released = image
   }
 

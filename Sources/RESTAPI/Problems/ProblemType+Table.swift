@@ -301,7 +301,8 @@ extension ProblemType {
         code, 409, "The point in time couldn't be had",
         """
         Images that are backed up together are held at one moment, before the first byte of any is read. One of \
-        them couldn't be held, so none of the others was backed up.
+        them couldn't be held, so none of the others was backed up. Or the guest of an attached image changed bytes \
+        that the backup hadn't read yet and that couldn't be kept in time: the detail says why.
         """,
         remedy: "mend what the detail names, or ask with `\"onFailure\": \"continue\"` to back up the others without it"
       )
@@ -356,6 +357,11 @@ extension ProblemType {
         code, 507, "The storage is full",
         "Writing failed for lack of space. What was half written has been removed.",
         remedy: "make room, then try again")
+    case .tempFull:
+      ProblemType(
+        code, 507, "There is no room for what guests change",
+        "The folder for the temps of live backups has less room than a backup needs to begin. Nothing was begun.",
+        remedy: "make room in `fleecingFolder`, or have it on another file system")
     case .ioError:
       ProblemType(
         code, 500, "Reading or writing failed",
