@@ -78,6 +78,20 @@ static inline int shim_file_system(int fd, unsigned *magic) {
   return 0;
 }
 
+/* When the file was made, in nanoseconds since 1970; 0 where the file system doesn't say. */
+static inline int shim_birth(int fd, long long *nanoseconds) {
+  struct statx status = {0};
+  if (syscall(SYS_statx, fd, "", shim_at_empty_path, STATX_BTIME, &status) != 0) return -1;
+  int known = (status.stx_mask & STATX_BTIME) != 0;
+  *nanoseconds = known ? status.stx_btime.tv_sec * 1000000000LL + status.stx_btime.tv_nsec : 0;
+  return 0;
+}
+
+/* Tells a block device from others that had its number before it; from Linux 5.15 on (BLKGETDISKSEQ). */
+static inline int shim_disk_sequence(int fd, unsigned long long *sequence) {
+  return ioctl(fd, _IOR(0x12, 128, unsigned long long), sequence);
+}
+
 static inline int shim_block_byte_count(int fd, unsigned long long *count) { return ioctl(fd, BLKGETSIZE64, count); }
 static inline int shim_block_sector(int fd, int *byte_count) { return ioctl(fd, BLKSSZGET, byte_count); }
 

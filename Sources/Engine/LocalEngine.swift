@@ -27,6 +27,7 @@ package final class LocalEngine: BlockEngine {
   let claims = FileClaims()
   let records: CrashRecords?
   let fleecing: FleecingPlace
+  let sidecars: SidecarFolder?
   /// Why bitmaps of an image couldn't be recovered, by its file: its next backup says so.
   let refusedRecoveries = Lock<[FileIdentity: RefusedRecovery]>([:])
   let attachedImages = AttachedImages()
@@ -78,6 +79,7 @@ package final class LocalEngine: BlockEngine {
     peers = try NBDPeers(configuration.peers)
     records = configuration.tracking.map { CrashRecords($0) }
     fleecing = FleecingPlace(configuration.fleecing)
+    sidecars = configuration.tracking.map { SidecarFolder($0) }
     var options = NBDServerOptions()
     options.maximumConnectionCount = configuration.exports.connectionCount
     listeners = ExportListeners(
@@ -164,6 +166,7 @@ package final class LocalEngine: BlockEngine {
     }
     return ImageOpener(
       folders: imageFolders, devices: imageDevices, peers: peers, claims: claims, attached: attachedImages,
-      work: work, pool: pool, loop: loop, logger: logger, records: records, latches: latches)
+      work: work, pool: pool, loop: loop, logger: logger, records: records, sidecars: sidecars,
+      latches: latches)
   }
 }

@@ -36,6 +36,8 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
   private let lock: ImageLock?
   /// Let go of once the file is closed and its lock released, e.g. what tells others that the file is open.
   package var keptWhileOpen: (any Sendable)?
+  /// Called as the file is closed: when everything is durable and while the lock is held still.
+  package var onClosing: (nonisolated(nonsending) () async -> Void)?
   /// Told of what latches the file: a failed flush, or a write that failed otherwise than for want of space.
   package var onLatch: LatchReport?
 
@@ -229,6 +231,8 @@ package final class RawFile: BlockDevice, @unchecked Sendable {
         onLatch?(error)
       }
     }
+    if failure == nil, !wasLatched { await onClosing?() }
+    onClosing = nil
     await loop.blocking(in: lane) { [file, lock] in
       lock?.release(on: file)
       file.close()

@@ -40,7 +40,8 @@ final class TestEngine: Sendable {
     peers: PeerConfiguration = PeerConfiguration(), devices: [String] = [], sampledCheck: Double = 0.1,
     trackingMemory: Int = TrackingConfiguration.defaultMemoryByteCount,
     fleecing: FleecingConfiguration? = nil,
-    openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) }
+    openFiles: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) },
+    openSidecars: @escaping @Sendable (Folder) -> any FolderFiles = { LocalFolderFiles($0) }
   ) async throws {
     guard let group = Self.groups[backend ?? Self.backends[0]] else { throw Tool.Failure(description: "no loops") }
     self.group = group
@@ -55,7 +56,8 @@ final class TestEngine: Sendable {
         repositoryFolders: [self.root + "/backup"], writer: writer, sampledCheck: sampledCheck, lease: lease,
         exports: exports ?? ExportConfiguration(socketFolder: self.root + "/run"), peers: peers,
         tracking: TrackingConfiguration(
-          stateFolder: self.root + "/tracking", mapFolder: self.root, memoryByteCount: trackingMemory),
+          stateFolder: self.root + "/tracking", mapFolder: self.root, memoryByteCount: trackingMemory,
+          timeResolution: .milliseconds(20), openFiles: openSidecars),
         fleecing: fleecing ?? FleecingConfiguration(folder: self.root + "/fleecing"), openFiles: openFiles),
       group: group, logger: quietLogger)
     if let repository {

@@ -6,7 +6,7 @@ import ModelTesting
 import Repositories
 import Testing
 
-/// A qcow2 image, what was written to it, and its backups, each with a copy of the image's moment.
+/// An image, what was written to it, and its backups, each with a copy of the image's moment.
 struct TrackedHistory {
   struct Point {
     let place: StoredBackupLocation
@@ -21,15 +21,30 @@ struct TrackedHistory {
   var points: [Point] = []
   var path: String { location.source.place }
 
-  init(_ test: TestEngine, size: String = "8M", options: String? = nil) throws {
+  /// A qcow2 image of version 3, in one file.
+  init(_ test: TestEngine, size: String = "8M") throws {
+    self.init(test, of: try test.makeQcow2(size: size))
+  }
+
+  init(_ test: TestEngine, of location: ImageLocation) {
     self.test = test
-    location = try test.makeQcow2(size: size)
-    image = test.record("vm", location.source.place, .qcow2)
+    self.location = location
+    image = ImageRecord(
+      id: ImageID(), name: "vm", source: location.source, format: location.format, labels: ["tier": "gold"])
+  }
+
+  /// The same image and backups, by another engine on the same folders.
+  func again(_ other: TestEngine) -> TrackedHistory {
+    TrackedHistory(test: other, location: location, image: image, points: points)
+  }
+
+  private init(test: TestEngine, location: ImageLocation, image: ImageRecord, points: [Point]) {
+    (self.test, self.location, self.image, self.points) = (test, location, image, points)
   }
 
   func write(_ commands: String..., version: ToolVersion = .current) throws {
     try Tool.run(
-      "qemu-io", ["-f", "qcow2"] + commands.flatMap { ["-c", $0] } + [path], version: version)
+      "qemu-io", ["-f", location.format.rawValue] + commands.flatMap { ["-c", $0] } + [path], version: version)
   }
 
   /// Writes as a guest does, on an export of the attached image.
@@ -49,9 +64,10 @@ struct TrackedHistory {
   ) async throws -> BackupPlan {
     var order = test.order(image, compression, kind: kind)
     if let tracker { order.tracker = tracker }
+    order.isExclusive = location.isExclusive
     let control = RecordingJobControl()
     let moment = test.root + "/moment-\(points.count).raw"
-    try Tool.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, moment)
+    try Tool.run("qemu-img", "convert", "-f", location.format.rawValue, "-O", "raw", path, moment)
     let beginning = try await test.engine.begin(GroupOrder([order]), control: control)
     guard case .begun(let plan) = beginning[0] else { throw Tool.Failure(description: "\(beginning)") }
     let receipt = try await test.engine.store(order.backup, control: control)
@@ -69,7 +85,7 @@ struct TrackedHistory {
     let newest = try #require(points.last)
     let copy = try await test.backUp(test.order(image, .zstd, kind: .copy))
     #expect(copy.receipt.merkleRoot == newest.receipt.merkleRoot, what)
-    try Tool.judge("check", "-q", "-f", "qcow2", path)
+    if location.format == .qcow2 { try Tool.judge("check", "-q", "-f", "qcow2", path) }
     for point in all ? points : [newest] {
       let target = test.images + "/restored"
       try await test.restore(point.place, to: target, .raw)

@@ -12,6 +12,8 @@ import Qcow2
 ///     users ──▶ slot ──▶ filters, from the newest to the oldest ──▶ AlignedAccess of a raw file ──▶ format ──▶ file
 ///                                                              └──▶ tracking and its record for after a crash ──┘
 ///
+/// Above all of these stand the trackers that are kept in sidecars, if the image has some.
+///
 /// G1. Users hold the slot for as long as the image is open. Filters come and go behind it; nothing else of a live graph
 ///     is rewired.
 /// G2. Every change of what the guest sees passes the slot, whoever makes it. Work on the format itself, such as the
@@ -50,7 +52,7 @@ actor ImageGraph {
   /// - Parameter bitmaps: those of the image that record its changes.
   init(
     _ image: OpenImage, at location: ImageLocation, tracking: Tracking, recordedBy bitmaps: ImageBitmaps? = nil,
-    recovery: RecoveryFinding = .nothing, for use: ImageUse, on loop: EventLoop
+    _ sidecars: SidecarTracking? = nil, recovery: RecoveryFinding = .nothing, for use: ImageUse, on loop: EventLoop
   ) {
     self.loop = loop
     self.location = location
@@ -60,7 +62,8 @@ actor ImageGraph {
     self.bitmaps = bitmaps
     self.recovery = recovery
     recorder = bitmaps.map { DirtyTracking($0.top, recorder: $0) }
-    base = recorder ?? AlignedAccess.over(image.device)
+    let below: any BlockDevice = recorder ?? AlignedAccess.over(image.device)
+    base = sidecars.map { $0.over(below, isRecording: tracking == .recorded) } ?? below
     slot = Slot(base)
   }
 

@@ -24,6 +24,8 @@ struct ImageOpener: Sendable {
   let logger: Logger
   /// Where changes are recorded for after a crash; nil: nowhere.
   let records: CrashRecords?
+  /// Trackers of images that have no place for them; nil: nowhere.
+  let sidecars: SidecarFolder?
   /// Told of what latches a file that is open to be written.
   var latches: LatchLog?
 
@@ -70,17 +72,19 @@ struct ImageOpener: Sendable {
     logger.debug(
       "an image is open to be written",
       metadata: ["image": "\(opened.name)", "by": "\(use.user.words)", "changes": "\(tracking)"])
-    guard let qcow2 = opened.format.qcow2 else {
-      return ImageGraph(opened, at: image, tracking: tracking, for: use, on: loop)
-    }
     return try await telling(about: opened.name) {
       try await attempt {
-        let finding = try await CrashRecovery.run(on: qcow2, of: opened, records, on: loop, logger)
-        let bitmaps =
-          tracking == .recorded
-          ? try await ImageBitmaps.load(from: qcow2, of: opened, records, on: loop, logger) : nil
+        let sidecars = try await SidecarTracking.load(of: opened, in: sidecars, on: loop, logger)
+        var finding = RecoveryFinding.nothing
+        var bitmaps: ImageBitmaps?
+        if let qcow2 = opened.format.qcow2 {
+          finding = try await CrashRecovery.run(on: qcow2, of: opened, records, on: loop, logger)
+          if tracking == .recorded {
+            bitmaps = try await ImageBitmaps.load(from: qcow2, of: opened, records, on: loop, logger)
+          }
+        }
         return ImageGraph(
-          opened, at: image, tracking: tracking, recordedBy: bitmaps, recovery: finding, for: use, on: loop)
+          opened, at: image, tracking: tracking, recordedBy: bitmaps, sidecars, recovery: finding, for: use, on: loop)
       } orCleanUp: {
         try? await opened.device.close()
       }
@@ -98,7 +102,8 @@ struct ImageOpener: Sendable {
     let path = image.source.place
     let file = try await openFile(image.source, isReadOnly: isReadOnly)
     let format = try await openLayer(file, path, image.format, depth: 0, isReadOnly: isReadOnly, chain)
-    return OpenImage(format: format, name: path, files: chain.files, isDirect: chain.isDirect)
+    return OpenImage(
+      format: format, name: path, files: chain.files, isDirect: chain.isDirect, isExclusive: image.isExclusive)
   }
 
   /// An image on another NBD server: whatever it names besides is refused.
@@ -106,7 +111,9 @@ struct ImageOpener: Sendable {
     private func openPeer(_ uri: String, _ format: DiskFormat, isReadOnly: Bool) async throws -> OpenImage
   {
     let export = try await peers.open(uri, isReadOnly: isReadOnly, for: .copy, on: loop)
-    guard format == .qcow2 else { return OpenImage(format: .raw(export), name: uri, files: [], isDirect: false) }
+    guard format == .qcow2 else {
+      return OpenImage(format: .raw(export), name: uri, files: [], isDirect: false, isExclusive: false)
+    }
     return try await telling(about: uri) {
       try await attempt {
         let resolver: BackingResolver = { throw BackingName.overNBD($0.name, "backing file", in: uri) }
@@ -115,7 +122,7 @@ struct ImageOpener: Sendable {
           export, options: Qcow2Image.OpenOptions(layer: 0, isReadOnly: isReadOnly), backing: .resolve(resolver),
           dataFile: .resolve(dataFileResolver), work: work, pool: pool)
         image.onLatch = latches?.report(of: uri)
-        return OpenImage(format: .qcow2(image), name: uri, files: [], isDirect: false)
+        return OpenImage(format: .qcow2(image), name: uri, files: [], isDirect: false, isExclusive: false)
       } orCleanUp: {
         try? await export.close()
       }
@@ -168,25 +175,32 @@ struct ImageOpener: Sendable {
       tableByteCountAbove: Int = 0
     ) async throws -> OpenFormat
   {
-    let layer = try await loop.blocking(about: path, in: .folder(of: path)) {
-      LayerFile(
-        path: path, format: format, descriptor: file, status: try file.status(),
-        generation: try FileGeneration(of: file), changed: try file.changeSeconds())
+    let (status, generation, changed) = try await loop.blocking(about: path, in: .folder(of: path)) {
+      (try file.status(), try FileGeneration(of: file), try file.changeSeconds())
     }
-    if chain.files.contains(where: { $0.status.isSameFile(as: layer.status) }) {
+    if chain.files.contains(where: { $0.status.isSameFile(as: status) }) {
       throw DomainError(
         .backingRefused, "\(chain.files[0].path) leads back to \(path): the files that it names form a loop",
         remedy: "give it another backing file with qemu-img rebase")
     }
-    chain.files.append(layer)
     return try await telling(about: path) {
       var options = RawFile.Options(isReadOnly: isReadOnly, direct: chain.wantsDirect, allowsBlockDevice: true)
       options.allowsPartialLastBlock = format == .qcow2
       let claim = try await claims.claim(
-        layer.status, path, isReadOnly ? .reader : .writer, for: chain.use, until: chain.deadline, on: loop)
+        status, path, isReadOnly ? .reader : .writer, for: chain.use, until: chain.deadline, on: loop)
       let raw = try await RawFile.open(file, options, on: loop)
       raw.keptWhileOpen = claim
       raw.onLatch = latches?.report(of: path)
+      let opened = try await attempt {
+        try await loop.blocking(in: .folder(of: path)) { () throws(SystemError) in try ImageIdentity.Layer(of: file) }
+      } orCleanUp: {
+        try? await raw.close()
+      }
+      let layer = LayerFile(
+        path: path, format: format, descriptor: file, status: status, generation: generation, changed: changed,
+        opened: opened, closing: isReadOnly ? nil : sidecars.map { ClosingIdentity($0.configuration.timeResolution) })
+      raw.onClosing = { [loop] in await layer.closing?.take(of: layer, on: loop) }
+      chain.files.append(layer)
       if depth == 0, !raw.isDirect { chain.isDirect = false }
       guard format == .qcow2 else { return .raw(raw) }
       return try await attempt {

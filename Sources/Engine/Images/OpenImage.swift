@@ -16,6 +16,8 @@ struct OpenImage: Sendable {
   let files: [LayerFile]
   /// Whether the image's own data go past the page cache.
   let isDirect: Bool
+  /// Nothing but this server writes to its block devices: its owner's promise.
+  let isExclusive: Bool
 
   /// What the guest sees.
   var device: any BlockDevice { format.device }
@@ -27,6 +29,9 @@ struct OpenImage: Sendable {
       "\(name) was not closed by its last writer: \($0) refcounts were put right, and no byte of the guest was changed"
     }
   }
+
+  /// What its files were when it had been opened, with its locks held, and before anything was changed in them.
+  var opened: ImageIdentity { ImageIdentity(layers: files.map(\.opened)) }
 
   /// Changes whenever a file of the image may have changed.
   var generation: FileGeneration { FileGeneration(files.map(\.generation)) }
@@ -75,6 +80,10 @@ struct LayerFile: Sendable {
   let generation: FileGeneration
   /// When the file, or what is said of it, was last changed before it was opened: in seconds since 1970.
   let changed: Int64
+  /// What it was when its lock had been taken.
+  let opened: ImageIdentity.Layer
+  /// Nil of one that is only read.
+  let closing: ClosingIdentity?
 }
 
 extension FileDescriptor {

@@ -17,6 +17,8 @@ struct BegunBackup: Sendable {
   let job: JobID
   /// Set at the moment.
   var plan: BackupPlan
+  /// What the image's files are, if its tracker is kept in a sidecar.
+  var identity: ImageIdentity?
   /// What it builds on; nil for what begins a chain.
   let parent: StoredBackup?
   /// The name of the bitmap that says what has changed; nil where hashes alone tell.

@@ -2,6 +2,7 @@ import BlockCore
 import EventLoops
 import Failures
 import Foundation
+import Glibc
 import Locks
 import Model
 import Repositories
@@ -111,7 +112,7 @@ extension LocalEngine {
       let use = ImageUse(.job("backup", control.job), needs: .read)
       return .attached(try AttachedPoint(graph, order.image.id, among: attachedImages, for: use))
     }
-    let location = ImageLocation(source: order.image.source, format: order.image.format)
+    let location = order.location
     let image = try await openToBackUp(location, on: loop, control)
     if case .nbd(let uri) = location.source {
       control.log(.warning, "\(uri): nothing can prove that it isn't written to while it is backed up")
@@ -126,8 +127,13 @@ extension LocalEngine {
     ) async throws -> BegunBackup
   {
     let image = held.image
+    let trackers = trackerStore(of: held, on: loop)
+    var identity: ImageIdentity?
     if order.kind != .copy {
-      try await telling(about: image.name) { try await StoredTracker.requirePlace(for: order.tracker, in: image) }
+      try await telling(about: image.name) {
+        try await StoredTracker.requirePlace(for: order.tracker, among: trackers, of: image.name)
+        if trackers is SidecarTrackers { identity = try await settledIdentity(of: image, on: loop, control) }
+      }
     }
     let lease = try await repository.takeLease(on: order.image.id, control: control)
     return try await attempt {
@@ -135,9 +141,7 @@ extension LocalEngine {
       let wanted = BackupDecision(
         order: order, chain: try await repository.newestChain(of: order.image.id, tracker: order.tracker),
         tracker: explained(
-          try await telling(about: image.name) {
-            try await StoredTracker.find(order.tracker, in: image, recordedBy: held.liveBitmaps)
-          }, of: image),
+          try await telling(about: image.name) { try await trackers.find(order.tracker) }, of: image),
         byteCount: held.byteCount, moment: clock.now())
       let (plan, base) = try await decisionThatHolds(wanted, in: repository, control).plan
       let place = StoredBackupLocation(
@@ -152,7 +156,8 @@ extension LocalEngine {
         var begun = BegunBackup(
           order, held, in: repository, lease, stage, on: loop, for: control.job, plan, over: parent,
           countedBy: counted, sampledShare: configuration.sampledCheck,
-          checkpoint: plan.kind == .copy ? nil : newCheckpoint(of: image))
+          checkpoint: plan.kind == .copy ? nil : newCheckpoint(of: image, identity))
+        begun.identity = identity
         if let parent, let (from, bits) = base?.tracked {
           begun.setChanges(
             try await changes(bits, of: stored(from, in: repository), since: parent), byteCount: held.byteCount)
@@ -166,6 +171,26 @@ extension LocalEngine {
       }
     } orCleanUp: {
       await lease.giveBack()
+    }
+  }
+
+  /// What the image's files are before the first of their bytes is read; nil if they go on being changed.
+  nonisolated(nonsending)
+    private func settledIdentity(
+      of image: OpenImage, on loop: EventLoop, _ control: any JobControl
+    ) async throws -> ImageIdentity?
+  {
+    guard let resolution = configuration.tracking?.timeResolution else { return nil }
+    do throws(SystemError) {
+      let identity = try await image.settledIdentity(resolution, on: loop)
+      if identity == nil {
+        control.log(.info, "\(image.name) goes on being changed, so no bitmap counts from this backup")
+      }
+      return identity
+    } catch {
+      if error.code == ECANCELED { throw error }
+      control.log(.info, "\(image.name) can't be flushed, so no bitmap counts from this backup: \(error)")
+      return nil
     }
   }
 

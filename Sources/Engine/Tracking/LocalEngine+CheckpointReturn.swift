@@ -11,31 +11,28 @@ import Repositories
 // there: a crash in between leaves one that counts from a backup that is.
 extension LocalEngine {
   package func returnCheckpoint(_ order: CheckpointReturn) async -> CheckpointReturn.Outcome {
-    guard order.image.format == .qcow2, case .file = order.image.source else { return .unconcerned }
+    if order.image.source.isNBD { return .unconcerned }
     do {
       return try await onLoop(in: order.backup.repository.lane) { [self] loop in
         let repository = try await open(order.backup.repository, on: loop)
         let (backup, parent) = (try await repository.stored(order.backup), try await repository.stored(order.parent))
         guard let checkpoint = backup.manifest.checkpoint else { return .unconcerned }
         let use = ImageUse(
-          .request("the deletion of backup \(order.backup.backup)"), needs: order.isRehearsal ? .read : .alone,
+          .request("the deletion of backup \(order.backup.backup)"), needs: order.isRehearsal ? .read : .rest,
           isPassing: true)
-        if order.isRehearsal {
-          let image = try await opener(on: loop).open(order.image, for: use)
-          return try await closing([image.device]) {
-            try await tracker(order.tracker, at: checkpoint, in: image, over: parent.manifest).outcome
-          }
-        }
+        let image = try await opener(on: loop).open(order.image, for: use)
+        let move = CheckpointMove(order: order, checkpoint: checkpoint, backup: backup, parent: parent, loop: loop)
+        let isWritten = !order.isRehearsal && image.trackable != nil
+        let outcome = try await closing([image.device]) { isWritten ? nil : try await carryOut(move, in: image) }
+        if let outcome { return outcome }
         let graph = try await opener(on: loop).openToWrite(
-          order.image, tracking: .unchanged(because: "only a bitmap is stored"), for: use)
+          order.image, tracking: .unchanged(because: "only a bitmap is stored"),
+          for: ImageUse(use.user, needs: .alone, isPassing: true))
         return try await closing([graph.slot]) {
-          let found = try await tracker(order.tracker, at: checkpoint, in: graph.image, over: parent.manifest)
-          guard case .found(let stored, let target) = found else { return found.outcome }
-          let sum = try await sum(of: stored, backup, parent)
-          try await telling(about: graph.name) {
-            try await store(sum, as: target, insteadOf: checkpoint, of: order.tracker, graph)
-          }
-          return .returned
+          let outcome = try await carryOut(move, in: graph.image)
+          // Durable only then.
+          try await telling(about: graph.name) { try await graph.slot.close() }
+          return outcome
         }
       }
     } catch {
@@ -43,8 +40,29 @@ extension LocalEngine {
     }
   }
 
+  private struct CheckpointMove {
+    let order: CheckpointReturn
+    /// Of the backup.
+    let checkpoint: ULID
+    let backup: StoredBackup
+    let parent: StoredBackup
+    let loop: EventLoop
+  }
+
+  nonisolated(nonsending)
+    private func carryOut(_ move: CheckpointMove, in image: OpenImage) async throws -> CheckpointReturn.Outcome
+  {
+    let store = trackerStore(of: image, on: move.loop)
+    let found = try await telling(about: image.name) { try await tracker(move, in: image, store) }
+    guard case .found(let stored, let target) = found, !move.order.isRehearsal else { return found.outcome }
+    let sum = StoredTracker(
+      checkpoint: target, bitmap: try await sum(of: stored, move.backup, move.parent), identity: stored.identity)
+    try await telling(about: image.name) { try await store.replace(move.order.tracker, with: sum) }
+    return .returned
+  }
+
   private enum CountingTracker {
-    case found(StoredTracker, parent: Manifest)
+    case found(StoredTracker, target: ULID)
     case none
     case unusable(String)
 
@@ -60,16 +78,16 @@ extension LocalEngine {
   /// The image's tracker, if it counts from the checkpoint and could count from the parent's.
   nonisolated(nonsending)
     private func tracker(
-      _ name: TrackerName, at checkpoint: ULID, in image: OpenImage, over parent: Manifest
+      _ move: CheckpointMove, in image: OpenImage, _ store: any TrackerStore
     ) async throws -> CountingTracker
   {
-    let finding = try await telling(about: image.name) { try await StoredTracker.find(name, in: image) }
-    switch finding {
+    let parent = move.parent.manifest
+    switch try await store.find(move.order.tracker) {
     case .missing(.bitmapMissing, _): return .none
     case .missing(_, let why): return .unusable(why)
     case .found(let stored):
-      guard stored.checkpoint == checkpoint else { return .none }
-      guard parent.checkpoint != nil, let marks = parent.marks, !marks.isEmpty else {
+      guard stored.checkpoint == move.checkpoint else { return .none }
+      guard let target = parent.checkpoint, let marks = parent.marks, !marks.isEmpty else {
         return .unusable("backup \(parent.backup) has no checkpoint")
       }
       guard UInt64(parent.granularity ?? 0) == stored.bitmap.granularity else {
@@ -78,7 +96,7 @@ extension LocalEngine {
       guard parent.virtualSize <= image.device.byteCount, parent.mixture != true else {
         return .unusable("nothing can be built on backup \(parent.backup)")
       }
-      return .found(stored, parent: parent)
+      return .found(stored, target: target)
     }
   }
 
@@ -91,23 +109,5 @@ extension LocalEngine {
     var sum = tracker.bitmap
     for mark in parent.manifest.marks ?? [] { sum.set(ByteRange(offset: mark * sum.granularity, length: 1)) }
     return try await changes(sum, of: backup, since: parent)
-  }
-
-  nonisolated(nonsending)
-    private func store(
-      _ bitmap: DirtyBitmap, as parent: Manifest, insteadOf checkpoint: ULID, of tracker: TrackerName,
-      _ graph: ImageGraph
-    ) async throws
-  {
-    guard let qcow2 = graph.image.format.qcow2, let target = parent.checkpoint else { return }
-    try await qcow2.changeBitmaps([
-      .remove(name: TrackerBitmapName(tracker: tracker, checkpoint: checkpoint).bytes),
-      .store(
-        BitmapToStore(
-          name: TrackerBitmapName(tracker: tracker, checkpoint: target).bytes, isAuto: true, bitmap: bitmap,
-          clusterByteCount: qcow2.clusterByteCount)),
-    ])
-    // Durable only then.
-    try await graph.slot.close()
   }
 }

@@ -16,9 +16,10 @@ struct NewCheckpoint: Sendable {
 }
 
 extension LocalEngine {
-  /// The checkpoint of a backup that later ones may build on; nil where the image can't carry a tracker.
-  func newCheckpoint(of image: OpenImage) -> NewCheckpoint? {
-    guard image.trackable != nil else { return nil }
+  /// The checkpoint of a backup that later ones may build on; nil where the image can have no tracker.
+  /// - Parameter identity: of an image whose tracker is kept in a sidecar.
+  func newCheckpoint(of image: OpenImage, _ identity: ImageIdentity?) -> NewCheckpoint? {
+    guard image.trackable != nil || identity != nil else { return nil }
     let byteCount = image.device.byteCount
     let granularity = StoredTracker.granularity(byteCount: byteCount)
     guard DirtyBitmap.isPossible(granularity: granularity, byteCount: byteCount) else { return nil }
@@ -77,40 +78,29 @@ extension LocalEngine {
       _ control: any JobControl
     ) async throws
   {
+    let tracker = checkpoint.map {
+      StoredTracker(
+        checkpoint: $0.id, bitmap: $0.bits(byteCount: image.device.byteCount), identity: begun.identity)
+    }
+    guard image.trackable != nil else {
+      return try await trackerStore(of: image, on: loop).replace(begun.order.tracker, with: tracker)
+    }
     let before = image.generation
     try await waitUntilTimesTell(of: image, on: loop)
     try await image.device.close()
-    let location = ImageLocation(source: begun.order.image.source, format: begun.order.image.format)
     let graph = try await opener(on: loop).openToWrite(
-      location, tracking: .unchanged(because: "only a bitmap is stored"),
+      begun.order.location, tracking: .unchanged(because: "only a bitmap is stored"),
       for: ImageUse(.job("backup", control.job), needs: .alone))
     try await closing([graph.slot]) {
-      guard checkpoint == nil || graph.image.generation == before else {
+      guard tracker == nil || graph.image.generation == before else {
         throw DomainError(.imageInUse, "\(graph.name) was changed right after it was backed up")
       }
-      try await telling(about: graph.name) { try await store(checkpoint, begun, graph) }
+      try await telling(about: graph.name) {
+        try await trackerStore(of: graph.image, on: loop).replace(begun.order.tracker, with: tracker)
+        // Durable only then.
+        try await graph.slot.close()
+      }
     }
-  }
-
-  nonisolated(nonsending)
-    private func store(_ checkpoint: NewCheckpoint?, _ begun: BegunBackup, _ graph: ImageGraph) async throws
-  {
-    guard let qcow2 = graph.image.format.qcow2 else { return }
-    let tracker = begun.order.tracker
-    let bitmap =
-      checkpoint?.bits(byteCount: qcow2.byteCount)
-      ?? DirtyBitmap(byteCount: qcow2.byteCount, granularity: StoredTracker.granularity(byteCount: qcow2.byteCount))
-    let stored = try await qcow2.bitmaps()
-    let old = stored.areTrusted ? stored.entries.filter { TrackerBitmapName($0.nameBytes)?.tracker == tracker } : []
-    let name = TrackerBitmapName(tracker: tracker, checkpoint: checkpoint?.id ?? TrackerBitmapName.noCheckpoint)
-    try await qcow2.changeBitmaps(
-      old.map { .remove(name: $0.nameBytes) } + [
-        .store(
-          BitmapToStore(
-            name: name.bytes, isAuto: checkpoint != nil, bitmap: bitmap, clusterByteCount: qcow2.clusterByteCount))
-      ])
-    // Durable only then.
-    try await graph.slot.close()
   }
 
   /// Until a change of the image from now on would have another time than its last one.

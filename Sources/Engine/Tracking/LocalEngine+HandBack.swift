@@ -7,8 +7,14 @@ import Qcow2
 // How an image is handed back: without what was put into it to track its changes.
 extension LocalEngine {
   package func removeTracking(from image: ImageLocation, tracker: TrackerName?) async -> TrackingRemoval {
-    guard image.format == .qcow2, case .file(let path) = image.source else { return TrackingRemoval() }
     var removal = TrackingRemoval()
+    do {
+      removal.removed = try await removeSidecars(of: image, tracker)
+    } catch {
+      removal.failure = ProblemDetails((error as? DomainError) ?? DomainError(any: error, of: image.source.place))
+      return removal
+    }
+    guard image.format == .qcow2, case .file(let path) = image.source else { return removal }
     do {
       let found = try await onLoop(in: .folder(of: path)) { [self] loop in try await tracking(in: image, tracker, loop)
       }
@@ -17,11 +23,25 @@ extension LocalEngine {
       let removed = try await onLoop(in: .folder(of: path)) { [self] loop in
         try await remove(from: image, tracker, loop)
       }
-      (removal.removed, removal.left) = (removed, [])
+      removal.removed += removed
+      removal.left = []
     } catch {
       removal.failure = ProblemDetails((error as? DomainError) ?? DomainError(any: error, of: path))
     }
     return removal
+  }
+
+  /// - Returns: the names of their bitmaps.
+  private func removeSidecars(of image: ImageLocation, _ tracker: TrackerName?) async throws -> [String] {
+    guard let sidecars else { return [] }
+    let name = image.source.place
+    return try await onLoop(in: sidecars.lane) { loop in
+      try await loop.blocking(about: name, in: sidecars.lane) {
+        let found = try sidecars.all(of: name).filter { tracker == nil || $0.tracker == tracker }
+        if !found.isEmpty { try sidecars.remove(tracker, of: name) }
+        return found.compactMap(\.name?.text)
+      }
+    }
   }
 
   private struct FoundTracking: Sendable {

@@ -37,6 +37,18 @@ extension FileDescriptor {
     return (byteCount, Int(sector))
   }
 
+  /// Tells a block device from others that had its number since the machine was started; nil where the kernel doesn't.
+  package func diskSequence() -> UInt64? {
+    var sequence: UInt64 = 0
+    return shim_disk_sequence(rawValue, &sequence) == 0 ? sequence : nil
+  }
+
+  /// When the file was made, in nanoseconds since 1970, which no program can set; nil where the file system doesn't say.
+  package func birthNanoseconds() -> Int64? {
+    var nanoseconds: Int64 = 0
+    return shim_birth(rawValue, &nanoseconds) == 0 && nanoseconds != 0 ? nanoseconds : nil
+  }
+
   /// Makes a block device's range read as zeroes (BLKZEROOUT); whole sectors.
   package func zeroOutBlocks(at offset: UInt64, byteCount: UInt64) throws(SystemError) {
     guard shim_block_zero_out(rawValue, offset, byteCount) == 0 else { throw .last }

@@ -118,10 +118,13 @@ package enum DiskFormat: String, Sendable, Codable, CaseIterable {
 package struct ImageLocation: Hashable, Sendable, Codable {
   package var source: ImageSource
   package var format: DiskFormat
+  /// Nothing but this server writes to it: what its owner says of block devices, whose times tell nothing.
+  package var isExclusive: Bool
 
-  package init(source: ImageSource, format: DiskFormat) {
+  package init(source: ImageSource, format: DiskFormat, isExclusive: Bool = false) {
     self.source = source
     self.format = format
+    self.isExclusive = isExclusive
   }
 }
 

@@ -100,6 +100,8 @@ package struct BackupOrder: Hashable, Sendable, Codable {
   package var group: ULID
   package var kind: RequestedBackupKind
   package var image: ImageRecord
+  /// As ``ImageLocation/isExclusive``.
+  package var isExclusive: Bool
   package var repository: RepositoryLocation
   /// Whose line of checkpoints it is in; a copy is in none.
   package var tracker: TrackerName
@@ -121,7 +123,7 @@ package struct BackupOrder: Hashable, Sendable, Codable {
   /// - Parameter tracker: nil: the repository's own.
   package init(
     backup: BackupID, newChain: ChainID, group: ULID, kind: RequestedBackupKind, image: ImageRecord,
-    repository: RepositoryLocation, tracker: TrackerName? = nil, compression: Compression,
+    isExclusive: Bool = false, repository: RepositoryLocation, tracker: TrackerName? = nil, compression: Compression,
     unusableParents: Set<BackupID> = [],
     chainLength: Int = Self.standardChainLength, mixture: String? = nil, groupImages: [ImageID] = [],
     courtesy: GuestCourtesy = GuestCourtesy()
@@ -134,11 +136,16 @@ package struct BackupOrder: Hashable, Sendable, Codable {
     self.unusableParents = unusableParents
     self.chainLength = chainLength
     self.image = image
+    self.isExclusive = isExclusive
     self.repository = repository
     self.tracker = tracker ?? .standard(of: repository.id)
     self.compression = compression
     self.mixture = mixture
     self.groupImages = groupImages
+  }
+
+  package var location: ImageLocation {
+    ImageLocation(source: image.source, format: image.format, isExclusive: isExclusive)
   }
 }
 

@@ -237,6 +237,13 @@ enum SystemClock {
     return Int64(now.tv_sec)
   }
 
+  /// The same in nanoseconds.
+  static func nanoseconds() -> Int64 {
+    var now = timespec()
+    clock_gettime(CLOCK_REALTIME_COARSE, &now)
+    return Int64(now.tv_sec) * 1_000_000_000 + Int64(now.tv_nsec)
+  }
+
   /// When the machine's running began.
   static func bootSeconds() -> Int64 {
     var (now, up) = (timespec(), timespec())
