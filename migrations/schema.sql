@@ -138,7 +138,7 @@ CREATE TABLE "images" (
   labels         TEXT    NOT NULL CHECK (json_type(labels) = 'object'),
   managed_by     TEXT    NOT NULL CHECK (managed_by IN ('api', 'config')),
   created_at     INTEGER NOT NULL,
-  revision       INTEGER NOT NULL CHECK (revision > 0),
+  revision       INTEGER NOT NULL CHECK (revision > 0), exclusive INTEGER NOT NULL DEFAULT 0 CHECK (exclusive IN (0, 1)),
   CHECK ((attached_cache IS NULL) = (attached_by IS NULL))
 ) STRICT;
 

@@ -116,6 +116,10 @@ package struct ConfigurationKey: Hashable, Sendable {
         ]),
       ConfigurationKey(
         "format", "raw or qcow2", standard: nil, "Stated, never guessed: a guest can write any header into a raw disk."),
+      ConfigurationKey(
+        "exclusive", "true or false", standard: "false",
+        "Nothing but this server writes to it: a promise that block devices need for increments that read only what changed."
+      ),
       ConfigurationKey("labels", "text by text", standard: "{}", "To find the image by."),
     ])
 

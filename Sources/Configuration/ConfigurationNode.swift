@@ -63,6 +63,13 @@ struct ConfigurationNode {
     return one * Int(number)
   }
 
+  func truth() -> Bool {
+    guard let text = plainText, text == "true" || text == "false" else {
+      return fault("must be true or false", else: false)
+    }
+    return text == "true"
+  }
+
   func share() -> Double {
     guard let number = plainText.flatMap({ Double($0) }), (0...1).contains(number) else {
       return fault("must be a number from 0 to 1", else: 0)

@@ -205,10 +205,12 @@ extension ConfigurationReader {
       if let name, !names.insert(name).inserted { nameNode?.fault("'\(name)' is there twice") }
       let source = sourceNode.flatMap { self.source($0, in: allowed) }
       let format = section.required("format")?.choice(DiskFormat.self, else: .raw)
+      let isExclusive = section.optional("exclusive")?.truth() ?? false
       let labels = section.optional("labels")?.dictionary ?? [:]
       guard let name, let source, let format else { return nil }
       if let other = sources.updateValue(name, forKey: source) { sourceNode?.fault("is the source of '\(other)' too") }
-      return ServerConfiguration.DeclaredImage(name: name, source: source, format: format, labels: labels)
+      return ServerConfiguration.DeclaredImage(
+        name: name, source: source, format: format, isExclusive: isExclusive, labels: labels)
     }
   }
 

@@ -51,6 +51,7 @@ package struct ServerConfiguration: Hashable, Sendable {
     package var name: ResourceName
     package var source: ImageSource
     package var format: DiskFormat
+    package var isExclusive: Bool
     package var labels: [String: String]
   }
 

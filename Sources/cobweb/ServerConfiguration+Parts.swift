@@ -49,7 +49,9 @@ extension ServerConfiguration {
   var declarations: Declarations {
     Declarations(
       repositories: repositories.map { RepositoryDraft(name: $0.name, kind: $0.kind, path: $0.path) },
-      images: images.map { ImageDraft(name: $0.name, source: $0.source, format: $0.format, labels: $0.labels) })
+      images: images.map {
+        ImageDraft(name: $0.name, source: $0.source, format: $0.format, isExclusive: $0.isExclusive, labels: $0.labels)
+      })
   }
 }
 

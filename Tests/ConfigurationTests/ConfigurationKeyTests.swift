@@ -30,7 +30,7 @@ struct ConfigurationKeyTests {
       images:
         - {name: vm1, source: {kind: file, path: /images/vm1.qcow2}, format: qcow2, labels: {tier: gold, "7": "8"}}
         - {name: vm2, source: {kind: file, path: more/images/vm2.raw}, format: raw}
-        - {name: lv, source: {kind: device, path: /dev/vg0/lv}, format: raw}
+        - {name: lv, source: {kind: device, path: /dev/vg0/lv}, format: raw, exclusive: true}
         - {name: far, source: {kind: nbd, uri: "nbd+unix:///x?socket=/run/x.sock"}, format: raw}
       exportTLS: {certificate: tls/nbd.pem, key: tls/nbd-key.pem, clientAuthority: /etc/ca.pem, preSharedKeys: keys}
       exportConnections: 10000
@@ -59,6 +59,7 @@ struct ConfigurationKeyTests {
     #expect(read.copyBuffer == 1 << 20 && read.guestWriteTimeout == .milliseconds(500))
     #expect(read.imageFolders == ["/images", "/srv/cobweb/more/images"])
     #expect(read.imageDevices == ["/dev/vg0/*"])
+    #expect(read.images.map(\.isExclusive) == [false, false, true, false])
     #expect(read.repositoryFolders == ["/backup"])
     #expect(read.socketFolder == "/run/cobweb")
     #expect(read.socketGroup == "root")

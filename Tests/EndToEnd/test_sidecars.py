@@ -156,3 +156,52 @@ def test_what_an_overlay_stands_on_counts(server, workspace):
     images.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", guest.path, guest.model)
     guest.check(server.back_up(kind="incremental"), "tracking-lost")
     guest.check(server.back_up(kind="incremental"))
+
+
+def test_their_trackers_are_listed_taken_out_and_go_on(server, workspace):
+    guest = Guest(server, workspace, "raw")
+    full = server.back_up()
+    tracker, = server.get("/images/vm1/trackers")["items"]
+    assert tracker == {
+        "name": full["tracker"], "checkpoint": full["checkpoint"], "lastBackup": full["id"],
+        "bitmap": f"cobweb.{full['tracker']}.{full['checkpoint']}", "repository": full["repository"],
+        "state": "recording", "owner": "backup"}
+    write_beside(guest)
+    images.run("cp", guest.path, guest.model)
+    tracker, = server.get("/images/vm1/trackers")["items"]
+    assert tracker["state"] == "inconsistent"
+    guest.check(server.back_up(kind="incremental"), "tracking-lost")
+    guest.export()
+    tracker, = server.get("/images/vm1/trackers")["items"]
+    assert tracker["state"] == "recording"
+    guest.write("write -P 9 20M 64k")
+    guest.withdraw()
+    newest = server.back_up(kind="incremental")
+    guest.check(newest)
+    # The newest backup is deleted, and its line goes on from the one before.
+    guest.export()
+    guest.write("write -P 9 40M 64k")
+    guest.withdraw()
+    plan = server.expect(200, "DELETE", f"/backups/{newest['id']}?dryRun=true").json()
+    assert newest["parent"] in plan["steps"][0] and plan["warnings"] == []
+    server.succeeded("DELETE", f"/backups/{newest['id']}")
+    again = server.back_up(kind="incremental")
+    guest.check(again)
+    assert (again["parent"], again["dirtyBytes"]) == (newest["parent"], 2 * 65536)
+    server.expect(204, "DELETE", f"/images/vm1/trackers/{full['tracker']}")
+    assert server.get("/images/vm1/trackers")["items"] == []
+    guest.check(server.back_up(kind="incremental"), "bitmap-missing")
+    server.call("DELETE", "/images/vm1").raise_for_status()
+    assert not [path for path in (workspace / "state/tracking").rglob("*") if path.is_file()]
+
+
+def test_exclusive_is_a_field_of_the_image(server, workspace):
+    guest = Guest(server, workspace, "raw")
+    assert server.get("/images/vm1")["exclusive"] is False
+    assert server.expect(200, "PATCH", "/images/vm1", {"exclusive": True}).json()["exclusive"] is True
+    guest.export()
+    server.problem(409, "image-in-use", "PATCH", "/images/vm1", {"exclusive": False})
+    guest.withdraw()
+    server.back_up()
+    assert server.expect(200, "PATCH", "/images/vm1", {"exclusive": False}).json()["exclusive"] is False
+    assert server.get("/images/vm1/trackers")["items"] == [], "what was recorded under the promise is forgotten"

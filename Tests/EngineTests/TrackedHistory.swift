@@ -26,20 +26,19 @@ struct TrackedHistory {
     self.init(test, of: try test.makeQcow2(size: size))
   }
 
-  init(_ test: TestEngine, of location: ImageLocation) {
+  init(_ test: TestEngine, of location: ImageLocation, image: ImageRecord? = nil, _ points: [Point] = []) {
     self.test = test
     self.location = location
-    image = ImageRecord(
-      id: ImageID(), name: "vm", source: location.source, format: location.format, labels: ["tier": "gold"])
+    self.image =
+      image
+      ?? ImageRecord(
+        id: ImageID(), name: "vm", source: location.source, format: location.format, labels: ["tier": "gold"])
+    self.points = points
   }
 
   /// The same image and backups, by another engine on the same folders.
   func again(_ other: TestEngine) -> TrackedHistory {
-    TrackedHistory(test: other, location: location, image: image, points: points)
-  }
-
-  private init(test: TestEngine, location: ImageLocation, image: ImageRecord, points: [Point]) {
-    (self.test, self.location, self.image, self.points) = (test, location, image, points)
+    TrackedHistory(other, of: location, image: image, points)
   }
 
   func write(_ commands: String..., version: ToolVersion = .current) throws {

@@ -171,8 +171,9 @@ struct TrackerTests {
     }
   }
 
-  /// The times of a block device don't tell that somebody wrote to it: it carries no tracker.
-  @Test func aDeviceIsComparedWhole() async throws {
+  /// The times of a block device don't tell that somebody wrote to it: it has no tracker, unless its owner promises that
+  /// nobody does.
+  @Test(arguments: [false, true]) func aDeviceIsComparedWholeUnlessItIsExclusive(_ isExclusive: Bool) async throws {
     guard geteuid() == 0 else { return print("aDeviceIsComparedWhole: NOT TESTED, needs root for a loop device") }
     let root = NSTemporaryDirectory() + "cobweb-engine-\(ULID())"
     defer { try? FileManager.default.removeItem(atPath: root) }
@@ -185,17 +186,26 @@ struct TrackerTests {
     let device = String(found)
     defer { _ = try? Tool.run("losetup", "--detach", device) }
     try await withEngine(root: root, devices: [device]) { test in
-      let image = ImageRecord(id: ImageID(), name: "vm", source: .device(path: device), format: .qcow2, labels: [:])
-      for kind in [RequestedBackupKind.full, .incremental] {
-        try Tool.run("qemu-io", "-f", "qcow2", "-c", "write -P 5 1M 64k", device)
-        let order = test.order(image, kind: kind)
-        let beginning = try await test.engine.begin(GroupOrder([order]), control: RecordingJobControl())
-        guard case .begun(let plan) = beginning[0] else { throw Tool.Failure(description: "\(beginning)") }
-        _ = try await test.engine.store(order.backup, control: RecordingJobControl())
-        #expect(plan.fallback == (kind == .full ? nil : .init(to: .hash, reason: .bitmapMissing)), "\(plan.reason)")
+      let location = ImageLocation(source: .device(path: device), format: .qcow2, isExclusive: isExclusive)
+      var history = TrackedHistory(test, of: location)
+      _ = try await history.backUp(.full)
+      for offset in 1...2 {
+        try await history.writeAttached("write -P 5 \(offset)M 64k")
+        let plan = try await history.backUp(.incremental)
+        #expect(plan.fallback == (isExclusive ? nil : .init(to: .hash, reason: .bitmapMissing)), "\(plan.reason)")
+        try await history.expectNothingMissed("a device")
       }
-      let location = ImageLocation(source: image.source, format: .qcow2)
-      #expect(try await test.engine.inspect(location).bitmaps.isEmpty)
+      let inspection = try await test.engine.inspect(location)
+      #expect(inspection.bitmaps.isEmpty)
+      #expect(inspection.sidecars.map(\.inconsistent) == (isExclusive ? [false] : []))
+      guard isExclusive else { return }
+      // Once the promise was taken back, and the device was written to, nothing of before counts.
+      let shared = TrackedHistory(
+        test, of: ImageLocation(source: location.source, format: .qcow2), image: history.image, history.points)
+      try await shared.writeAttached("write -P 6 3M 64k")
+      let plan = try await history.backUp(.incremental)
+      #expect(plan.fallback == .init(to: .hash, reason: .trackingLost), "\(plan.reason)")
+      try await history.expectNothingMissed("a device that was shared")
     }
   }
 

@@ -82,6 +82,33 @@ import Testing
     #expect(cleared.labels.isEmpty)
   }
 
+  /// What was recorded while nobody else wrote says nothing once others may.
+  @Test func exclusivenessThatEndsTakesWhatWasRecordedWithIt() async throws {
+    let bench = try await ServiceBench()
+    let draft = ImageDraft(name: "vm1", source: .device(path: "/dev/a"), format: .raw, isExclusive: true)
+    let image = try await bench.service.registerImage(draft).done()
+    #expect(image.isExclusive && image.location.isExclusive)
+    func removals() -> Int {
+      bench.engine.orders.count {
+        if case .removeTracking(let location, nil) = $0 { location == image.location } else { false }
+      }
+    }
+    _ = try await bench.service.changeImage(.name("vm1"), ImageChange(labels: .clear)).done()
+    #expect(removals() == 0)
+    let refused = TrackingRemoval(failure: ProblemDetails(DomainError(.ioError, "the state folder is gone")))
+    bench.engine.script { $0.removeTracking = { _, _ in refused } }
+    await expectRefusal(.ioError) {
+      _ = try await bench.service.changeImage(.name("vm1"), ImageChange(isExclusive: false))
+    }
+    #expect(try bench.service.image(.name("vm1")).isExclusive)
+    bench.engine.script { $0.removeTracking = { _, _ in TrackingRemoval() } }
+    #expect(
+      try await bench.service.changeImage(.name("vm1"), ImageChange(isExclusive: false)).done().isExclusive == false)
+    #expect(removals() == 2)
+    #expect(try await bench.service.changeImage(.name("vm1"), ImageChange(isExclusive: true)).done().isExclusive)
+    #expect(removals() == 2)
+  }
+
   @Test func changeThatChangesNothingMakesNoRevisionAndNoEvent() async throws {
     let bench = try await ServiceBench()
     let image = try await bench.image("vm1")

@@ -18,13 +18,17 @@ import Testing
   @Test(arguments: [
     ("POST /images", #"{"name":"new","source":{"kind":"file","path":"/images/new"},"format":"raw"}"#),
     ("POST /images", #"{"name":"new","source":{"kind":"file","path":"/images/new"},"format":"qcow2","labels":{}}"#),
-    ("POST /images", #"{"name":"new","source":{"kind":"device","path":"/dev/a"},"format":"raw","labels":{"a":"b"}}"#),
+    (
+      "POST /images",
+      #"{"name":"new","source":{"kind":"device","path":"/dev/a"},"format":"raw","labels":{"a":"b"},"exclusive":true}"#
+    ),
     ("POST /images", #"{"name":"new","source":{"kind":"nbd","uri":"nbd://127.0.0.1:10809/x"},"format":"raw"}"#),
     ("POST /images", #"{"name":"new","source":{"kind":"nbd","uri":"NBD+UNIX:///x?socket=/run/x"},"format":"raw"}"#),
     ("PATCH /images/vm1", "{}"),
     ("PATCH /images/vm1", #"{"name":"web1"}"#),
     ("PATCH /images/vm1", #"{"labels":{"tier":null,"team":"shop"}}"#),
     ("PATCH /images/vm1", #"{"name":"web1","labels":null}"#),
+    ("PATCH /images/vm1", #"{"exclusive":true}"#),
     ("POST /images/vm1/attach", "{}"),
     ("POST /images/vm1/attach", #"{"cache":"direct"}"#),
     ("POST /images/vm1/attach", #"{"cache":"writeback","confirm":"vm1"}"#),

@@ -30,7 +30,7 @@ import Testing
           Image(
             name: "vm1", source: .file(path: "/images/vm1"), format: .raw, virtualSize: 5,
             labels: ["b": "c", "a": "d"], createdAt: .distantPast)),
-        #"{"format":"raw","labels":{"a":"d","b":"c"},"name":"vm1","path":"/images/vm1","virtualSize":5}"#
+        #"{"exclusive":false,"format":"raw","labels":{"a":"d","b":"c"},"name":"vm1","path":"/images/vm1","virtualSize":5}"#
       ),
       (
         .repository(RepositoryDraft(name: "local", path: "/backup")),

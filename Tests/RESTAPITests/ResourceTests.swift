@@ -22,6 +22,7 @@ import Testing
       #expect(made.header("Location") == "\(images)/\(made["id"])")
       #expect(made.json["source"] == ["kind": "file", "path": "/images/vm1"])
       #expect(made.json["labels"] == ["tier": "gold"])
+      #expect(made.json["exclusive"] == false)
       #expect(made["state"] == "detached")
       #expect(made["createdAt"] == "2026-01-01T00:00:00.000Z")
 

@@ -15,6 +15,7 @@ extension Image: NamedEntity {
     Column("state", \.state),
     attachment,
     damage,
+    Column("exclusive", \.isExclusive),
     Column(json: "labels", \.labels),
     Column("managed_by", \.managedBy),
     Column("created_at", \.createdAt),

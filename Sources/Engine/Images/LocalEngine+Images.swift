@@ -11,7 +11,7 @@ import RawFile
 extension LocalEngine {
   package func suggestFormat(of source: ImageSource) async throws -> FormatSuggestion {
     try await onLoop(in: .folder(of: source.place)) { [self] loop in
-      let (raw, _) = try await openUnclaimed(source, loop)
+      let raw = try await openUnclaimed(source, loop).device
       return try await telling(about: source.place) {
         try await closing([raw]) { try await Self.suggestion(for: raw, pool: pool) }
       }
@@ -33,14 +33,23 @@ extension LocalEngine {
     }
   }
 
-  /// Without a claim: looking is allowed while a guest writes. The file's status is nil for an NBD export.
+  /// A file that is open to be looked at, while others may write to it.
+  struct UnclaimedFile: Sendable {
+    let device: any BlockDevice
+    /// Nil for an NBD export.
+    var status: FileStatus?
+    /// What it was when it was opened.
+    var identity: ImageIdentity.Layer?
+  }
+
+  /// Without a claim: looking is allowed while a guest writes.
   nonisolated(nonsending)
     func openUnclaimed(
       _ source: ImageSource, _ loop: EventLoop
-    ) async throws -> (device: any BlockDevice, status: FileStatus?)
+    ) async throws -> UnclaimedFile
   {
     if case .nbd(let uri) = source {
-      return (try await peers.open(uri, isReadOnly: true, for: .look, on: loop), nil)
+      return UnclaimedFile(device: try await peers.open(uri, isReadOnly: true, for: .look, on: loop))
     }
     let file = try await opener(on: loop).openFile(source, isReadOnly: true)
     return try await openUnclaimed(file, source.place, loop)
@@ -49,13 +58,15 @@ extension LocalEngine {
   nonisolated(nonsending)
     private func openUnclaimed(
       _ file: FileDescriptor, _ path: String, _ loop: EventLoop
-    ) async throws -> (device: any BlockDevice, status: FileStatus?)
+    ) async throws -> UnclaimedFile
   {
     try await telling(about: path) {
-      let status = try await loop.blocking(in: .folder(of: path)) { () throws(SystemError) in try file.status() }
+      let (status, identity) = try await loop.blocking(in: .folder(of: path)) { () throws(SystemError) in
+        (try file.status(), try ImageIdentity.Layer(of: file))
+      }
       let raw = try await RawFile.open(
         file, RawFile.Options(isReadOnly: true, locks: false, allowsBlockDevice: true), on: loop)
-      return (raw, status)
+      return UnclaimedFile(device: raw, status: status, identity: identity)
     }
   }
 
@@ -67,6 +78,8 @@ extension LocalEngine {
     var file: FileStatus?
     /// Of the external data file.
     var dataFile: FileStatus?
+    /// What its files were.
+    var states: [ImageIdentity.Layer] = []
     var virtualSize: UInt64
     var description: Qcow2Description?
     var locks: [ImageInspection.Lock]
@@ -80,7 +93,7 @@ extension LocalEngine {
       let path = image.source.place
       let first = try await look(at: try await openUnclaimed(image.source, loop), path, image.format, loop)
       var seen = [first.file].compactMap { $0 }
-      var chain: [ImageInspection.Layer] = []
+      var (chain, states) = ([ImageInspection.Layer](), first.states)
       var last = (path: path, layer: first)
       while let reference = last.layer.description?.backing {
         guard chain.count < Qcow2Image.maximumBackingDepth else {
@@ -102,15 +115,18 @@ extension LocalEngine {
         chain.append(
           ImageInspection.Layer(
             path: below, format: name.format, virtualSize: layer.virtualSize, files: layer.identities))
+        states += layer.states
         last = (below, layer)
       }
-      return Self.inspection(of: first, format: image.format, chain)
+      var inspection = Self.inspection(of: first, format: image.format, chain)
+      inspection.sidecars = await sidecars(of: image, states, loop)
+      return inspection
     }
   }
 
   nonisolated(nonsending)
     private func look(
-      at opened: (device: any BlockDevice, status: FileStatus?), _ path: String, _ format: DiskFormat,
+      at opened: UnclaimedFile, _ path: String, _ format: DiskFormat,
       _ loop: EventLoop
     ) async throws -> Layer
   {
@@ -118,22 +134,23 @@ extension LocalEngine {
       try await closing([opened.device]) {
         let locks = try await (opened.device as? RawFile)?.locksElsewhere()
         let description = format == .qcow2 ? try await Qcow2Description.read(from: opened.device, pool: pool) : nil
-        var dataFile: FileStatus?
+        var dataFile: (status: FileStatus, identity: ImageIdentity.Layer)?
         if let description { dataFile = try await check(description, path, isFile: opened.status != nil, loop) }
         return Layer(
-          file: opened.status, dataFile: dataFile,
+          file: opened.status, dataFile: dataFile?.status,
+          states: [opened.identity, dataFile?.identity].compactMap { $0 },
           virtualSize: description?.header.virtualByteCount ?? opened.device.byteCount,
           description: description, locks: locks.map(Self.locks) ?? [])
       }
     }
   }
 
-  /// Refuses here already what can't be backed up, so that it isn't found out only then. Returns the status of the
-  /// external data file.
+  /// Refuses here already what can't be backed up, so that it isn't found out only then. Returns what the external data
+  /// file is.
   nonisolated(nonsending)
     private func check(
       _ description: Qcow2Description, _ path: String, isFile: Bool, _ loop: EventLoop
-    ) async throws -> FileStatus?
+    ) async throws -> (status: FileStatus, identity: ImageIdentity.Layer)?
   {
     switch description.header.encryption {
     case .none: break
@@ -147,7 +164,7 @@ extension LocalEngine {
     return try await telling(about: beside) {
       try await loop.blocking(in: .folder(of: beside)) { () throws(SystemError) in
         defer { file.close() }
-        return try file.status()
+        return (try file.status(), try ImageIdentity.Layer(of: file))
       }
     }
   }

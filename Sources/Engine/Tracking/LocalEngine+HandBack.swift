@@ -31,19 +31,6 @@ extension LocalEngine {
     return removal
   }
 
-  /// - Returns: the names of their bitmaps.
-  private func removeSidecars(of image: ImageLocation, _ tracker: TrackerName?) async throws -> [String] {
-    guard let sidecars else { return [] }
-    let name = image.source.place
-    return try await onLoop(in: sidecars.lane) { loop in
-      try await loop.blocking(about: name, in: sidecars.lane) {
-        let found = try sidecars.all(of: name).filter { tracker == nil || $0.tracker == tracker }
-        if !found.isEmpty { try sidecars.remove(tracker, of: name) }
-        return found.compactMap(\.name?.text)
-      }
-    }
-  }
-
   private struct FoundTracking: Sendable {
     var names: [String] = []
     /// There may be more than what was looked at.

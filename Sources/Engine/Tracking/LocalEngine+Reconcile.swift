@@ -9,14 +9,17 @@ import Qcow2
 // use: what it removes or merges is named by the caller, who knows the chains, and what isn't consistent isn't merged.
 extension LocalEngine {
   package func tracking(of image: ImageLocation) async throws -> ImageTracking {
-    guard image.format == .qcow2, case .file(let path) = image.source else { return ImageTracking() }
-    return try await onLoop(in: .folder(of: path)) { [self] loop in
+    let sidecars = try await sidecarTrackers(of: image)
+    guard image.format == .qcow2, case .file(let path) = image.source else { return ImageTracking(sidecars: sidecars) }
+    var found = try await onLoop(in: .folder(of: path)) { [self] loop in
       let use = ImageUse(.request("a look at its tracking"), needs: .rest, isPassing: true)
       let opened = try await opener(on: loop).open(image, for: use)
       return try await closing([opened.device]) {
         try await telling(about: opened.name) { try await tracking(of: opened, on: loop) }
       }
     }
+    found.sidecars = sidecars
+    return found
   }
 
   nonisolated(nonsending)

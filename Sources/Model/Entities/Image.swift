@@ -36,6 +36,8 @@ package struct Image: Hashable, Sendable, Codable {
   package var attachment: Attachment?
   /// Nil unless its bytes are a mixture.
   package var damage: Damage?
+  /// Nothing but this server writes to it: its owner's promise, which its block devices need to have a tracker.
+  package var isExclusive: Bool
   package var labels: [String: String]
   package var managedBy: ManagedBy
   package var createdAt: Date
@@ -44,7 +46,8 @@ package struct Image: Hashable, Sendable, Codable {
 
   package init(
     id: ImageID = ImageID(), name: ResourceName, source: ImageSource, format: DiskFormat, virtualSize: UInt64,
-    state: State = .detached, attachment: Attachment? = nil, damage: Damage? = nil, labels: [String: String] = [:],
+    state: State = .detached, attachment: Attachment? = nil, damage: Damage? = nil,
+    isExclusive: Bool = false, labels: [String: String] = [:],
     managedBy: ManagedBy = .api, createdAt: Date, revision: Int = 1
   ) {
     self.id = id
@@ -55,6 +58,7 @@ package struct Image: Hashable, Sendable, Codable {
     self.state = state
     self.attachment = attachment
     self.damage = damage
+    self.isExclusive = isExclusive
     self.labels = labels
     self.managedBy = managedBy
     self.createdAt = createdAt
@@ -62,7 +66,9 @@ package struct Image: Hashable, Sendable, Codable {
   }
 
   /// What the engine needs to open it.
-  package var location: ImageLocation { ImageLocation(source: source, format: format) }
+  package var location: ImageLocation {
+    ImageLocation(source: source, format: format, isExclusive: isExclusive)
+  }
 }
 
 /// How an image is held open for its guest.

@@ -1,5 +1,5 @@
 /// The name of a tracker's bitmap in its image: `cobweb.<tracker>.<checkpoint>`. So the two are one, see `Tracker`.
-package struct TrackerBitmapName: Hashable, Sendable {
+package struct TrackerBitmapName: Hashable, Sendable, Codable {
   package let tracker: TrackerName
   package let checkpoint: ULID
 

@@ -62,6 +62,21 @@ package struct ImageInspection: Hashable, Sendable, Codable {
     }
   }
 
+  /// A tracker of ours, wherever its bitmap is kept.
+  package struct Tracker: Hashable, Sendable, Codable {
+    package var name: TrackerBitmapName
+    /// It counts from a checkpoint.
+    package var enabled: Bool
+    /// It misses changes, or may do so.
+    package var inconsistent: Bool
+
+    package init(name: TrackerBitmapName, enabled: Bool, inconsistent: Bool) {
+      self.name = name
+      self.enabled = enabled
+      self.inconsistent = inconsistent
+    }
+  }
+
   /// A permission on the image file that some process holds, or doesn't let others have.
   package struct Lock: Hashable, Sendable, Codable {
     package var permission: String
@@ -92,6 +107,8 @@ package struct ImageInspection: Hashable, Sendable, Codable {
   package var backingChain: [Layer]
   package var snapshots: [Snapshot]
   package var bitmaps: [Bitmap]
+  /// Those whose bitmaps are kept beside the server's state, for an image that has no place for them.
+  package var sidecars: [Tracker]
   package var locks: [Lock]
   /// There are more snapshots or bitmaps than are listed, or their names are longer.
   package var truncated: Bool
@@ -100,7 +117,8 @@ package struct ImageInspection: Hashable, Sendable, Codable {
     format: DiskFormat, virtualSize: UInt64, storedSize: UInt64, files: [FileIdentity] = [], version: Int? = nil,
     clusterSize: Int? = nil, refcountBits: Int? = nil, compressionType: String? = nil, features: [String] = [],
     backingChain: [Layer] = [],
-    snapshots: [Snapshot] = [], bitmaps: [Bitmap] = [], locks: [Lock] = [], truncated: Bool = false
+    snapshots: [Snapshot] = [], bitmaps: [Bitmap] = [], sidecars: [Tracker] = [], locks: [Lock] = [],
+    truncated: Bool = false
   ) {
     self.format = format
     self.virtualSize = virtualSize
@@ -114,6 +132,7 @@ package struct ImageInspection: Hashable, Sendable, Codable {
     self.backingChain = backingChain
     self.snapshots = snapshots
     self.bitmaps = bitmaps
+    self.sidecars = sidecars
     self.locks = locks
     self.truncated = truncated
   }

@@ -23,10 +23,15 @@ package struct ImageTracking: Hashable, Sendable, Codable {
   package var awaitsRecovery: Bool
   /// Records of its changes that count no more.
   package var leftRecordCount: Int
+  /// Trackers that are kept beside the server's state. The next backup of each replaces what it has: nothing is to be put
+  /// right there.
+  package var sidecars: Set<TrackerName>
 
   package init(
-    bitmaps: [Bitmap] = [], isMarked: Bool = false, awaitsRecovery: Bool = false, leftRecordCount: Int = 0
+    bitmaps: [Bitmap] = [], isMarked: Bool = false, awaitsRecovery: Bool = false, leftRecordCount: Int = 0,
+    sidecars: Set<TrackerName> = []
   ) {
+    self.sidecars = sidecars
     self.bitmaps = bitmaps
     self.isMarked = isMarked
     self.awaitsRecovery = awaitsRecovery

@@ -24,6 +24,7 @@ extension Field {
   package static let format = Field("format")
   package static let images = Field("images")
   package static let labels = Field("labels")
+  package static let exclusive = Field("exclusive")
   package static let readOnly = Field("readOnly")
   package static let targets = Field("targets")
   package static let tls = Field("tls")

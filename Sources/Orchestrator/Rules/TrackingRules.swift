@@ -161,7 +161,7 @@ struct TrackingComparison {
   }
 
   private var missingTrackers: [Finding] {
-    let there = Set(trackers.map(\.name))
+    let there = Set(trackers.map(\.name)).union(tracking.sidecars)
     return lines.compactMap { backup in
       guard let tracker = backup.tracker, let checkpoint = backup.checkpoint, !there.contains(tracker) else {
         return nil

@@ -142,11 +142,13 @@ struct ImageReconciliation {
   /// Returns the image if it changed.
   private func update(_ image: Image, to draft: ImageDraft) async throws -> Image? {
     let location = try await service.statedLocation(of: draft)
+    if image.isExclusive, !draft.isExclusive { try await service.endExclusiveness(of: image) }
     return try await transactions.write { transaction in
       guard var image = try transaction.catalog.image(image.id) else { return nil }
       let before = image
       (image.name, image.labels) = (draft.name, draft.labels)
       (image.source, image.format) = (location.source, location.format)
+      image.isExclusive = draft.isExclusive
       guard image != before else { return nil }
       image = try transaction.update(image)
       try transaction.setImageName(image.name, onChainsOf: image.id)
@@ -192,7 +194,8 @@ struct ImageReconciliation {
     let free = try transactions.read { catalog in try records.map(\.id).first { try catalog.image($0) == nil } }
     let image = Image(
       id: free ?? ImageID(ULID(at: now)), name: draft.name, source: draft.source, format: location.format,
-      virtualSize: 0, state: .unavailable, labels: draft.labels, managedBy: .config, createdAt: now)
+      virtualSize: 0, state: .unavailable, isExclusive: draft.isExclusive, labels: draft.labels, managedBy: .config,
+      createdAt: now)
     await service.queue.awaitLooks(at: [.image(image.id)])
     try await service.comparing(draft.source, &identities) { identities, _ in
       try await transactions.write { transaction in

@@ -6,7 +6,9 @@ import Model
 extension BackupService {
   /// The source with its stated format.
   func statedLocation(of draft: ImageDraft) async throws -> ImageLocation {
-    if let format = draft.format { return ImageLocation(source: draft.source, format: format) }
+    if let format = draft.format {
+      return ImageLocation(source: draft.source, format: format, isExclusive: draft.isExclusive)
+    }
     let suggestion = try await engine.suggestFormat(of: draft.source)
     let format = suggestion.format.rawValue
     throw DomainError(
@@ -72,7 +74,7 @@ extension BackupService {
   ) -> Plan {
     let image = Image(
       name: draft.name, source: draft.source, format: location.format, virtualSize: inspection.virtualSize,
-      labels: draft.labels, createdAt: .distantPast)
+      isExclusive: draft.isExclusive, labels: draft.labels, createdAt: .distantPast)
     var warnings: [String] = []
     if inspection.locks.contains(where: \.held) {
       warnings.append("another process has it open: a backup would be refused while it may write")

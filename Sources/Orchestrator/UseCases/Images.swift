@@ -7,12 +7,17 @@ package struct ImageDraft: Hashable, Sendable {
   package var source: ImageSource
   /// Must be stated; without it the registration is refused, with a suggestion.
   package var format: DiskFormat?
+  package var isExclusive: Bool
   package var labels: [String: String]
 
-  package init(name: ResourceName, source: ImageSource, format: DiskFormat?, labels: [String: String] = [:]) {
+  package init(
+    name: ResourceName, source: ImageSource, format: DiskFormat?, isExclusive: Bool = false,
+    labels: [String: String] = [:]
+  ) {
     self.name = name
     self.source = source
     self.format = format
+    self.isExclusive = isExclusive
     self.labels = labels
   }
 }
@@ -20,10 +25,12 @@ package struct ImageDraft: Hashable, Sendable {
 /// What to change of an image; nil and `keep` leave it as it is.
 package struct ImageChange: Hashable, Sendable {
   package var name: ResourceName?
+  package var isExclusive: Bool?
   package var labels: LabelChange
 
-  package init(name: ResourceName? = nil, labels: LabelChange = .keep) {
+  package init(name: ResourceName? = nil, isExclusive: Bool? = nil, labels: LabelChange = .keep) {
     self.name = name
+    self.isExclusive = isExclusive
     self.labels = labels
   }
 }
@@ -93,13 +100,14 @@ extension BackupService {
       try check(transaction.catalog)
       let image = Image(
         id: ImageID(ULID(at: transaction.now)), name: draft.name, source: draft.source, format: location.format,
-        virtualSize: inspection.virtualSize, labels: draft.labels, createdAt: transaction.now)
+        virtualSize: inspection.virtualSize, isExclusive: draft.isExclusive, labels: draft.labels,
+        createdAt: transaction.now)
       try transaction.insert(image)
       return image
     }
   }
 
-  /// Changes name and labels. Throws `managedByConfig`, `nameTaken`, `preconditionFailed`.
+  /// Changes name, labels, and whether it is exclusive. Throws `managedByConfig`, `nameTaken`, `preconditionFailed`.
   package func changeImage(
     _ reference: Reference<Image>, _ change: ImageChange, _ conditions: ChangeConditions<Image> = ChangeConditions()
   ) async throws -> Answer<Image> {
@@ -111,11 +119,22 @@ extension BackupService {
         try catalog.requireFree(name)
         image.name = name
       }
+      if let isExclusive = change.isExclusive, isExclusive != image.isExclusive {
+        // How an image is open is said when it is opened.
+        try catalog.requireUnused(image)
+        image.isExclusive = isExclusive
+      }
       image.labels = change.labels.applied(to: image.labels)
       try limits.requireLabels(image.labels)
       return image
     }
     return try await answering(conditions) {
+      if change.isExclusive == false, !conditions.dryRun {
+        let image = try transactions.read {
+          _ = try changed($0); return try $0.find(reference)
+        }
+        if image.isExclusive { try await endExclusiveness(of: image) }
+      }
       let answer = try await self.change(conditions) { view in
         Plan(action: "change-image", steps: ["change the image"], resource: .image(try changed(view.catalog)))
       } apply: { transaction in
@@ -127,6 +146,17 @@ extension BackupService {
       }
       if case .done(let image) = answer { await recordInRepositories(image) }
       return answer
+    }
+  }
+
+  /// Has nothing count any more that was recorded of an image while it was exclusive, before it ceases to be: others may
+  /// write to it from then on, and it may be declared exclusive again.
+  func endExclusiveness(of image: Image) async throws {
+    let removal = await engine.removeTracking(from: image.location, tracker: nil)
+    if let failure = removal.failure {
+      throw DomainError(
+        failure.code, "what was recorded of the changes of '\(image.name)' can't be removed: \(failure.detail)",
+        remedy: failure.remedy)
     }
   }
 

@@ -8,7 +8,8 @@ package struct CheckpointView: Hashable, Sendable {
   package var repositoryName: ResourceName
 }
 
-/// A tracker of an image: a line of its backups, with the bitmap in the image that the next one goes by.
+/// A tracker of an image: a line of its backups, with the bitmap that the next one goes by, in the image or beside the
+/// server's state.
 package struct TrackerView: Hashable, Sendable {
   package enum State: String, Sendable, CaseIterable {
     /// Changes are recorded, by this program and by QEMU.
@@ -34,7 +35,7 @@ package struct TrackerView: Hashable, Sendable {
 }
 
 extension BackupService {
-  /// The trackers that the image carries, in order of name; an image that can't be opened is refused as such.
+  /// The trackers that the image has, in order of name; an image that can't be opened is refused as such.
   package func trackers(of reference: Reference<Image>) async throws -> [TrackerView] {
     let image = try image(reference)
     let inspection = try await inspectImage(reference)
@@ -51,20 +52,25 @@ extension BackupService {
       }
       return request.tracker ?? .standard(of: request.repository)
     }
-    var newest: [TrackerName: (name: TrackerBitmapName, bitmap: ImageInspection.Bitmap)] = [:]
-    for bitmap in inspection.bitmaps {
-      guard let name = TrackerBitmapName(bitmap.name) else { continue }
-      if newest[name.tracker].map({ $0.name.checkpoint < name.checkpoint }) ?? true {
-        newest[name.tracker] = (name, bitmap)
+    let inImage = inspection.bitmaps.compactMap { bitmap in
+      TrackerBitmapName(bitmap.name).map {
+        ImageInspection.Tracker(name: $0, enabled: bitmap.enabled, inconsistent: bitmap.inconsistent)
       }
     }
-    return newest.values.sorted { $0.name.tracker.text < $1.name.tracker.text }.map { name, bitmap in
+    var newest: [TrackerName: ImageInspection.Tracker] = [:]
+    for found in inImage + inspection.sidecars {
+      if newest[found.name.tracker].map({ $0.name.checkpoint < found.name.checkpoint }) ?? true {
+        newest[found.name.tracker] = found
+      }
+    }
+    return newest.values.sorted { $0.name.tracker.text < $1.name.tracker.text }.map { found in
+      let name = found.name
       let own = lines.filter { $0.tracker == name.tracker }
       let line = own.first { $0.checkpoint == name.checkpoint } ?? own.last
       return TrackerView(
         name: name.tracker, checkpoint: name.checkpoint == TrackerBitmapName.noCheckpoint ? nil : name.checkpoint,
-        lastBackup: line?.id, bitmap: bitmap.name, repository: line?.repository,
-        state: busy.contains(name.tracker) ? .busy : State(of: bitmap, isAttached: image.attachment != nil))
+        lastBackup: line?.id, bitmap: name.text, repository: line?.repository,
+        state: busy.contains(name.tracker) ? .busy : State(of: found, isAttached: image.attachment != nil))
     }
   }
 
@@ -87,7 +93,7 @@ extension BackupService {
       try transactions.read { try $0.requireUnused(try $0.find(reference)) }
       return .planned(
         Plan(
-          action: "delete-tracker", steps: ["remove the bitmap \(tracker.bitmap) from \(image.source.place)"],
+          action: "delete-tracker", steps: ["remove the bitmap \(tracker.bitmap) of \(image.source.place)"],
           warnings: ["the next backup of '\(image.name)' in its line compares by hash"],
           resource: .tracker(tracker.name, of: image.id)))
     }
@@ -100,7 +106,7 @@ extension BackupService {
     let removal = await engine.removeTracking(from: image.location, tracker: tracker.name)
     if let failure = removal.failure {
       throw DomainError(
-        failure.code, "the bitmap \(tracker.bitmap) stays in the image: \(failure.detail)",
+        failure.code, "the bitmap \(tracker.bitmap) of the image stays: \(failure.detail)",
         remedy: ([failure.remedy] + removal.commands(path: image.source.place)).compactMap(\.self).joined(
           separator: "; or: "))
     }
@@ -136,7 +142,7 @@ extension BackupService {
 
 extension TrackerView.State {
   /// The bitmaps of an attached image are in use in its file, and recorded.
-  fileprivate init(of bitmap: ImageInspection.Bitmap, isAttached: Bool) {
-    self = !bitmap.enabled ? .disabled : bitmap.inconsistent && !isAttached ? .inconsistent : .recording
+  fileprivate init(of found: ImageInspection.Tracker, isAttached: Bool) {
+    self = !found.enabled ? .disabled : found.inconsistent && !isAttached ? .inconsistent : .recording
   }
 }

@@ -18,6 +18,7 @@ struct ImageDocument: JSONWritable, Sendable {
       json.member("state", image.state)
       json.member("attachment", image.attachment)
       json.member("damaged", image.damage)
+      json.member("exclusive", image.isExclusive)
       json.member("labels", image.labels)
       json.member("managedBy", image.managedBy)
       json.member("createdAt", image.createdAt)

@@ -22,6 +22,7 @@ extension PlannedResource: JSONWritable {
     json.object { json in
       switch self {
       case .image(let image):
+        json.member("exclusive", image.isExclusive)
         json.member("format", image.format)
         json.member("labels", image.labels)
         json.member("name", image.name)

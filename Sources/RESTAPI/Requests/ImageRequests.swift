@@ -8,19 +8,21 @@ extension RequestFields {
     let source = imageSource("source")
     // Without a format the use case answers with what the header looks like.
     let format = choice("format", of: DiskFormat.self, required: false)
+    let isExclusive = boolean("exclusive", required: false) ?? false
     let labels = labels("labels")
     try finish()
     guard let name, let source else { throw Self.incomplete }
-    return ImageDraft(name: name, source: source, format: format, labels: labels)
+    return ImageDraft(name: name, source: source, format: format, isExclusive: isExclusive, labels: labels)
   }
 
   /// The merge patch of an image.
   func imageChange() throws(DomainError) -> ImageChange {
     let name = resourceName("name", required: false)
+    let isExclusive = boolean("exclusive", required: false)
     let labels = labelChange("labels")
     refuseFixed(["id", "source", "format", "virtualSize", "state", "attachment", "damaged", "managedBy", "createdAt"])
     try finish()
-    return ImageChange(name: name, labels: labels)
+    return ImageChange(name: name, isExclusive: isExclusive, labels: labels)
   }
 
   private func imageSource(_ name: String) -> ImageSource? {

@@ -78,7 +78,8 @@ struct BackupRun: Sendable {
       member.order = BackupOrder(
         backup: backup, newChain: row.kind.beginsChain ? row.chain : ChainID(ULID(at: context.transactions.time.now())),
         group: request.group, kind: request.kind,
-        image: ImageRecord(image), repository: repository.location, tracker: request.tracker,
+        image: ImageRecord(image), isExclusive: image.isExclusive, repository: repository.location,
+        tracker: request.tracker,
         compression: request.compression,
         unusableParents: unusable, chainLength: context.limits.chainLength, mixture: damage?.why,
         groupImages: request.images, courtesy: request.courtesy ?? GuestCourtesy())
