@@ -56,13 +56,14 @@ def test_a_flipped_byte_is_an_error_to_its_readers_alone_and_marks_the_backup(se
 def test_a_restore_that_meets_damage_marks_whose_it_is(server, workspace):
     path = images.make_image(workspace / "images/vm1.raw", "raw", "8M")
     server.register(path, "raw", "vm1")
-    images.qemu_io(path, "raw", "write -P 1 0 4M")
+    images.qemu_io(path, "raw", "write -P 1 0 4M", "write -P 3 3M 64k")
     full = server.back_up(compression="none")
     images.qemu_io(path, "raw", "write -P 2 1M 64k")
     increment = server.back_up(kind="incremental", compression="none")
     stored = images.stored_file(workspace / "backup", full)
     content = bytearray(stored.read_bytes())
-    content[content.index(b"\1" * 65536) + 99] ^= 1
+    # Of what the increment doesn't hide.
+    content[content.index(b"\3" * 65536) + 99] ^= 1
     stored.write_bytes(content)
     job = server.finished(server.expect(202, "POST", f"/backups/{increment['id']}/restore", {
         "target": {"kind": "file", "path": str(workspace / "images/back.raw"), "format": "raw"}}).json())
