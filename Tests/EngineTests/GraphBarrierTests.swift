@@ -35,7 +35,9 @@ struct GraphBarrierTests {
       let refusal = await #expect(throws: DomainError.self) {
         try await GraphBarrier(graphs: graphs, bound: .seconds(2)).run { _ in swaps.withLock { $0 += 1 } }
       }
-      #expect(refusal?.code == .imageInUse && refusal?.detail.contains(graphs[0].name) == true)
+      // Of a busy machine it may be another one that comes too late.
+      let named = graphs.contains { refusal?.detail.contains($0.name) == true }
+      #expect(refusal?.code == .imageInUse && named, "\(refusal?.detail ?? "none")")
       #expect(ContinuousClock.now - start >= .seconds(2))
       #expect(swaps.withLock { $0 } == 0)
       for graph in graphs.dropFirst() { try await graph.loop.run { try await graph.slot.writeBytes([2], at: 0) } }
