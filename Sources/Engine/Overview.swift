@@ -42,7 +42,8 @@
 // - Images/       opening images, who may use one and excludes whom, and the graph of one that is open to be written.
 // - Tracking/     what changed since a backup: the bitmaps of an image that is open to be written, and the one that a
 //                 backup leaves in it. K1–K5 stand at the head of `Tracker.swift`. Crash/ is what a killed server leaves:
-//                 R1–R5 stand at the head of `CrashRecord.swift`.
+//                 R1–R5 stand at the head of `CrashRecord.swift`. Sidecars/ is for images that have no place for a bitmap:
+//                 S1–S6 stand at the head of `TrackerSidecar.swift`.
 // - PointsInTime/ one moment over several images, at rest (`HeldImage`) or attached (`AttachedPoint`, `Fleecing`), and what a
 //                 backup will be (`BackupDecision`).
 // - Exports/      what is served over NBD, at which addresses, to whom; of a backup nothing that wasn't held against its
