@@ -148,6 +148,28 @@ struct LiveFaultTests {
     }
   }
 
+  /// A tracker's bitmap that clients of an export see isn't taken from them: later backups go on from it.
+  @Test func aBitmapThatAnExportShowsStays() async throws {
+    try await withEngine { test in
+      let guest = try await AttachedGuest(test)
+      #expect(await Self.store(guest, try await Self.begin(guest, .full)) == nil)
+      let image = BitmapImage(id: guest.record.id, name: "vm", location: guest.location)
+      let name = try #require(try await test.engine.bitmaps(of: image, after: nil, limit: 9).first?.name)
+      let export = test.order(
+        "vm", .attachedImage(guest.record.id), isReadOnly: false,
+        bitmaps: [ExportedBitmap(bitmap: name, exportName: "changes")])
+      try await test.engine.export(export)
+      for number in 0..<2 {
+        try await guest.write(7, at: number << 20, 4096)
+        try await Self.expectSoundIncrement(guest, "increment \(number)")
+        #expect(try await test.engine.bitmaps(of: image, after: nil, limit: 9).map(\.name) == [name])
+      }
+      try await test.engine.withdraw(export.export, .hard)
+      try await Self.expectSoundIncrement(guest, "once it isn't shown")
+      #expect(try await test.engine.bitmaps(of: image, after: nil, limit: 9).first?.name != name)
+    }
+  }
+
   /// A server that stops while a backup waits for its job closes the image all the same.
   @Test func aStopEndsWhatIsHeld() async throws {
     try await withEngine { test in

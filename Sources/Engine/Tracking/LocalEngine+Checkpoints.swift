@@ -42,7 +42,10 @@ extension LocalEngine {
       case .atRest(let image): try await store(checkpoint, begun, image, on: loop, control)
       case .attached(let point):
         try await telling(about: point.graph.name) {
-          try await point.changeTracker(on: loop) { try await $0.settle(checkpoint, of: begun.order.tracker) }
+          try await point.changeTracker(on: loop) { [self] bitmaps in
+            try requireUnshown(bitmaps, of: begun.order)
+            try await bitmaps.settle(checkpoint, of: begun.order.tracker)
+          }
         }
       }
     } catch {
@@ -50,6 +53,17 @@ extension LocalEngine {
         .info,
         "no bitmap counts from this backup; the next one goes by the one before it, or compares by hash: "
           + ((error as? DomainError)?.detail ?? "\(error)"))
+    }
+  }
+
+  /// Throws `bitmapBusy` if an export shows a bitmap of the tracker to clients, which would lose it.
+  private func requireUnshown(_ bitmaps: ImageBitmaps, of order: BackupOrder) throws(DomainError) {
+    let image = BitmapImage(id: order.image.id, name: order.image.name, location: order.location)
+    for bitmap in bitmaps.set.bitmaps where TrackerBitmapName(bitmap.name)?.tracker == order.tracker {
+      guard let export = exports(of: image, showing: bitmap.name).first else { continue }
+      throw DomainError(
+        .bitmapBusy, "the export '\(export)' shows the bitmap \(BitmapName(bitmap.name).quoted), which stays as it is",
+        remedy: "take it off the export, so that the next backup can replace it")
     }
   }
 
