@@ -7,6 +7,7 @@ import time
 import pytest
 
 import images
+import nbd_tools
 from images import MIB
 
 LOOP_PATH = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}
@@ -117,3 +118,49 @@ def test_storage_that_is_unplugged_and_comes_back_is_noticed(start, workspace):
     (workspace / "away").rename(workspace / "backup/nas")
     server.back_up(repository="nas")
     assert server.get("/repositories/nas")["state"] == "ready"
+
+
+def test_a_fleecing_folder_without_room_costs_the_backup_alone(start, workspace):
+    """Too little to begin with; and enough by its size, but filled by somebody else meanwhile."""
+    disk = workspace / "fs.img"
+    with open(disk, "wb") as file:
+        file.truncate(16 * MIB)
+    images.run("mkfs.ext4", "-q", "-F", disk, env=LOOP_PATH)
+    with mounted(disk, workspace / "fleecing") as folder:
+        server = start(fleecingFolder="fleecing", copyBuffer=MIB)
+        server.make_repository()
+        path = images.make_image(workspace / "images/vm1.qcow2", size="128M")
+        images.qemu_io(path, "qcow2", "write -P 1 0 32M")
+        server.register(path, "qcow2")
+        export = {"name": "vm1", "source": {"kind": "image", "image": "vm1"}, "readOnly": False,
+                  "listen": {"unix": str(workspace / "run/vm1.sock")}}
+        server.expect(201, "POST", "/exports", export)
+        uri = f"nbd+unix:///vm1?socket={workspace / 'run/vm1.sock'}"
+        request = {"images": ["vm1"], "repository": "local", "kind": "full", "compression": "none",
+                   "speedLimit": 4 * MIB}
+        job = server.finished(server.expect(202, "POST", "/backups", request).json())
+        assert (job["state"], job["error"]["code"]) == ("failed", "temp-full"), job
+        assert str(64 * MIB) in job["error"]["detail"], job["error"]
+        server.stop()
+
+        server.settings["fleecingSize"] = 8 * MIB
+        server.start()
+        job = server.expect(202, "POST", "/backups", request).json()
+        deadline = time.monotonic() + 30
+        while not any("is held" in entry["message"] for entry in server.get(f"/jobs/{job['id']}/log")["items"]):
+            assert time.monotonic() < deadline, server.log()
+            time.sleep(0.05)
+        with contextlib.suppress(OSError), open(folder / "others", "wb") as others:
+            while True:
+                others.write(bytes(MIB))
+                others.flush()
+        nbd_tools.io(uri, "write -P 9 0 32M", "flush", "read -P 9 0 32M")
+        job = server.finished(job)
+        assert (job["state"], job["error"]["code"]) == ("failed", "point-in-time-lost"), job
+        (folder / "others").unlink()
+        backup = server.back_up(kind="full")
+        back = workspace / "images/back.raw"
+        server.restore_to(back, backup)
+        images.qemu_io(back, "raw", "read -P 9 0 32M", "read -P 0 32M 96M")
+        server.expect(204, "DELETE", "/exports/vm1")
+        server.stop()

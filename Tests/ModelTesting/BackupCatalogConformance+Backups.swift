@@ -31,7 +31,12 @@ extension BackupCatalogConformance {
         consistency: .filesystem, isMixture: true, pointInTime: date, createdAt: date, finishedAt: date,
         virtualSize: UInt64(Int64.max), dirtyBytes: 1, storedSize: 2, merkleRoot: "00ff", verifiedAt: date,
         verifyLevel: .checksum, job: JobID(), failure: "bit rot",
-        beforeDeletion: Backup.BeforeDeletion(state: .expired, failure: "worn"), revision: 9)
+        beforeDeletion: Backup.BeforeDeletion(state: .expired, failure: "worn"),
+        guestImpact: GuestImpact(
+          copyCount: 1, copiedBytes: 65536,
+          waits: GuestImpact.Waits(count: 2, p50Microseconds: 3, p99Microseconds: 4, maxMicroseconds: 5),
+          memoryHighWater: 6, tempHighWater: 7, throttledSeconds: 0.25, sourceBytesRead: UInt64(Int64.max)),
+        revision: 9)
       let bare = Backup.sample(in: shelf.chain, state: .running)
       try await catalog.write { transaction in
         try transaction.insert(full)

@@ -59,6 +59,10 @@ import Testing
     ("POST /backups", #"{"images":["vm1","shown"],"repository":"local","kind":"full","tracker":"default"}"#),
     ("POST /backups", #"{"images":["vm1"],"repository":"local","kind":"copy","compression":"none","speedLimit":0}"#),
     ("POST /backups", #"{"images":["vm1"],"repository":"local","compression":"zstd","speedLimit":1048576}"#),
+    (
+      "POST /backups",
+      #"{"images":["vm1"],"repository":"local","onTempFull":"throttle","throttleLatencyMicroseconds":20000}"#
+    ),
     ("POST /backups/complete/verify", "{}"),
     ("POST /backups/complete/verify", #"{"level":"metadata"}"#),
     ("POST /backups/complete/verify", #"{"level":"checksum"}"#),

@@ -108,7 +108,7 @@ import Testing
       "RepositoryKind": values(Repository.Kind.self), "BackupState": values(Backup.State.self),
       "JobKind": values(JobKind.self), "JobState": values(JobState.self),
       "BackupRequest/onFailure": FailurePolicy.allCases.map(\.rawValue),
-      "BackupRequest/onTempFull": GuestCourtesy.OnTempFull.allCases.map(\.rawValue),
+      "BackupRequest/onTempFull": RequestFields.TempFullChoice.allCases.map(\.rawValue),
       "Server/backupKinds": requestedKinds, "Server/imageFormats": formats, "Server/ioBackend": ["io_uring", "epoll"],
       "Status/status": ["alive", "ready"],
       "ImageSourceShown/kind": values(SourceKind.self),

@@ -71,6 +71,15 @@ import Testing
     (#"{"images":["vm1"],"repository":"local","speedLimit":-1}"#, "/speedLimit"),
     (#"{"images":["vm1"],"repository":"local","speedLimit":1.5}"#, "/speedLimit"),
     (#"{"images":["vm1"],"repository":"local","speedLimit":"1"}"#, "/speedLimit"),
+    (#"{"images":["vm1"],"repository":"local","onTempFull":"wait"}"#, "/onTempFull"),
+    (
+      #"{"images":["vm1"],"repository":"local","throttleLatencyMicroseconds":5}"#,
+      "/throttleLatencyMicroseconds"
+    ),
+    (
+      #"{"images":["vm1"],"repository":"local","onTempFull":"throttle","throttleLatencyMicroseconds":0}"#,
+      "/throttleLatencyMicroseconds"
+    ),
     (#"{"images":[],"repository":"local"}"#, "/images"), (#"{"images":"vm1","repository":"local"}"#, "/images"),
     (#"{"images":["vm1","vm1"],"repository":"local"}"#, "/images/1"),
     (#"{"images":["V"],"repository":"local"}"#, "/images/0"),

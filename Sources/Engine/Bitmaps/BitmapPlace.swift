@@ -79,9 +79,6 @@ struct BitmapPlace: Sendable {
 extension LocalEngine {
   /// How often an image is looked for anew because it was attached or detached meanwhile.
   private static let bitmapAttempts = 8
-  /// How long another change of an attached image's bitmaps is waited for, and how often it is asked about.
-  private static let bitmapPatience = Duration.seconds(10)
-  private static let bitmapPause = Duration.milliseconds(5)
 
   /// Opens an image for one call about its bitmaps.
   /// - Parameters:
@@ -117,26 +114,11 @@ extension LocalEngine {
       throw DomainError(.imageNotAttached, "\(graph.name) was attached anew", remedy: "try again")
     }
     do {
-      try await onLoop(graph.loop) { loop in try await Self.reserve(bitmaps, on: loop) }
+      try await onLoop(graph.loop) { loop in try await bitmaps.reservePatiently(on: loop) }
       return BitmapPlace(image: image, loop: graph.loop, opening: .attached(graph, bitmaps, use: use))
     } catch {
       attachedImages.leave(image.id, use)
       throw error
-    }
-  }
-
-  /// Waits for another change of them for a while.
-  nonisolated(nonsending)
-    static func reserve(_ bitmaps: ImageBitmaps, on loop: EventLoop) async throws
-  {
-    let deadline = ContinuousClock.now + bitmapPatience
-    while !bitmaps.reserve() {
-      guard ContinuousClock.now < deadline else {
-        throw DomainError(
-          .bitmapBusy, "another change of the bitmaps of \(bitmaps.name) is under way",
-          remedy: "try again when it has ended")
-      }
-      try await loop.sleep(for: bitmapPause)
     }
   }
 

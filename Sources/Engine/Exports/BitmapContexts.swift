@@ -12,6 +12,8 @@ struct DirtyBitmapContext: ExportContext {
     /// A bitmap that records: what it calls dirty by the time of each request.
     case live(ImageBitmaps, name: [UInt8])
     case still(DirtyBitmap)
+    /// What the export showed before is gone: all may have changed.
+    case lost
   }
 
   static let prefix = "qemu:dirty-bitmap:"
@@ -22,15 +24,14 @@ struct DirtyBitmapContext: ExportContext {
   func extents(
     in range: ByteRange, limit: Int, of device: any BlockDevice
   ) async throws(BlockError) -> [ContextExtent] {
-    let bitmap: DirtyBitmap
-    switch bits {
-    case .still(let still): bitmap = still
-    case .live(let bitmaps, let name):
-      guard let live = bitmaps.set[name]?.bits else {
-        throw BlockError(.notSupported, .blockStatus, range, cause: "the image has its bitmap no longer")
+    let found: DirtyBitmap? =
+      switch bits {
+      case .still(let still): still
+      case .live(let bitmaps, let name): bitmaps.set[name]?.bits
+      case .lost: nil
       }
-      bitmap = live
-    }
+    // Whoever copies what is dirty misses nothing.
+    guard let bitmap = found else { return [ContextExtent(length: range.length, flags: 1)] }
     var extents: [ContextExtent] = []
     bitmap.forEachStretch(in: range, limit: limit) { stretch, isDirty in
       extents.append(ContextExtent(length: stretch.length, flags: isDirty ? 1 : 0))
@@ -52,14 +53,26 @@ extension LocalEngine {
         remedy: "show bitmaps of a qcow2 image of version 3")
     }
     for exported in order.bitmaps {
-      let bits: DirtyBitmapContext.Bits = try await onLoop(source.loop) { loop in
-        try await telling(about: "the export \(order.name)") {
-          try await Self.bits(of: exported.bitmap, in: bitmaps, on: loop)
-        }
-      }
+      let bits = try await bits(of: exported.bitmap, in: bitmaps, order, source.loop)
       contexts.append(DirtyBitmapContext(name: DirtyBitmapContext.prefix + exported.exportName, bits: bits))
     }
     return contexts
+  }
+
+  private func bits(
+    of name: BitmapName, in bitmaps: OpenExportSource.Bitmaps, _ order: ExportOrder, _ loop: EventLoop
+  ) async throws -> DirtyBitmapContext.Bits {
+    do {
+      return try await onLoop(loop) { loop in
+        try await telling(about: "the export \(order.name)") { try await Self.bits(of: name, in: bitmaps, on: loop) }
+      }
+    } catch let error as DomainError where order.isServedAgain && [.notFound, .bitmapInconsistent].contains(error.code)
+    {
+      logger.warning(
+        "a bitmap that an export shows can't be read: its clients find all of the disk dirty",
+        metadata: ["export": "\(order.name)", "why": "\(error.detail)"])
+      return .lost
+    }
   }
 
   nonisolated(nonsending)
@@ -81,7 +94,7 @@ extension LocalEngine {
       of name: BitmapName, in live: ImageBitmaps, on loop: EventLoop
     ) async throws -> DirtyBitmapContext.Bits
   {
-    try await reserve(live, on: loop)
+    try await live.reservePatiently(on: loop)
     defer { live.free() }
     let bitmap = try readable(name, in: live.set)
     if bitmap.isRecording { return .live(live, name: bitmap.name) }

@@ -135,12 +135,11 @@ actor ImageGraph {
     if self.fleecing == nil {
       insert(fleecing.filter)
       self.fleecing = fleecing
+    } else {
+      prepared.close()
     }
     return fleecing.filter.begin(wanted: wanted, onTempFull: onTempFull, onLoss: onLoss)
   }
-
-  /// Whether points in time keep their bytes there.
-  func uses(_ fleecing: Fleecing) -> Bool { self.fleecing === fleecing }
 
   /// Ends a view; with the last one the guest's writes pass nothing more.
   func endPoint(_ view: PointInTimeView) async {

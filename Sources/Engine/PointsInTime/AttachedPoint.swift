@@ -20,16 +20,25 @@ final class AttachedPoint: @unchecked Sendable {
   private let use: ImageUse
   private let id: ImageID
   private let users: AttachedImages
-  /// Until the moment has passed, or the image's graph has it.
-  private var prepared: Fleecing?
+  private enum Stage {
+    case joined
+    /// What old bytes will be kept in, unless the graph has something for that by the moment.
+    case prepared(Fleecing)
+    case open(PointInTimeView)
+    /// What the image's guest paid for it.
+    case ended(CopyBeforeWriteReport)
+  }
+
+  private var stage = Stage.joined
   private var hasReservation = false
-  /// From the moment on; closed at the end.
-  private(set) var view: PointInTimeView?
-  private var hasEnded = false
   /// What records since the moment, and has no place in the file yet.
   private var recorded: (checkpoint: NewCheckpoint, tracker: TrackerName)?
-  /// What the image's guest paid for it, from its end on.
-  private(set) var report = CopyBeforeWriteReport()
+
+  /// From the moment on, until all was read.
+  var view: PointInTimeView? { if case .open(let view) = stage { view } else { nil } }
+
+  /// What the image's guest paid for it, once all was read.
+  var report: CopyBeforeWriteReport? { if case .ended(let report) = stage { report } else { nil } }
 
   /// Joins the image's users.
   /// - Throws: `imageNotAttached`
@@ -48,7 +57,7 @@ final class AttachedPoint: @unchecked Sendable {
     func reserveBitmaps(on loop: EventLoop) async throws
   {
     guard let bitmaps = graph.bitmaps else { return }
-    try await LocalEngine.reserve(bitmaps, on: loop)
+    try await bitmaps.reservePatiently(on: loop)
     hasReservation = true
   }
 
@@ -59,14 +68,14 @@ final class AttachedPoint: @unchecked Sendable {
     ) async throws
   {
     if let checkpoint { await graph.recordForCrashes(checkpoint.granularity, records) }
-    prepared = try await graph.prepareFleecing(place, pool: pool)
+    stage = .prepared(try await graph.prepareFleecing(place, pool: pool))
   }
 
   // MARK: The moment
 
   /// - Parameter backup: told what it gets: what has changed by the moment, and whether its checkpoint counts from it.
   func take(in graph: isolated ImageGraph, for backup: inout BegunBackup, control: any JobControl) {
-    guard let fleecing = prepared else { return }
+    guard case .prepared(let fleecing) = stage else { return }
     var wanted: DirtyBitmap?
     if var changes = backup.changes {
       if let name = backup.countedBy, let bits = graph.bitmaps?.set[name]?.bits { changes.formUnion(bits) }
@@ -77,12 +86,12 @@ final class AttachedPoint: @unchecked Sendable {
       wanted = changes
     }
     let name = graph.name
-    view = graph.beginPoint(
-      fleecing, wanted: wanted, onTempFull: CopyBeforeWrite.OnTempFull(backup.order.courtesy)
-    ) { loss in
-      if loss != .ended { control.log(.error, "what \(name) held at the moment is lost: \(loss)") }
-    }
-    if graph.uses(fleecing) { prepared = nil }
+    stage = .open(
+      graph.beginPoint(
+        fleecing, wanted: wanted, onTempFull: CopyBeforeWrite.OnTempFull(backup.order.onTempFull)
+      ) { loss in
+        if loss != .ended { control.log(.error, "what \(name) held at the moment is lost: \(loss)") }
+      })
     guard let checkpoint = backup.checkpoint else { return }
     if graph.bitmaps?.begin(checkpoint, of: backup.order.tracker) == true {
       recorded = (checkpoint, backup.order.tracker)
@@ -95,8 +104,6 @@ final class AttachedPoint: @unchecked Sendable {
   func momentHasPassed() {
     if hasReservation { graph.bitmaps?.free() }
     hasReservation = false
-    prepared?.close()
-    prepared = nil
   }
 
   // MARK: After it
@@ -105,10 +112,15 @@ final class AttachedPoint: @unchecked Sendable {
   nonisolated(nonsending)
     func endView() async
   {
-    guard let view, !hasEnded else { return }
-    hasEnded = true
-    report = view.report
-    await graph.endPoint(view)
+    switch stage {
+    case .joined, .ended: return
+    case .prepared(let fleecing):
+      stage = .ended(CopyBeforeWriteReport())
+      fleecing.close()
+    case .open(let view):
+      stage = .ended(view.report)
+      await graph.endPoint(view)
+    }
   }
 
   /// Runs a change of the tracker's bitmaps.
@@ -118,7 +130,7 @@ final class AttachedPoint: @unchecked Sendable {
     ) async throws
   {
     guard let bitmaps = graph.bitmaps else { return }
-    try await LocalEngine.reserve(bitmaps, on: loop)
+    try await bitmaps.reservePatiently(on: loop)
     defer { bitmaps.free() }
     try await change(bitmaps)
   }

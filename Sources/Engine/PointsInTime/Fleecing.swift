@@ -64,14 +64,21 @@ struct FleecingPlace: Sendable {
     guard let folder = configuration.folder, configuration.tempByteCount >= grain else { return nil }
     let whole = ByteRange(offset: 0, length: max(byteCount, grain)).aligned(to: grain).length
     let size = min(whole, configuration.tempByteCount / grain * grain)
-    return try await tellingOfRoom(in: folder) {
-      let file = try await loop.blocking(about: folder, in: .folder(folder)) { () throws(SystemError) in
+    let wanted = min(size, Self.minimumByteCount)
+    do {
+      let room = try await loop.blocking(about: folder, in: .folder(folder)) { () throws(SystemError) in
         guard mkdir(folder, 0o700) == 0 || errno == EEXIST else { throw SystemError(errno, folder) }
-        var room = statvfs()
-        guard statvfs(folder, &room) == 0 else { throw SystemError(errno, folder) }
-        guard UInt64(room.f_bavail) * UInt64(room.f_frsize) >= min(size, Self.minimumByteCount) else {
-          throw SystemError(ENOSPC, folder)
-        }
+        var status = statvfs()
+        guard statvfs(folder, &status) == 0 else { throw SystemError(errno, folder) }
+        return UInt64(status.f_bavail) * UInt64(status.f_frsize)
+      }
+      guard room >= wanted else {
+        throw DomainError(
+          .tempFull,
+          "\(folder) has \(room) bytes left for what guests change during a backup, and \(wanted) are wanted",
+          remedy: "make room there, or set fleecingSize to what it may take")
+      }
+      let file = try await loop.blocking(about: folder, in: .folder(folder)) { () throws(SystemError) in
         let file = try FileDescriptor.unnamed(in: folder)
         do throws(SystemError) { try file.truncate(to: size) } catch {
           file.close()
@@ -80,20 +87,16 @@ struct FleecingPlace: Sendable {
         return file
       }
       return try await RawFile.open(file, RawFile.Options(isReadOnly: false, direct: true, locks: false), on: loop)
+    } catch let error as BlockError {
+      throw Self.unusable(folder, "\(error)")
+    } catch let error as DomainError where error.code != .tempFull {
+      throw Self.unusable(folder, error.detail)
     }
   }
-}
 
-/// Names the folder; what has no room says that it is that of temps.
-nonisolated(nonsending)
-  private func tellingOfRoom<Result>(
-    in folder: String, _ body: nonisolated(nonsending) () async throws -> Result
-  ) async throws -> Result
-{
-  do {
-    return try await telling(about: folder, body)
-  } catch let error as DomainError where error.code == .storageFull {
-    throw DomainError(
-      .tempFull, "\(folder) has no room for what guests change during a backup", remedy: "make room there")
+  private static func unusable(_ folder: String, _ why: String) -> DomainError {
+    DomainError(
+      .ioError, "no temp for what guests change during a backup can be made in \(folder): \(why)",
+      remedy: "let fleecingFolder be a folder that the server may write to")
   }
 }

@@ -14,14 +14,3 @@ extension GuestImpact {
       throttledSeconds: report.throttled / .seconds(1), sourceBytesRead: report.sourceByteCount)
   }
 }
-
-extension CopyBeforeWrite.OnTempFull {
-  init(_ courtesy: GuestCourtesy) {
-    self =
-      switch courtesy.onTempFull {
-      case .breakBackup: .breakBackup
-      case .throttle: .throttle(latency: .microseconds(Int64(courtesy.throttleLatencyMicroseconds)))
-      case .breakGuestWrite: .breakGuestWrite
-      }
-  }
-}

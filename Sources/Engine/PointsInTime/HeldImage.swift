@@ -52,7 +52,7 @@ enum HeldImage: Sendable {
 
   /// What it has cost the guest, once all was read; nil at rest.
   var guestImpact: GuestImpact? {
-    if case .attached(let point) = self { GuestImpact(point.report) } else { nil }
+    if case .attached(let point) = self { point.report.map { GuestImpact($0) } } else { nil }
   }
 
   /// Lets the image go. On its loop.

@@ -132,7 +132,7 @@ extension LocalEngine {
     if order.kind != .copy {
       try await telling(about: image.name) {
         try await StoredTracker.requirePlace(for: order.tracker, among: trackers, of: image.name)
-        if trackers is SidecarTrackers { identity = try await settledIdentity(of: image, on: loop, control) }
+        if trackers.countsByIdentity { identity = try await settledIdentity(of: image, on: loop, control) }
       }
     }
     let lease = try await repository.takeLease(on: order.image.id, control: control)

@@ -63,7 +63,7 @@ extension ImageBitmaps {
       new = BitmapSet.Bitmap(
         name: bitmap.name, granularity: bitmap.granularity, isRecording: true, bits: recorded)
     }
-    settle(new, insteadOf: Set(old + [bitmap.name]), areOrphansGone: !stored.areTrusted)
+    install(new, insteadOf: Set(old + [bitmap.name]), areOrphansGone: !stored.areTrusted)
   }
 }
 

@@ -21,7 +21,7 @@ import Qcow2
 /// B6. What recording takes from the start is taken before anything is recorded, see ``TrackingMemory``.
 /// B7. Of an image that can carry a tracker the changes are also recorded where a crash leaves them (``CrashRecord``): the
 ///     next opening finds there what the bitmaps missed since then.
-final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
+final class ImageBitmaps: ClosingStep, ChangeRecorder, @unchecked Sendable {
   // Safe to hand over: confined to the loop of its image.
 
   let image: Qcow2Image
@@ -158,6 +158,26 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
     return true
   }
 
+  /// How long another change is waited for, and how often it is asked about.
+  private static let patience = Duration.seconds(10)
+  private static let pause = Duration.milliseconds(5)
+
+  /// Reserves them as soon as another change has ended.
+  /// - Throws: `bitmapBusy` if that takes too long.
+  nonisolated(nonsending)
+    func reservePatiently(on loop: EventLoop) async throws
+  {
+    let deadline = ContinuousClock.now + Self.patience
+    while !reserve() {
+      guard ContinuousClock.now < deadline else {
+        throw DomainError(
+          .bitmapBusy, "another change of the bitmaps of \(name) is under way",
+          remedy: "try again when it has ended")
+      }
+      try await loop.sleep(for: Self.pause)
+    }
+  }
+
   /// Ends the change, whatever came of it.
   func free() {
     isBeingChanged = false
@@ -225,7 +245,7 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
   }
 
   /// Puts a bitmap of our own in the place of others: the file tells of it, so that it is never too much.
-  func settle(_ bitmap: BitmapSet.Bitmap, insteadOf names: Set<[UInt8]>, areOrphansGone: Bool) {
+  func install(_ bitmap: BitmapSet.Bitmap, insteadOf names: Set<[UInt8]>, areOrphansGone: Bool) {
     if areOrphansGone { set.dropOrphans() }
     _ = set.replace(names, by: bitmap)
     set.dropStoredBits()
@@ -251,17 +271,7 @@ final class ImageBitmaps: BlockFilter, ChangeRecorder, @unchecked Sendable {
     return record?.filter(self)
   }
 
-  // MARK: The filter
-
-  /// Changes were recorded above, where they came from.
-  func tryBegin(_ kind: BlockChange, _ range: ByteRange) -> Bool { true }
-
-  nonisolated(nonsending)
-    func change(
-      _ kind: BlockChange, _ range: ByteRange,
-      _ perform: nonisolated(nonsending) (ByteRange) async throws(BlockError) -> Void
-    ) async throws(BlockError)
-  { try await perform(range) }
+  // MARK: The end
 
   nonisolated(nonsending)
     func close() async throws(BlockError)

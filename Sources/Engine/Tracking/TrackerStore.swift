@@ -7,6 +7,9 @@ import Model
 /// Where the trackers of an image at rest are kept: in the image (``ImageTrackers``), or beside the server's state
 /// (``SidecarTrackers``), see K5.
 protocol TrackerStore: Sendable {
+  /// Whether its bitmaps count only while the image's files are what they were.
+  var countsByIdentity: Bool { get }
+
   /// Those that it has, as far as can be told.
   nonisolated(nonsending) func trackers() async throws -> Set<TrackerName>
 
@@ -15,6 +18,10 @@ protocol TrackerStore: Sendable {
   /// Puts a bitmap in the place of all that the tracker has, in one durable step, see K2.
   /// - Parameter stored: nil: none that tells anything, as the tracker has missed a change.
   nonisolated(nonsending) func replace(_ tracker: TrackerName, with stored: StoredTracker?) async throws
+}
+
+extension TrackerStore {
+  var countsByIdentity: Bool { false }
 }
 
 /// Of an image that can have no trackers.
@@ -28,6 +35,7 @@ struct NoTrackers: TrackerStore {
 
 /// Trackers in sidecars.
 struct SidecarTrackers: TrackerStore {
+  let countsByIdentity = true
   let folder: SidecarFolder
   let image: OpenImage
   let loop: EventLoop

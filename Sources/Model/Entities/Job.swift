@@ -184,16 +184,16 @@ package struct BackupJobRequest: Hashable, Sendable, Codable {
   package var onFailure: FailurePolicy?
   /// Nil means the repository's own.
   package var tracker: TrackerName?
-  /// Nil means as if nothing had been asked for.
-  package var courtesy: GuestCourtesy?
+  /// Nil means `breakBackup`.
+  package var onTempFull: OnTempFull?
 
   package init(
     images: [ImageID], backups: [BackupID], group: ULID, repository: RepositoryID, kind: RequestedBackupKind,
     compression: Compression, speedLimit: UInt64, onFailure: FailurePolicy? = nil,
-    tracker: TrackerName? = nil, courtesy: GuestCourtesy? = nil
+    tracker: TrackerName? = nil, onTempFull: OnTempFull? = nil
   ) {
     self.tracker = tracker
-    self.courtesy = courtesy
+    self.onTempFull = onTempFull
     self.onFailure = onFailure
     self.images = images
     self.backups = backups

@@ -115,7 +115,7 @@ package struct BackupOrder: Hashable, Sendable, Codable {
   /// All images of the group, this one among them: the manifest names them. Empty where that isn't known.
   package var groupImages: [ImageID]
   /// Of an attached image.
-  package var courtesy: GuestCourtesy
+  package var onTempFull: OnTempFull
 
   /// Unless the configuration says otherwise.
   package static let standardChainLength = 200
@@ -126,9 +126,9 @@ package struct BackupOrder: Hashable, Sendable, Codable {
     isExclusive: Bool = false, repository: RepositoryLocation, tracker: TrackerName? = nil, compression: Compression,
     unusableParents: Set<BackupID> = [],
     chainLength: Int = Self.standardChainLength, mixture: String? = nil, groupImages: [ImageID] = [],
-    courtesy: GuestCourtesy = GuestCourtesy()
+    onTempFull: OnTempFull = .breakBackup
   ) {
-    self.courtesy = courtesy
+    self.onTempFull = onTempFull
     self.backup = backup
     self.newChain = newChain
     self.group = group

@@ -34,11 +34,13 @@ package struct ExportOrder: Hashable, Sendable, Codable {
   package var bitmaps: [ExportedBitmap]
   /// Of a backup only: from others of its image.
   package var changedSince: [Difference]
+  /// It was served before: bitmaps that are gone, or unusable, keep nobody from the disk. Clients find all of it dirty.
+  package var isServedAgain: Bool
 
   package init(
     export: ExportID, name: ResourceName, description: String, source: Source, isReadOnly: Bool,
     listen: ExportAddress, tls: ExportTLS?, offersAllocationDepth: Bool, bitmaps: [ExportedBitmap] = [],
-    changedSince: [Difference] = []
+    changedSince: [Difference] = [], isServedAgain: Bool = false
   ) {
     self.export = export
     self.name = name
@@ -50,6 +52,7 @@ package struct ExportOrder: Hashable, Sendable, Codable {
     self.offersAllocationDepth = offersAllocationDepth
     self.bitmaps = bitmaps
     self.changedSince = changedSince
+    self.isServedAgain = isServedAgain
   }
 }
 

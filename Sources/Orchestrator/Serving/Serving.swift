@@ -166,7 +166,9 @@ final class Serving: Sendable {
     guard engine.activity(of: export.id) == nil else { return nil }
     if case .image(let image) = export.source, let obstacle = obstacles[image] { return obstacle }
     do {
-      try await engine.export(try transactions.read { try export.order(in: $0) })
+      var order = try transactions.read { try export.order(in: $0) }
+      order.isServedAgain = true
+      try await engine.export(order)
       return nil
     } catch let error as DomainError {
       return error.detail

@@ -12,14 +12,15 @@ package struct BackupDraft: Hashable, Sendable {
   /// Bytes per second over all images; 0 = unlimited.
   package var speedLimit: UInt64
   package var onFailure: FailurePolicy
-  package var courtesy: GuestCourtesy
+  /// Of attached images.
+  package var onTempFull: OnTempFull
 
   package init(
     images: [Reference<Image>], repository: Reference<Repository>, kind: RequestedBackupKind = .full,
     tracker: TrackerName? = nil, compression: Compression = .zstd, speedLimit: UInt64 = 0,
-    onFailure: FailurePolicy = .fail, courtesy: GuestCourtesy = GuestCourtesy()
+    onFailure: FailurePolicy = .fail, onTempFull: OnTempFull = .breakBackup
   ) {
-    self.courtesy = courtesy
+    self.onTempFull = onTempFull
     self.onFailure = onFailure
     self.images = images
     self.repository = repository
@@ -236,7 +237,7 @@ extension BackupService {
     let request = BackupJobRequest(
       images: images.map(\.id), backups: backups.map(\.id), group: group, repository: repository.id, kind: draft.kind,
       compression: draft.compression, speedLimit: draft.speedLimit, onFailure: draft.onFailure, tracker: tracker,
-      courtesy: draft.courtesy == GuestCourtesy() ? nil : draft.courtesy)
+      onTempFull: draft.onTempFull)
     var links = JobLinks(
       images: images.map(\.id), repository: repository.id, backups: backups.map(\.id), chains: backups.map(\.chain))
     if images.count == 1 {

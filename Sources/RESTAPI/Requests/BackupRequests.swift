@@ -11,12 +11,12 @@ extension RequestFields {
     let compression = choice("compression", of: Compression.self, required: false)
     let speedLimit = count("speedLimit", unit: "bytes per second", required: false)
     let onFailure = choice("onFailure", of: FailurePolicy.self, required: false)
-    let courtesy = courtesy()
+    let onTempFull = onTempFull()
     try finish()
     guard let images, let repository else { throw Self.incomplete }
     return BackupDraft(
       images: images, repository: repository, kind: kind ?? .full, tracker: tracker, compression: compression ?? .zstd,
-      speedLimit: speedLimit ?? 0, onFailure: onFailure ?? .fail, courtesy: courtesy)
+      speedLimit: speedLimit ?? 0, onFailure: onFailure ?? .fail, onTempFull: onTempFull)
   }
 
   /// The body that starts a verification.
@@ -79,19 +79,24 @@ extension RequestFields {
     case file, image, nbd
   }
 
-  private func courtesy() -> GuestCourtesy {
-    var courtesy = GuestCourtesy()
-    if let wanted = choice("onTempFull", of: GuestCourtesy.OnTempFull.self, required: false) {
-      courtesy.onTempFull = wanted
-    }
+  private func onTempFull() -> OnTempFull {
+    let wanted = choice("onTempFull", of: TempFullChoice.self, required: false)
     let field = "throttleLatencyMicroseconds"
-    if let latency = count(field, unit: "microseconds", required: false) {
-      let range = GuestCourtesy.throttleLatencies
+    let latency = count(field, unit: "microseconds", required: false)
+    if let latency {
+      let range = OnTempFull.throttleLatencies
       if !range.contains(latency) { refuse(field, "must be from \(range.lowerBound) to \(range.upperBound)") }
-      if courtesy.onTempFull != .throttle { refuse(field, "means something only with \"onTempFull\": \"throttle\"") }
-      courtesy.throttleLatencyMicroseconds = latency
+      if wanted != .throttle { refuse(field, "means something only with \"onTempFull\": \"throttle\"") }
     }
-    return courtesy
+    return switch wanted {
+    case .breakBackup, nil: .breakBackup
+    case .throttle: .throttle(latencyMicroseconds: latency ?? OnTempFull.standardThrottleLatency)
+    case .breakGuestWrite: .breakGuestWrite
+    }
+  }
+
+  enum TempFullChoice: String, CaseIterable {
+    case breakBackup, throttle, breakGuestWrite
   }
 
   /// Nil for the repository's own.

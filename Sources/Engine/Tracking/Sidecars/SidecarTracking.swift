@@ -8,7 +8,7 @@ import Model
 
 /// The sidecars of an image that is open to be written: its changes are recorded in them, and when it is closed they are
 /// stored with what its files are then. See S3 and S4.
-final class SidecarTracking: BlockFilter, ChangeRecorder, @unchecked Sendable {
+final class SidecarTracking: ClosingStep, ChangeRecorder, @unchecked Sendable {
   // Safe to hand over: confined to the loop of its image.
 
   /// What stands below, down to the files.
@@ -89,17 +89,7 @@ final class SidecarTracking: BlockFilter, ChangeRecorder, @unchecked Sendable {
 
   func record(_ range: ByteRange) { set.record(range) }
 
-  // MARK: The filter
-
-  /// Changes were recorded above, where they came from.
-  func tryBegin(_ kind: BlockChange, _ range: ByteRange) -> Bool { true }
-
-  nonisolated(nonsending)
-    func change(
-      _ kind: BlockChange, _ range: ByteRange,
-      _ perform: nonisolated(nonsending) (ByteRange) async throws(BlockError) -> Void
-    ) async throws(BlockError)
-  { try await perform(range) }
+  // MARK: The end
 
   nonisolated(nonsending)
     func close() async throws(BlockError)

@@ -82,7 +82,7 @@ struct BackupRun: Sendable {
         tracker: request.tracker,
         compression: request.compression,
         unusableParents: unusable, chainLength: context.limits.chainLength, mixture: damage?.why,
-        groupImages: request.images, courtesy: request.courtesy ?? GuestCourtesy())
+        groupImages: request.images, onTempFull: request.onTempFull ?? .breakBackup)
     } catch {
       member.end = failure(error, of: member)
     }
