@@ -145,6 +145,20 @@ extension CatalogSession: CatalogReading {
     return exported
   }
 
+  package func fleecing(_ id: FleecingID) throws -> Fleecing? {
+    try one(Fleecing.self, where: Condition("id", id.description))
+  }
+
+  /// One look-up for each state, as for jobs: those that are live are few among many that ended.
+  package func fleecings(_ filter: FleecingFilter, _ page: PageRequest) throws -> Page<Fleecing> {
+    let after = try page.id(Fleecing.self, in: .fleecings)?.description ?? ""
+    let states: [Condition?] = filter.states.map { $0.map { Condition("state", $0.rawValue) } } ?? [nil]
+    let found = try states.flatMap { state in
+      try list(Fleecing.self, where: Filter([state]), after: after, limit: page.boundedLimit + 1)
+    }
+    return Page(found.sorted { $0.id < $1.id }, .fleecings, page) { $0.id }
+  }
+
   package func job(_ id: JobID) throws -> Job? {
     try one(Job.self, where: Condition("id", id.description))
   }

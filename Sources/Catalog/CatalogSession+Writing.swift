@@ -54,6 +54,16 @@ extension CatalogSession: CatalogWriting {
   @discardableResult package func update(_ export: Export) throws -> Export { try updateNamed(export) }
   package func delete(_ export: ExportID) throws { try remove(export) }
 
+  // MARK: Fleecings
+
+  package func insert(_ fleecing: Fleecing) throws {
+    try refuseExisting(fleecing.id)
+    try store(fleecing)
+  }
+
+  @discardableResult package func update(_ fleecing: Fleecing) throws -> Fleecing { try updateRevised(fleecing) }
+  package func delete(_ fleecing: FleecingID) throws { try remove(fleecing) }
+
   // MARK: Jobs
 
   package func insert(_ job: Job) throws {

@@ -32,6 +32,7 @@ package final class LocalEngine: BlockEngine {
   let refusedRecoveries = Lock<[FileIdentity: RefusedRecovery]>([:])
   let attachedImages = AttachedImages()
   let servedExports = ServedExports()
+  let openFleecings = OpenFleecings()
   let listeners: ExportListeners
   let calls = CallsInFlight()
   let begunBackups = BegunBackups()
@@ -40,6 +41,7 @@ package final class LocalEngine: BlockEngine {
   let logger: Logger
   private let failureHandler = Lock<(@Sendable (ImageFailure) -> Void)?>(nil)
   private let damageHandler = Lock<(@Sendable (BackupDamage) -> Void)?>(nil)
+  private let lossHandler = Lock<(@Sendable (FleecingLoss) -> Void)?>(nil)
 
   /// Refuses allowed folders that aren't there; blocks.
   /// - Parameters:
@@ -99,6 +101,9 @@ package final class LocalEngine: BlockEngine {
     await waitForCalls(until: deadline)
     await abandon(begunBackups.ids)
     await withDiscardingTaskGroup { group in
+      for fleecing in fleecings { group.addTask { [self] in await end(fleecing) } }
+    }
+    await withDiscardingTaskGroup { group in
       for export in servedExports.ids {
         group.addTask { [self] in
           do { try await withdraw(export, .hard) } catch { logger.error("ending the export \(export): \(error)") }
@@ -156,6 +161,12 @@ package final class LocalEngine: BlockEngine {
   package func onBackupDamage(_ handler: @escaping @Sendable (BackupDamage) -> Void) {
     damageHandler.withLock { $0 = handler }
   }
+
+  package func onFleecingLoss(_ handler: @escaping @Sendable (FleecingLoss) -> Void) {
+    lossHandler.withLock { $0 = handler }
+  }
+
+  func deliver(_ loss: FleecingLoss) { lossHandler.withLock { $0 }?(loss) }
 
   func deliver(_ damage: BackupDamage) { damageHandler.withLock { $0 }?(damage) }
 

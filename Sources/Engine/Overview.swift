@@ -7,6 +7,7 @@
 //
 //     image at rest      ImageOpener ──▶ file ── format ──────────────────────────▶ one piece of work, then closed
 //     attached image     ImageGraph  ──▶ file ── format ── filters ── Slot ────────▶ exports, until it is detached
+//     its moment         PointInTimeView of the graph's CopyBeforeWrite ── FleecedDevice ──▶ exports of a fleecing
 //     stored backup      BackupRepository ──▶ data, hashes ────────────────────────▶ restore, verification
 //                                             data, hashes ── Window ── CheckedBackup ──▶ exports
 //
@@ -44,8 +45,10 @@
 //                 backup leaves in it. K1–K5 stand at the head of `Tracker.swift`. Crash/ is what a killed server leaves:
 //                 R1–R5 stand at the head of `CrashRecord.swift`. Sidecars/ is for images that have no place for a bitmap:
 //                 S1–S6 stand at the head of `TrackerSidecar.swift`.
-// - PointsInTime/ one moment over several images, at rest (`HeldImage`) or attached (`AttachedPoint`, `Fleecing`), and what a
+// - PointsInTime/ one moment over several images, at rest (`HeldImage`) or attached (`AttachedPoint`, `CopyAside`), and what a
 //                 backup will be (`BackupDecision`).
+// - Fleecings/    views of images at one moment that are served to other programs: F1–F3 stand at the head of
+//                 `LocalEngine+Fleecings.swift`.
 // - Exports/      what is served over NBD, at which addresses, to whom; of a backup nothing that wasn't held against its
 //                 hashes: C1–C5 stand at the head of `CheckedBackup.swift`.
 // - Peers/        other NBD servers as sources and targets.

@@ -34,7 +34,7 @@
 //
 // ## The folders
 //
-// - Entities/   images, repositories, backups and chains, jobs and their results, exports, events.
+// - Entities/   images, repositories, backups and chains, jobs and their results, exports, fleecings, events.
 // - Access/     who asks, and the verbs that a route can need.
 // - Ports/      BlockEngine and its orders and reports, BackupCatalog, TimeSource.
 // - Identity/   ids, names, references.

@@ -65,8 +65,13 @@ package final class BackupService: Sendable {
       guard let self else { return }
       failureReports.begin { [self] in await note(damage) }
     }
+    engine.onFleecingLoss { [weak self] loss in
+      guard let self else { return }
+      failureReports.begin { [self] in await serving.fleecings.end(loss.fleecing, as: .broken(loss.problem)) }
+    }
     do {
       try await StartUp(self, declarations).run()
+      serving.fleecings.watch()
     } catch {
       background.cancel()
       throw error

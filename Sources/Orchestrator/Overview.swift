@@ -37,6 +37,6 @@
 // - UseCases/       what can be asked for, by noun.
 // - Requests/       the conditions of a change, its answer, its plan.
 // - Jobs/           claims, queue, runner, the engine's line to a job; Kinds/ has the work.
-// - Serving/        attached images and exports.
+// - Serving/        attached images, exports and fleecings.
 // - Startup/        from the last stop to the first request.
 // - Events/         committed events and progress for listeners.

@@ -52,6 +52,11 @@ package struct ServiceLimits: Sendable {
   package var lateInterval = Duration.seconds(5)
   /// Exports that may be in the catalog.
   package var maximumExports = 1000
+  /// Fleecings that may be live.
+  package var liveFleecings = 64
+  /// How long a fleecing that ended is kept, in seconds, and how often those that are over that are looked for.
+  package var endedFleecingLifetime: Double = 24 * 60 * 60
+  package var fleecingPruneInterval = Duration.seconds(60)
   /// Requests that may wait for other exports and attached images to be opened or closed.
   package var waitingOperations = 256
   /// How long the locks of an image that is to be attached at start-up are waited for, and how often they are tried:

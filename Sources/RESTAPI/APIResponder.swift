@@ -26,7 +26,8 @@ package final class APIResponder: HTTPResponder {
     router = Router(
       ServerRoutes(service: service, version: version).all + ImageRoutes(service: service).all
         + RepositoryRoutes(service: service).all + BackupRoutes(service: service).all
-        + BitmapRoutes(service: service).all + ExportRoutes(service: service).all + JobRoutes(service: service).all
+        + BitmapRoutes(service: service).all + ExportRoutes(service: service).all
+        + FleecingRoutes(service: service).all + JobRoutes(service: service).all
         + EventRoutes(service: service, executor: executor).all)
     self.hosts = hosts
     self.logger = logger

@@ -57,6 +57,10 @@ struct QueryPlanTests {
       _ = try view.export(ExportID())
       _ = try view.export(named: "disk0")
     },
+    { view, _, _ in
+      for states in [nil, Fleecing.State.live] { _ = try view.fleecings(FleecingFilter(states: states), PageRequest()) }
+      _ = try view.fleecing(FleecingID())
+    },
     { view, _, job in
       for states in [nil, [JobState.queued, .running]] as [Set<JobState>?] {
         for kind in [nil, JobKind.backup] { _ = try view.jobs(JobFilter(states: states, kind: kind), PageRequest()) }

@@ -51,6 +51,10 @@ struct SchemaTests {
     ("exports", "listen_kind", ["unix", "tcp"]),
     ("exports", "tls", ExportTLS.allCases.map(\.rawValue)),
     ("exports", "state", Export.State.allCases.map(\.rawValue)),
+    ("fleecings", "listen_kind", ["unix", "tcp"]),
+    ("fleecings", "tls", ExportTLS.allCases.map(\.rawValue)),
+    ("fleecings", "release", Fleecing.Release.allCases.map(\.rawValue)),
+    ("fleecings", "outcome", Fleecing.Outcome.allCases.map(\.rawValue)),
     ("jobs", "state", JobState.allCases.map(\.rawValue)),
     ("job_log", "level", JobLogEntry.Level.allCases.map(\.rawValue)),
   ])
@@ -74,6 +78,7 @@ struct SchemaTests {
     ("backups", "requested_kind", "requested_backup_kinds", BackupKind.allCases.map(\.rawValue)),
     ("backups", "state", "backup_states", Backup.State.allCases.map(\.rawValue)),
     ("backups", "state_before_deletion", "backup_states", Backup.State.allCases.map(\.rawValue)),
+    ("fleecings", "state", "fleecing_states", Fleecing.State.allCases.map(\.rawValue)),
     ("jobs", "kind", "job_kinds", JobKind.allCases.map(\.rawValue)),
     ("events", "kind", "event_kinds", Event.Kind.allCases.map(\.rawValue)),
   ])

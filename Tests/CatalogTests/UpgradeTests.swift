@@ -178,7 +178,9 @@ struct UpgradeTests {
         INSERT INTO job_log VALUES ('\(id("J", index))', 1, 18, 'info', 'one'), ('\(id("J", index))', 2, 19, 'error', 'two');
         """
       }
-      + Event.Kind.allCases.filter { kind in !["export.", "bitmap."].contains { kind.rawValue.hasPrefix($0) } }
+      + Event.Kind.allCases.filter { kind in
+        !["export.", "bitmap.", "fleecing."].contains { kind.rawValue.hasPrefix($0) }
+      }
       .enumerated().map { index, kind in
         """
         INSERT INTO events (at, kind, subject, job, payload)

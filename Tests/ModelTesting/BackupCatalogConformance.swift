@@ -24,7 +24,7 @@ package enum BackupCatalogConformance {
   }
 
   package static let checks: [Check] =
-    transactions + images + repositories + backups + exports + jobs + events + guards
+    transactions + images + repositories + backups + exports + fleecings + jobs + events + guards
 }
 
 extension BackupCatalogConformance {

@@ -43,6 +43,7 @@ struct InMemoryCatalogState: Sendable {
   var chains: [ChainID: Chain] = [:]
   var backups: [BackupID: Backup] = [:]
   var exports: [ExportID: Export] = [:]
+  var fleecings: [FleecingID: Fleecing] = [:]
   var jobs: [JobID: Job] = [:]
   var logs: [JobID: [Int: JobLogEntry]] = [:]
   /// In order of id.

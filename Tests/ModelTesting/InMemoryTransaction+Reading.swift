@@ -109,6 +109,12 @@ extension InMemoryTransaction: CatalogReading {
     }
   }
 
+  func fleecing(_ id: FleecingID) throws -> Fleecing? { state.fleecings[id] }
+
+  func fleecings(_ filter: FleecingFilter, _ page: PageRequest) throws -> Page<Fleecing> {
+    try self.page(state.fleecings, .fleecings, page) { filter.states?.contains($0.state) ?? true }
+  }
+
   func job(_ id: JobID) throws -> Job? { state.jobs[id] }
 
   func jobs(_ filter: JobFilter, _ page: PageRequest) throws -> Page<Job> {

@@ -103,6 +103,26 @@ extension InMemoryTransaction: CatalogWriting {
     return raised
   }
 
+  func insert(_ fleecing: Fleecing) throws {
+    try refuseDuplicate(state.fleecings[fleecing.id], "fleecing", fleecing.id)
+    state.fleecings[fleecing.id] = fleecing
+  }
+
+  func update(_ fleecing: Fleecing) throws -> Fleecing {
+    try checkRevision(
+      "fleecing", fleecing.id, stored: state.fleecings[fleecing.id]?.revision, given: fleecing.revision)
+    var raised = fleecing
+    raised.revision += 1
+    state.fleecings[fleecing.id] = raised
+    return raised
+  }
+
+  func delete(_ fleecing: FleecingID) throws {
+    guard state.fleecings.removeValue(forKey: fleecing) != nil else {
+      throw CatalogRefusal.missing("fleecing", fleecing)
+    }
+  }
+
   func delete(_ export: ExportID) throws {
     guard state.exports.removeValue(forKey: export) != nil else { throw CatalogRefusal.missing("export", export) }
   }

@@ -68,6 +68,24 @@ extension Export {
   }
 }
 
+extension Fleecing {
+  /// Of an image that is none, unless some are given.
+  package static func sample(
+    id: FleecingID = FleecingID(), of images: [Image] = [.sample()], state: State = .active,
+    listen: ExportAddress = .unix(path: "/run/cobweb/fleece.sock")
+  ) -> Fleecing {
+    Fleecing(
+      id: id,
+      images: images.map { Part(image: $0.id, imageName: $0.name, virtualSize: $0.virtualSize) }, listen: listen,
+      state: state, pointInTime: state == .starting ? nil : ManualClock.epoch,
+      expiresAt: state == .starting ? nil : ManualClock.epoch + 3600,
+      endedAt: state.isEnded ? ManualClock.epoch + 60 : nil,
+      outcome: [.finished, .expired].contains(state) ? .failure : nil,
+      error: state == .broken ? ProblemDetails(DomainError(.pointInTimeLost, "there was no room left")) : nil,
+      createdAt: ManualClock.epoch)
+  }
+}
+
 extension Job {
   package static func sample(
     _ request: JobRequest = .rescan(repository: RepositoryID()), id: JobID = JobID(), state: JobState = .queued

@@ -45,6 +45,8 @@ package final class ScriptedEngine: BlockEngine {
     package var withdraw: @Sendable (ExportID, ExportRemoval) throws -> Void = { _, _ in }
     /// Of an export that is served; with clients, it isn't withdrawn safely.
     package var activity: @Sendable (ExportID) -> ExportActivity = { _ in ExportActivity() }
+    package var fleece: @Sendable (FleecingOrder) throws -> Void = { _ in }
+    package var fleecingActivity: @Sendable (FleecingID) -> FleecingActivity = { _ in FleecingActivity() }
     /// The id that a folder's repository.json has; by default the one that it was opened with first.
     package var repositoryID: @Sendable (_ path: String) throws -> RepositoryID? = { _ in nil }
     package var access: @Sendable (RepositoryLocation) throws -> RepositoryAccess = { _ in .readWrite }
@@ -131,19 +133,21 @@ package final class ScriptedEngine: BlockEngine {
     }
   }
 
-  private struct State {
+  struct State {
     var script: Script
     var orders: [Order] = []
     var repositories: [String: ScriptedRepository] = [:]
     var attachedImages: [ImageID: AttachOrder] = [:]
     var servedExports: [ExportID: ExportOrder] = [:]
     var begunBackups: [BackupID: BackupOrder] = [:]
+    var servedFleecings: [FleecingID: FleecingOrder] = [:]
+    var lossHandler: (@Sendable (FleecingLoss) -> Void)?
     var failureHandler: (@Sendable (ImageFailure) -> Void)?
     var damageHandler: (@Sendable (BackupDamage) -> Void)?
   }
 
   package let ioBackend: String
-  private let state: Lock<State>
+  let state: Lock<State>
 
   package init(ioBackend: String = "epoll", script: Script = Script()) {
     self.ioBackend = ioBackend
@@ -368,7 +372,7 @@ package final class ScriptedEngine: BlockEngine {
 
   package func shutDown() async {
     _ = note(.shutDown)
-    state.withLock { ($0.attachedImages, $0.servedExports) = ([:], [:]) }
+    state.withLock { ($0.attachedImages, $0.servedExports, $0.servedFleecings) = ([:], [:], [:]) }
   }
 
   /// Remembers the order, and waits for the storage; returns the script that it runs by.

@@ -39,6 +39,8 @@ import Testing
       + #""verifiedBytes":9},{"backup":"\#(id)","sequence":1,"outcome":"failed","findings":[],"findingCount":0,"#
       + #""verifiedBytes":0,"error":{"code":"io-error","detail":"d","remedy":"r"}}],"chain":"\#(id)","#
       + #""level":"checksum"}"#,
+    #"{"fleecing":"\#(id)"}"#,
+    #"{"fleecing":"\#(id)","outcome":"failure"}"#,
   ])
   func whatIsStoredIsReadAndWrittenAsItIs(_ text: String) throws {
     let result = try read(text)
@@ -52,7 +54,7 @@ import Testing
   @Test(arguments: [
     #"{"image":"\#(id)","imageName":"vm1","sound":true,"errors":0,"leaks":1,"repairedLeaks":1,"findings":[],"#
       + #""checkedBytes":65536}"#,
-    #"{"fleecing":"\#(id)"}"#, "{}", "[1]", #""text""#,
+    #"{"drill":"\#(id)"}"#, "{}", "[1]", #""text""#,
   ])
   func whatIsNotKnownIsPassedOn(_ text: String) throws {
     let value = try JSONDecoder().decode(JSONValue.self, from: Data(text.utf8))

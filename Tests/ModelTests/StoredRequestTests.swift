@@ -51,6 +51,17 @@ struct StoredRequestTests {
     try expectForm(#"{"reconcile":{"image":"\#(id)"}}"#, is: .reconcile(image: image))
   }
 
+  @Test func requestsAboutFleecingsKeepTheirForm() throws {
+    let id = Self.id
+    let ulid = try #require(ULID(id))
+    try expectForm(
+      #"{"fleece":{"fleecing":"\#(id)","images":["\#(id)"],"lifetime":60}}"#,
+      is: .fleece(fleecing: FleecingID(ulid), images: [ImageID(ulid)], lifetime: 60))
+    try expectForm(
+      #"{"finishFleecing":{"fleecing":"\#(id)","images":["\#(id)"],"outcome":"success"}}"#,
+      is: .finishFleecing(fleecing: FleecingID(ulid), images: [ImageID(ulid)], outcome: .success))
+  }
+
   @Test func requestsAboutChainsAndGroupsKeepTheirForm() throws {
     let id = Self.id
     let ulid = try #require(ULID(id))

@@ -89,6 +89,16 @@ import Testing
         #""listen":{"unix":"/run/e"},"contexts":{"changedSince":[{"backup":"COMPLETE"},{"backup":"COMPLETE","exportName":"x"}]}"#
       )
     ),
+    ("POST /fleecings", #"{"images":["vm1"],"listen":{"unix":"/run/cobweb/fleece.sock"},"expiresIn":3600}"#),
+    (
+      "POST /fleecings",
+      #"{"images":["vm1","guest"],"listen":{"tcp":"127.0.0.1:10809"},"tls":"psk","release":"trim"}"#
+    ),
+    ("POST /fleecings/FLEECING/done", #"{"image":"vm1","extents":[{"offset":0,"length":65536}]}"#),
+    ("POST /fleecings/FLEECING/renew", "{}"),
+    ("POST /fleecings/FLEECING/renew", #"{"expiresIn":60}"#),
+    ("POST /fleecings/FLEECING/finish", #"{"outcome":"success"}"#),
+    ("POST /fleecings/FLEECING/finish", #"{"outcome":"failure"}"#),
     ("POST /jobs/RUNNING/pause", "{}"),
     ("POST /jobs/RUNNING/pause", #"{"until":null}"#),
     ("POST /jobs/RUNNING/pause", #"{"until":"2099-03-01T08:05:09.120Z"}"#),
@@ -100,7 +110,8 @@ import Testing
     try await withWorld(declarations: Stock.declarations, seed: stock.store) { world in
       let parts = operation.split(separator: " ").map(String.init)
       let running = operation.contains("RUNNING") ? try await world.runningJob() : ""
-      let target = "\(World.api)\(parts[1])".replacing("RUNNING", with: running)
+      let fleecing = operation.contains("FLEECING") ? try await world.activeFleecing() : ""
+      let target = "\(World.api)\(parts[1])".replacing("RUNNING", with: running).replacing("FLEECING", with: fleecing)
         .replacing("/complete/", with: "/\(stock.complete.id)/")
       let body = body.replacing("COMPLETE", with: "\(stock.complete.id)")
       let documented = try #require(world.contract.operation(method: parts[0], target: target))

@@ -33,6 +33,8 @@ struct Stock: Sendable {
   let busy: Export
   let repository = Repository.sample("local")
   let ended: Job
+  /// Has ended.
+  let over = Fleecing.sample(state: .expired)
   let chain: Chain
   let other: Chain
   let complete: Backup
@@ -67,6 +69,7 @@ struct Stock: Sendable {
       for backup in [complete, failed, parent, dependent] { try catalog.insert(backup) }
       for export in [look, busy] { try catalog.insert(export) }
       try catalog.insert(ended)
+      try catalog.insert(over)
     }
   }
 }
@@ -203,6 +206,24 @@ struct Specimen: Sendable {
     case "DELETE /exports/{export}":
       item("exports", "look", conflict: "busy")
       world.engine.script { $0.activity = { ExportActivity(clients: $0 == stock.busy.id ? 1 : 0) } }
+    case "POST /fleecings":
+      body = #"{"images":["vm1"],"listen":{"unix":"/run/cobweb/f.sock"}}"#
+      missing = (target, #"{"images":["ghost"],"listen":{"unix":"/run/cobweb/f.sock"}}"#)
+    case "GET /fleecings/{fleecing}": item("fleecings", stock.over.id.description)
+    case "DELETE /fleecings/{fleecing}":
+      let finishing = try await world.activeFleecing()
+      try await world.beginFinishing(finishing)
+      item("fleecings", stock.over.id.description, conflict: finishing)
+    case "POST /fleecings/{fleecing}/done":
+      item(
+        "fleecings", try await world.activeFleecing(), "/done", conflict: stock.over.id.description,
+        #"{"image":"vm1","extents":[{"offset":0,"length":65536}]}"#)
+    case "POST /fleecings/{fleecing}/renew":
+      item("fleecings", try await world.activeFleecing(), "/renew", conflict: stock.over.id.description, "{}")
+    case "POST /fleecings/{fleecing}/finish":
+      item(
+        "fleecings", try await world.activeFleecing(), "/finish", conflict: stock.over.id.description,
+        #"{"outcome":"success"}"#)
     case "GET /jobs/{job}": item("jobs", ended)
     case "GET /jobs/{job}/log": item("jobs", ended, "/log")
     case "GET /jobs/{job}/events": item("jobs", ended, "/events")

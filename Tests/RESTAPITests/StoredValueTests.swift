@@ -76,6 +76,8 @@ import Testing
             backup: BackupID(), sequence: 1, outcome: .failed,
             error: ProblemDetails(DomainError(.ioError, "gone", remedy: "replace it"))),
         ])),
+    .fleeced(JobResult.Fleeced(fleecing: FleecingID())),
+    .finishedFleecing(JobResult.FinishedFleecing(fleecing: FleecingID(), outcome: .success)),
     .other(["later": [1, nil]]),
   ]
 
@@ -86,9 +88,9 @@ import Testing
   @Test func linksAreShownAsTheyAreStored() throws {
     let links = JobLinks(
       image: ImageID(), images: [ImageID()], repository: RepositoryID(), backup: BackupID(),
-      backups: [BackupID(), BackupID()], chains: [ChainID()], target: ImageID())
+      backups: [BackupID(), BackupID()], chains: [ChainID()], fleecing: FleecingID(), target: ImageID())
     let shown = try JSONParser.parse(JSONWriter.text(of: links)).members.map(\.key)
-    #expect(shown == ["backup", "backups", "chains", "image", "images", "repository", "target"])
+    #expect(shown == ["backup", "backups", "chains", "fleecing", "image", "images", "repository", "target"])
     #expect(JSONWriter.string(of: links) == JSONWriter.string(of: try JSONParser.parse(JSONWriter.text(of: links))))
     #expect(JSONWriter.string(of: JobLinks()) == "{}")
   }
@@ -100,7 +102,8 @@ import Testing
     let payloads = [
       EventPayload(Image.sample("vm1"), failure: failure), EventPayload(Image.sample("vm1")),
       EventPayload(Repository.sample("local")), EventPayload(Export.sample("e", of: .image(ImageID()))),
-      EventPayload(Export.sample("e", of: .backup(BackupID()))), job, EventPayload(),
+      EventPayload(Export.sample("e", of: .backup(BackupID()))), EventPayload(Fleecing.sample(state: .broken)), job,
+      EventPayload(),
     ]
     for payload in payloads { #expect(JSONWriter.string(of: payload) == JSONWriter.string(of: payload.stored)) }
   }

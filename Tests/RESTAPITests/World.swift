@@ -170,6 +170,25 @@ final class World: Sendable {
     return job["id"]
   }
 
+  /// A fleecing of `vm1` that is active.
+  func activeFleecing() async throws -> String {
+    let job = try await post("\(Self.api)/fleecings", #"{"images":["vm1"],"listen":{"unix":"/run/cobweb/f.sock"}}"#)
+      .expect(202)
+    let ended = try await end(of: job["id"])
+    guard let id = ended.json["result"]?["fleecing"]?.text else { throw ExpectationFailure("\(ended.text)") }
+    return id
+  }
+
+  /// Has a job finish the fleecing, and stand still in the middle.
+  func beginFinishing(_ fleecing: String) async throws {
+    let arrivals = gate.arrivals
+    engine.script { [gate] script in
+      script.storage = { if case .endFleecing = $0 { try await gate.pass() } }
+    }
+    try await post("\(Self.api)/fleecings/\(fleecing)/finish", #"{"outcome":"success"}"#).expect(202)
+    try await gate.reached(by: arrivals + 1)
+  }
+
   /// Restores the backup over the image, and lets the job stand still in the middle.
   func overwrite(_ image: String, with backup: String) async throws {
     holdJobs()

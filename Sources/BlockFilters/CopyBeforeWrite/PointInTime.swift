@@ -27,6 +27,9 @@ final class PointInTime {
   private var zeroes: DirtyBitmap
   private var backed: DirtyBitmap
   private var stored: [UInt64: StoredGrain] = [:]
+  /// Grains that are stored, and the most that were at one time.
+  var storedCount: Int { stored.count }
+  private(set) var storedHighWaterCount = 0
   private(set) var loss: PointInTimeLoss?
   var report = CopyBeforeWriteReport()
 
@@ -76,6 +79,7 @@ final class PointInTime {
     case .stored(let bytes):
       bytes.userCount += 1
       stored[grain.offset] = bytes
+      storedHighWaterCount = max(storedHighWaterCount, stored.count)
     case .source, .none: preconditionFailure("nothing is kept")
     }
     return true

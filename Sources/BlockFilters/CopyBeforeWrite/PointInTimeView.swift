@@ -36,6 +36,10 @@ package final class PointInTimeView: BlockDevice, @unchecked Sendable {
     return report
   }
 
+  /// Old bytes that are kept for the view, wherever they are; those that are zero or the backing file's take no room.
+  package var keptByteCount: UInt64 { UInt64(point.storedCount) * point.grains.grainByteCount }
+  package var keptHighWaterByteCount: UInt64 { UInt64(point.storedHighWaterCount) * point.grains.grainByteCount }
+
   /// No read will ask for these bytes any more: their whole grains cost no copy from now on, and what is kept of them is
   /// freed. Reads that are under way go on.
   package func release(_ ranges: [ByteRange]) {

@@ -119,6 +119,9 @@ extension Consistency: ColumnValue {}
 extension VerifyLevel: ColumnValue {}
 extension ExportTLS: ColumnValue {}
 extension Export.State: ColumnValue {}
+extension Fleecing.State: ColumnValue {}
+extension Fleecing.Release: ColumnValue {}
+extension Fleecing.Outcome: ColumnValue {}
 extension JobState: ColumnValue {}
 extension JobLogEntry.Level: ColumnValue {}
 extension Event.Kind: ColumnValue {}

@@ -10,7 +10,7 @@ extension Export: NamedEntity {
     Column("name", \.name),
     source,
     Column("read_only", \.isReadOnly),
-    listen,
+    .address(\.listen),
     Column("tls", \.tls),
     Column("allocation_depth", \.offersAllocationDepth),
     Column(json: "bitmaps", \.bitmaps),
@@ -32,28 +32,6 @@ extension Export: NamedEntity {
     switch export.source {
     case .image(let image): values += [image.stored(in: "image"), .null]
     case .backup(let backup): values += [.null, backup.stored(in: "backup")]
-    }
-  }
-
-  private enum ListenKind: String, ColumnValue { case unix, tcp }
-
-  /// The address is the path of a Unix socket, which has no port, or the host of one.
-  private static let listen = Column<Export, ExportAddress>(
-    "listen_kind", "listen_address", "listen_port"
-  ) { reader in
-    let (kind, address) = (try ListenKind(from: &reader), String(from: &reader))
-    switch (kind, try Int?(from: &reader)) {
-    case (.unix, nil): return .unix(path: address)
-    case (.tcp, let number?):
-      guard let port = UInt16(exactly: number) else { throw reader.damaged("\(number) is no port") }
-      return .tcp(host: address, port: port)
-    case (.unix, _?), (.tcp, nil): throw reader.damaged("a TCP address has a port, and a Unix socket has none")
-    }
-  } write: { export, values in
-    switch export.listen {
-    case .unix(let path): values += [ListenKind.unix.stored(in: "listen_kind"), path.databaseValue, .null]
-    case .tcp(let host, let port):
-      values += [ListenKind.tcp.stored(in: "listen_kind"), host.databaseValue, Int(port).databaseValue]
     }
   }
 }

@@ -33,7 +33,7 @@ final class ExportListeners: Sendable {
   }
 
   /// Refuses what can't be served however it is opened.
-  func check(_ order: ExportOrder) throws(DomainError) { _ = try credentials.security(order.tls) }
+  func check(_ tls: ExportTLS?) throws(DomainError) { _ = try credentials.security(tls) }
 
   /// Lets clients see the export at the address, which is listened at from then on.
   /// Returns the address as ``withdraw(_:at:)`` knows it: one value for all ways of writing it.

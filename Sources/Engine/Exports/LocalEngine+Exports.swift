@@ -8,7 +8,7 @@ import Repositories
 
 extension LocalEngine {
   /// How long requests in flight may take to end when an export is taken away by force.
-  private static let removalGrace = Duration.seconds(5)
+  static let removalGrace = Duration.seconds(5)
   /// How long a client may take to be noticed as gone, and how often it is looked for.
   private static let farewell = Duration.milliseconds(200)
   private static let farewellPause = Duration.milliseconds(10)
@@ -16,7 +16,7 @@ extension LocalEngine {
   package func export(_ order: ExportOrder) async throws {
     calls.begin(nil)
     defer { calls.end(nil) }
-    try listeners.check(order)
+    try listeners.check(order.tls)
     guard servedExports.reserve(order) else {
       throw DomainError(.nameTaken, "the export \(order.name) is served already")
     }
@@ -146,7 +146,7 @@ extension ExportActivity {
 }
 
 extension ExportActivity.Requests {
-  fileprivate init(_ figures: ExportFigures.Requests) {
+  init(_ figures: ExportFigures.Requests) {
     func microseconds(_ share: Double) -> UInt64? {
       figures.latency.microseconds(share: share).map { UInt64($0.rounded(.up)) }
     }

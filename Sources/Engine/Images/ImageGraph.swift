@@ -46,7 +46,7 @@ actor ImageGraph {
   /// From the slot down.
   private(set) var filters: [any GraphFilter] = []
   /// Among them while points in time are open.
-  private var fleecing: Fleecing?
+  private var fleecing: CopyAside?
   private var holder: GraphHold?
 
   /// - Parameter bitmaps: those of the image that record its changes.
@@ -118,9 +118,9 @@ actor ImageGraph {
   // MARK: Points in time
 
   /// What old bytes are kept in, to be given to ``beginPoint(_:wanted:onTempFull:onLoss:)``.
-  func prepareFleecing(_ place: FleecingPlace, pool: BufferPool) async throws -> Fleecing {
+  func prepareFleecing(_ place: FleecingPlace, pool: BufferPool) async throws -> CopyAside {
     let temp = try await place.makeTemp(for: base.byteCount, on: loop)
-    return Fleecing(over: base, temp: temp, place, pool: pool, on: loop)
+    return CopyAside(over: base, temp: temp, place, pool: pool, on: loop)
   }
 
   /// Opens a view of this moment, at which no change is in flight.
@@ -128,7 +128,7 @@ actor ImageGraph {
   ///   - prepared: keeps the old bytes, unless something does already.
   ///   - wanted: what will be read; nil for all.
   func beginPoint(
-    _ prepared: Fleecing, wanted: DirtyBitmap?, onTempFull: CopyBeforeWrite.OnTempFull,
+    _ prepared: CopyAside, wanted: DirtyBitmap?, onTempFull: CopyBeforeWrite.OnTempFull,
     onLoss: @escaping @Sendable (PointInTimeLoss) -> Void
   ) -> PointInTimeView {
     let fleecing = fleecing ?? prepared

@@ -7,6 +7,7 @@ package enum ImageUser: Hashable, Sendable {
   /// The image itself, held open for its guest, by its path.
   case attachment(String)
   case export(ResourceName)
+  case fleecing(FleecingID)
   /// E.g. "backup".
   case job(String, JobID)
   /// One call, e.g. "a request for its extents".
@@ -16,6 +17,7 @@ package enum ImageUser: Hashable, Sendable {
     switch self {
     case .attachment(let path): "the attached image \(path)"
     case .export(let name): "the export '\(name)'"
+    case .fleecing(let id): "the fleecing \(id)"
     case .job(let kind, let job): "the \(kind) job \(job)"
     case .request(let words): words
     }

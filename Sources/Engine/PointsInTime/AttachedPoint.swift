@@ -23,7 +23,7 @@ final class AttachedPoint: @unchecked Sendable {
   private enum Stage {
     case joined
     /// What old bytes will be kept in, unless the graph has something for that by the moment.
-    case prepared(Fleecing)
+    case prepared(CopyAside)
     case open(PointInTimeView)
     /// What the image's guest paid for it.
     case ended(CopyBeforeWriteReport)
@@ -75,7 +75,7 @@ final class AttachedPoint: @unchecked Sendable {
 
   /// - Parameter backup: told what it gets: what has changed by the moment, and whether its checkpoint counts from it.
   func take(in graph: isolated ImageGraph, for backup: inout BegunBackup, control: any JobControl) {
-    guard case .prepared(let fleecing) = stage else { return }
+    guard case .prepared = stage else { return }
     var wanted: DirtyBitmap?
     if var changes = backup.changes {
       if let name = backup.countedBy, let bits = graph.bitmaps?.set[name]?.bits { changes.formUnion(bits) }
@@ -86,18 +86,25 @@ final class AttachedPoint: @unchecked Sendable {
       wanted = changes
     }
     let name = graph.name
-    stage = .open(
-      graph.beginPoint(
-        fleecing, wanted: wanted, onTempFull: CopyBeforeWrite.OnTempFull(backup.order.onTempFull)
-      ) { loss in
-        if loss != .ended { control.log(.error, "what \(name) held at the moment is lost: \(loss)") }
-      })
+    take(in: graph, wanted: wanted, onTempFull: CopyBeforeWrite.OnTempFull(backup.order.onTempFull)) { loss in
+      if loss != .ended { control.log(.error, "what \(name) held at the moment is lost: \(loss)") }
+    }
     guard let checkpoint = backup.checkpoint else { return }
     if graph.bitmaps?.begin(checkpoint, of: backup.order.tracker) == true {
       recorded = (checkpoint, backup.order.tracker)
     } else {
       backup.checkpoint = nil
     }
+  }
+
+  /// Begins the view.
+  /// - Parameter wanted: what will be read of it; nil for all.
+  func take(
+    in graph: isolated ImageGraph, wanted: DirtyBitmap?, onTempFull: CopyBeforeWrite.OnTempFull,
+    onLoss: @escaping @Sendable (PointInTimeLoss) -> Void
+  ) {
+    guard case .prepared(let aside) = stage else { return }
+    stage = .open(graph.beginPoint(aside, wanted: wanted, onTempFull: onTempFull, onLoss: onLoss))
   }
 
   /// Lets others change the bitmaps again.

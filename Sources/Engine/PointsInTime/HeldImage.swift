@@ -33,9 +33,12 @@ enum HeldImage: Sendable {
     }
   }
 
+  /// Of an attached one, from the moment on.
+  var view: PointInTimeView? { if case .attached(let point) = self { point.view } else { nil } }
+
   /// Bytes of the moment that won't be read any more: the guest's changes of them cost nothing from now on.
   func release(_ range: ByteRange) {
-    if case .attached(let point) = self { point.view?.release([range]) }
+    view?.release([range])
   }
 
   /// What records its changes; nil of one at rest.

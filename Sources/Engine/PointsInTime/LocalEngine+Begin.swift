@@ -78,44 +78,54 @@ extension LocalEngine {
   /// How often an image is looked for anew because it was attached or detached meanwhile.
   private static let holdAttempts = 8
 
-  /// Opens the image, or joins those that use it while it is attached, takes its lease, and begins its stage.
+  /// Holds the image, takes its lease, and begins its stage.
   private func hold(_ order: BackupOrder, _ control: any JobControl) async throws -> BegunBackup {
+    try await withSettledImage(order.image.id, order.image.source, in: order.repository.lane, control) {
+      [self] graph, loop in
+      let repository = try await openToWrite(order.repository, on: loop)
+      let image = try await heldImage(
+        order.image.id, order.location, graph, for: .job("backup", control.job), on: loop, control)
+      return try await attempt {
+        try await hold(image, order, in: repository, on: loop, control)
+      } orCleanUp: {
+        await image.letGo()
+      }
+    }
+  }
+
+  /// Runs `body` on the image's loop with its graph if it is attached, and anew where it was attached or detached
+  /// meanwhile.
+  func withSettledImage<Result: Sendable>(
+    _ image: ImageID, _ source: ImageSource, in lane: BlockingLane, _ control: any JobControl,
+    _ body: @Sendable @escaping (ImageGraph?, EventLoop) async throws -> Result
+  ) async throws -> Result {
     for _ in 0..<Self.holdAttempts {
       let changeCount = attachedImages.changeCount
-      let graph = attachedImages.graph(of: order.image.id)
+      let graph = attachedImages.graph(of: image)
       do {
-        return try await onLoop(graph?.loop, for: control.job, in: order.repository.lane) { [self] loop in
-          let repository = try await openToWrite(order.repository, on: loop)
-          let image = try await heldImage(order, graph, on: loop, control)
-          return try await attempt {
-            try await hold(image, order, in: repository, on: loop, control)
-          } orCleanUp: {
-            await image.letGo()
-          }
-        }
+        return try await onLoop(graph?.loop, for: control.job, in: lane) { try await body(graph, $0) }
       } catch let error as DomainError
         where [.imageLocked, .imageInUse, .imageNotAttached].contains(error.code)
         && attachedImages.changeCount != changeCount
       {}
     }
     throw DomainError(
-      .imageInUse, "\(order.image.source.place) is attached and detached all the time",
-      remedy: "start the backup again when it rests")
+      .imageInUse, "\(source.place) is attached and detached all the time", remedy: "start again when it rests")
   }
 
+  /// Opens the image, or joins those that use it while it is attached.
   nonisolated(nonsending)
-    private func heldImage(
-      _ order: BackupOrder, _ graph: ImageGraph?, on loop: EventLoop, _ control: any JobControl
+    func heldImage(
+      _ id: ImageID, _ location: ImageLocation, _ graph: ImageGraph?, for user: ImageUser, on loop: EventLoop,
+      _ control: any JobControl
     ) async throws -> HeldImage
   {
     if let graph {
-      let use = ImageUse(.job("backup", control.job), needs: .read)
-      return .attached(try AttachedPoint(graph, order.image.id, among: attachedImages, for: use))
+      return .attached(try AttachedPoint(graph, id, among: attachedImages, for: ImageUse(user, needs: .read)))
     }
-    let location = order.location
-    let image = try await openToBackUp(location, on: loop, control)
+    let image = try await openToBackUp(location, for: user, on: loop, control)
     if case .nbd(let uri) = location.source {
-      control.log(.warning, "\(uri): nothing can prove that it isn't written to while it is backed up")
+      control.log(.warning, "\(uri): nothing can prove that it isn't written to while it is read")
     }
     return .atRest(image)
   }

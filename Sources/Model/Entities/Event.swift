@@ -18,6 +18,9 @@ package struct Event: Hashable, Sendable, Codable {
     case bitmapCreated = "bitmap.created"
     case bitmapChanged = "bitmap.changed"
     case bitmapDeleted = "bitmap.deleted"
+    case fleecingCreated = "fleecing.created"
+    case fleecingChanged = "fleecing.changed"
+    case fleecingDeleted = "fleecing.deleted"
     case jobCreated = "job.created"
     case jobChanged = "job.changed"
   }

@@ -33,6 +33,10 @@ package struct EventPayload: Hashable, Sendable, Codable {
   package var bitmap: BitmapName?
   package var repository: RepositoryID?
   package var failure: Failure?
+  /// Of a fleecing: its images, and why it is broken.
+  package var images: [ImageID]?
+  package var error: ProblemCode?
+  package var why: String?
 
   package init() {}
 
@@ -61,6 +65,13 @@ package struct EventPayload: Hashable, Sendable, Codable {
     case .image(let id): image = id
     case .backup(let id): backup = id
     }
+  }
+
+  package init(_ fleecing: Fleecing) {
+    state = fleecing.state.rawValue
+    images = fleecing.images.map(\.image)
+    error = fleecing.error?.code
+    why = fleecing.error?.detail
   }
 
   /// - Parameter state: nil if it is no longer there.

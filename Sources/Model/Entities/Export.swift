@@ -53,14 +53,7 @@ package struct Export: Hashable, Sendable, Codable {
   }
 
   /// What a client is given to connect, after the NBD URI specification.
-  package var uri: String {
-    let place: NBDURI.Place =
-      switch listen {
-      case .unix(let path): .unix(path: path)
-      case .tcp(let host, let port): .tcp(host: host, port: port)
-      }
-    return NBDURI(place, exportName: name.text, usesTLS: tls != nil).description
-  }
+  package var uri: String { listen.uri(of: name.text, usesTLS: tls != nil) }
 }
 
 /// A bitmap of the image that clients of an export see.
@@ -111,6 +104,16 @@ package enum ExportAddress: Hashable, Sendable, Codable {
     case .unix: true
     case .tcp(let host, _): NetworkHost(withoutBrackets: host).map { $0.isLoopback && $0.text == host } ?? false
     }
+  }
+
+  /// Where clients find the export of that name, after the NBD URI specification.
+  package func uri(of exportName: String, usesTLS: Bool) -> String {
+    let place: NBDURI.Place =
+      switch self {
+      case .unix(let path): .unix(path: path)
+      case .tcp(let host, let port): .tcp(host: host, port: port)
+      }
+    return NBDURI(place, exportName: exportName, usesTLS: usesTLS).description
   }
 
   /// For a person: `unix:PATH`, or `HOST:PORT`.

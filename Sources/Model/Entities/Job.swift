@@ -50,12 +50,13 @@ package struct JobLinks: Hashable, Sendable, Codable {
   package var backup: BackupID?
   package var backups: [BackupID]?
   package var chains: [ChainID]?
+  package var fleecing: FleecingID?
   /// The image that is restored over.
   package var target: ImageID?
 
   package init(
     image: ImageID? = nil, images: [ImageID]? = nil, repository: RepositoryID? = nil, backup: BackupID? = nil,
-    backups: [BackupID]? = nil, chains: [ChainID]? = nil, target: ImageID? = nil
+    backups: [BackupID]? = nil, chains: [ChainID]? = nil, fleecing: FleecingID? = nil, target: ImageID? = nil
   ) {
     self.image = image
     self.images = images
@@ -63,6 +64,7 @@ package struct JobLinks: Hashable, Sendable, Codable {
     self.backup = backup
     self.backups = backups
     self.chains = chains
+    self.fleecing = fleecing
     self.target = target
   }
 }
@@ -128,6 +130,8 @@ package enum JobKind: String, Sendable, Codable, CaseIterable {
   case verifyChain = "verify-chain"
   case restoreGroup = "restore-group"
   case reconcile
+  case fleece
+  case finishFleecing = "finish-fleecing"
 }
 
 /// What a job was asked to do, with every name resolved to an id. Stored with the job.
@@ -145,6 +149,9 @@ package enum JobRequest: Hashable, Sendable, Codable {
   case verifyChain(chain: ChainID, level: VerifyLevel)
   case restoreGroup(group: ULID, restores: [GroupRestore])
   case reconcile(image: ImageID)
+  /// `lifetime`: seconds from the moment to the expiry.
+  case fleece(fleecing: FleecingID, images: [ImageID], lifetime: Int)
+  case finishFleecing(fleecing: FleecingID, images: [ImageID], outcome: Fleecing.Outcome)
 
   package var kind: JobKind {
     switch self {
@@ -159,6 +166,8 @@ package enum JobRequest: Hashable, Sendable, Codable {
     case .verifyChain: .verifyChain
     case .restoreGroup: .restoreGroup
     case .reconcile: .reconcile
+    case .fleece: .fleece
+    case .finishFleecing: .finishFleecing
     }
   }
 }

@@ -1,7 +1,8 @@
 /// How results are stored.
 extension JobResult: Codable {
   private enum Member: String, CodingKey, CaseIterable {
-    case backup, backups, chain, checkedBytes, disagreements, image, repository, restores, target, verifiedBytes,
+    case backup, backups, chain, checkedBytes, disagreements, fleecing, image, outcome, repository, restores, target,
+      verifiedBytes,
       virtualSize
   }
 
@@ -15,6 +16,10 @@ extension JobResult: Codable {
 
   private static func known(_ decoder: any Decoder) throws -> JobResult {
     let members = Set(try decoder.container(keyedBy: Member.self).allKeys)
+    if members.contains(.fleecing) {
+      return members.contains(.outcome)
+        ? .finishedFleecing(try FinishedFleecing(from: decoder)) : .fleeced(try Fleeced(from: decoder))
+    }
     if members.contains(.chain) { return .verifiedChain(try VerifiedChain(from: decoder)) }
     if members.contains(.disagreements) { return .reconciled(try Reconciled(from: decoder)) }
     if members.contains(.restores) { return .restoredGroup(try RestoredGroup(from: decoder)) }
@@ -41,6 +46,8 @@ extension JobResult: Codable {
     case .verifiedChain(let result): try result.encode(to: encoder)
     case .restoredGroup(let result): try result.encode(to: encoder)
     case .reconciled(let result): try result.encode(to: encoder)
+    case .fleeced(let result): try result.encode(to: encoder)
+    case .finishedFleecing(let result): try result.encode(to: encoder)
     case .other(let value): try value.encode(to: encoder)
     }
   }

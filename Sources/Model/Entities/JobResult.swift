@@ -14,6 +14,8 @@ package enum JobResult: Hashable, Sendable {
   case verifiedChain(VerifiedChain)
   case restoredGroup(RestoredGroup)
   case reconciled(Reconciled)
+  case fleeced(Fleeced)
+  case finishedFleecing(FinishedFleecing)
   case other(JSONValue)
 
   package struct BackedUp: Hashable, Sendable, Codable {
@@ -298,6 +300,22 @@ package enum JobResult: Hashable, Sendable {
     package init(group: ULID, restores: [Part]) {
       self.group = group
       self.restores = restores
+    }
+  }
+
+  package struct Fleeced: Hashable, Sendable, Codable {
+    package var fleecing: FleecingID
+
+    package init(fleecing: FleecingID) { self.fleecing = fleecing }
+  }
+
+  package struct FinishedFleecing: Hashable, Sendable, Codable {
+    package var fleecing: FleecingID
+    package var outcome: Fleecing.Outcome
+
+    package init(fleecing: FleecingID, outcome: Fleecing.Outcome) {
+      self.fleecing = fleecing
+      self.outcome = outcome
     }
   }
 }

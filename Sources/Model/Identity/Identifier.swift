@@ -30,3 +30,4 @@ package typealias ChainID = Identifier<Chain>
 package typealias BackupID = Identifier<Backup>
 package typealias JobID = Identifier<Job>
 package typealias ExportID = Identifier<Export>
+package typealias FleecingID = Identifier<Fleecing>

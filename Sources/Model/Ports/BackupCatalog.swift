@@ -86,6 +86,13 @@ package struct ExportFilter: Hashable, Sendable {
 }
 
 /// Nil means any.
+package struct FleecingFilter: Hashable, Sendable {
+  package var states: Set<Fleecing.State>?
+
+  package init(states: Set<Fleecing.State>? = nil) { self.states = states }
+}
+
+/// Nil means any.
 package struct JobFilter: Hashable, Sendable {
   package var states: Set<JobState>?
   package var kind: JobKind?
@@ -136,6 +143,9 @@ package protocol CatalogReading {
   /// Those of the backups that are exported; one question for all of them.
   func exported(among backups: Set<BackupID>) throws -> Set<BackupID>
 
+  func fleecing(_ id: FleecingID) throws -> Fleecing?
+  func fleecings(_ filter: FleecingFilter, _ page: PageRequest) throws -> Page<Fleecing>
+
   func job(_ id: JobID) throws -> Job?
   func jobs(_ filter: JobFilter, _ page: PageRequest) throws -> Page<Job>
   func jobLog(_ job: JobID, _ page: PageRequest) throws -> Page<JobLogEntry>
@@ -183,6 +193,11 @@ package protocol CatalogWriting: CatalogReading {
   func insert(_ export: Export) throws
   @discardableResult func update(_ export: Export) throws -> Export
   func delete(_ export: ExportID) throws
+
+  /// Its images needn't be there.
+  func insert(_ fleecing: Fleecing) throws
+  @discardableResult func update(_ fleecing: Fleecing) throws -> Fleecing
+  func delete(_ fleecing: FleecingID) throws
 
   func insert(_ job: Job) throws
   @discardableResult func update(_ job: Job) throws -> Job

@@ -4,7 +4,7 @@ import Foundation
 ///
 /// It carries only plain values, so that the engine could run as a process of its own. Failures are `DomainError`s
 /// that name the file and the remedy; a cancelled job ends in `CancellationError`.
-package protocol BlockEngine: BitmapEngine {
+package protocol BlockEngine: BitmapEngine, FleecingEngine {
   /// "io_uring" or "epoll": what drives its I/O.
   var ioBackend: String { get }
 

@@ -2,7 +2,7 @@ import Foundation
 
 /// The lists that come in pages. A cursor names its list, so that it is of no use in another one.
 package enum PagedList: String, Sendable, CaseIterable {
-  case images, repositories, chains, backups, exports, jobs, jobLog, bitmaps
+  case images, repositories, chains, backups, exports, fleecings, jobs, jobLog, bitmaps
 }
 
 /// The text form of "behind this item", opaque to clients: base64url of the list and the last key.

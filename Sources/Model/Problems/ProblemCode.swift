@@ -53,6 +53,7 @@ package enum ProblemCode: String, Sendable, Codable, CaseIterable {
   case repositoryInUse = "repository-in-use"
   case repositoryLeased = "repository-leased"
   case pointInTimeLost = "point-in-time-lost"
+  case fleecingEnded = "fleecing-ended"
   case trackingLost = "tracking-lost"
   case backupNotComplete = "backup-not-complete"
   case backupHasDependents = "backup-has-dependents"

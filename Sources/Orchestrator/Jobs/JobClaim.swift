@@ -11,6 +11,8 @@ import Model
 ///     attach       alone     –         –         –            –
 ///     detach       alone     –         –         –            –
 ///     reconcile    alone     –         –         –            –
+///     fleece       shared    –         –         –            –
+///     finish⁶      shared    –         –         –            –            ⁶ of a fleecing
 ///     delete       –         shared    alone     shared       –
 ///     rescan       –         –         –         alone        –
 ///

@@ -52,6 +52,10 @@ extension JobRequest {
     case .verifyChain(let chain, let level): VerifyChainWork(chain: chain, level: level)
     case .restoreGroup(let group, let restores): RestoreGroupWork(group: group, restores: restores)
     case .reconcile(let image): ReconcileWork(image: image)
+    case .fleece(let fleecing, let images, let lifetime):
+      FleeceWork(fleecing: fleecing, images: images, lifetime: lifetime)
+    case .finishFleecing(let fleecing, let images, let outcome):
+      FinishFleecingWork(fleecing: fleecing, images: images, outcome: outcome)
     }
   }
 }

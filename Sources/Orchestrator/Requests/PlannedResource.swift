@@ -6,6 +6,10 @@ package enum PlannedResource: Hashable, Sendable {
   case image(Image)
   case repository(RepositoryDraft)
   case export(Export)
+  case fleecing(Fleecing, lifetime: Int)
+  case fleecingEnd(FleecingID, Fleecing.Outcome?)
+  case renewal(of: FleecingID, lifetime: Int)
+  case released([FleecedExtent], of: ImageID, in: FleecingID)
 
   case repositoryName(ResourceName, path: String)
   case exportEnd(ExportID, name: ResourceName)

@@ -2,12 +2,12 @@ import Model
 
 // What an export must be to be made.
 
-extension ExportDraft {
+extension ExportAddress {
   /// Throws `tlsRequired` beyond this machine.
-  func requireTLS() throws(DomainError) {
-    guard !listen.isLocal, tls == nil else { return }
+  func require(_ tls: ExportTLS?) throws(DomainError) {
+    guard !isLocal, tls == nil else { return }
     throw DomainError(
-      .tlsRequired, "\(listen.text) can be reached from other machines",
+      .tlsRequired, "\(text) can be reached from other machines",
       remedy: "send \"tls\": \"x509\" or \"psk\", or listen on 127.0.0.1 or a unix socket",
       faults: [DomainError.Fault(.tls, "is required beyond this machine")])
   }

@@ -53,11 +53,32 @@ extension CatalogReading {
   /// Throws `imageInUse` where the need is for an image at rest and this one isn't, or is for it alone and it is exported.
   func require(_ need: ImageNeed, of image: Image) throws {
     if need.isAtRest { try image.requireAtRest() }
-    if need == .alone { try requireNoExports(of: image) }
+    if need == .alone { try requireUnserved(image) }
   }
 
   /// Throws `imageInUse` unless the image can be backed up: at rest, or while it is attached.
   func requireBackable(_ image: Image) throws { try image.requireSettled() }
+
+  /// Those of a backup or a fleecing. Throws `notFound`, `invalidField`, `imageInUse`.
+  func images(ofOneMoment references: [Reference<Image>], _ limits: ServiceLimits) throws -> [Image] {
+    guard (1...limits.imagesPerBackup).contains(references.count) else {
+      throw DomainError(
+        .invalidField, "1 to \(limits.imagesPerBackup) images come to one moment",
+        faults: [DomainError.Fault(.images, "has \(references.count) items")])
+    }
+    var images: [Image] = []
+    for (index, reference) in references.enumerated() {
+      let image = try find(reference)
+      guard !images.contains(where: { $0.id == image.id }) else {
+        throw DomainError(
+          .invalidField, "image '\(image.name)' is named twice",
+          faults: [DomainError.Fault(.images.item(index), "is the same image as one before")])
+      }
+      try requireBackable(image)
+      images.append(image)
+    }
+    return images
+  }
 
   /// Throws `imageInUse` while the image is attached or exported, or a job uses it.
   func requireUnused(_ image: Image) throws {
@@ -79,8 +100,9 @@ extension CatalogReading {
       remedy: "wait for it, or cancel it")
   }
 
-  /// Throws `imageInUse` while the image has exports; with `onlyActive`, while clients are offered it.
-  func requireNoExports(of image: Image, onlyActive: Bool = false) throws {
+  /// Throws `imageInUse` while the image has exports, or is fleeced; with `onlyActive`, while clients are offered it.
+  func requireUnserved(_ image: Image, onlyActive: Bool = false) throws {
+    try requireUnfleeced(image)
     let exports = try allPages { try self.exports(ExportFilter(image: image.id), $0) }
       .filter { !onlyActive || $0.state == .active }
     guard !exports.isEmpty else { return }
@@ -92,7 +114,7 @@ extension CatalogReading {
   func requireAttachable(_ image: Image, cache: CacheMode?) throws {
     guard image.state == .attached, let attachment = image.attachment else {
       // Those that are unavailable are opened when it is attached.
-      if image.attachment == nil { try requireNoExports(of: image, onlyActive: true) }
+      if image.attachment == nil { try requireUnserved(image, onlyActive: true) }
       return
     }
     guard attachment.cause == .export else {
@@ -116,7 +138,7 @@ extension CatalogReading {
     guard !image.isAtRest else {
       throw DomainError(.imageNotAttached, "image '\(image.name)' isn't attached")
     }
-    try requireNoExports(of: image)
+    try requireUnserved(image)
   }
 
   /// The image must be detached, not exported, and as large as the backup.

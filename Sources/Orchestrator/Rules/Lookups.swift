@@ -71,6 +71,14 @@ extension CatalogReading {
     return export
   }
 
+  func find(_ id: FleecingID) throws -> Fleecing {
+    guard let fleecing = try fleecing(id) else {
+      throw DomainError(
+        .notFound, "there is no fleecing \(id)", remedy: "list the fleecings; one that has ended is kept for a day")
+    }
+    return fleecing
+  }
+
   func find(_ id: JobID) throws -> Job {
     guard let job = try job(id) else { throw DomainError(.notFound, "there is no job \(id)") }
     return job

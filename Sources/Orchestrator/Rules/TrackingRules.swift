@@ -207,6 +207,6 @@ extension CatalogReading {
   /// Throws `imageInUse` while it is attached, or an export has it open.
   func requireReconcilable(_ image: Image) throws {
     try require(.rest, of: image)
-    try requireNoExports(of: image, onlyActive: true)
+    try requireUnserved(image, onlyActive: true)
   }
 }

@@ -30,6 +30,7 @@ extension Serving {
       return ends.lockWaiters + [ends.follower].compactMap { $0 }
     }
     for task in tasks { task.cancel() }
+    fleecings.stop()
     await closeTurns(until: deadline)
   }
 

@@ -18,6 +18,7 @@ final class Serving: Sendable {
   /// Of operations on each image and backup.
   let turns: AsyncMutex<ExportSource>
   let turnsReleased = ChangeSignal()
+  let fleecings: LiveFleecings
   let pendingReconciliation = Lock(PendingReconciliation())
 
   init(transactions: CatalogTransactions, engine: any BlockEngine, limits: ServiceLimits, logger: Logger) {
@@ -25,6 +26,7 @@ final class Serving: Sendable {
     self.engine = engine
     self.limits = limits
     self.logger = logger
+    fleecings = LiveFleecings(transactions: transactions, engine: engine, limits: limits, logger: logger)
     turns = AsyncMutex(limit: limits.waitingOperations) { [turnsReleased] in turnsReleased.raise() }
   }
 

@@ -7,7 +7,7 @@ import Model
 /// Before the first request, by the rows alone, so that no silent storage or peer delays a guest:
 ///
 /// 1. Jobs that weren't ended become `interrupted`: nothing works for them any more. Backups that were `running` then
-///    are noted, by repository.
+///    are noted, by repository. Fleecings that weren't ended are broken: no moment outlives the server.
 /// 2. Declared repositories and images that the catalog knows are brought in line with it.
 ///
 /// Then, all of it side by side, and each only waited for as long as `ServiceLimits` says:
@@ -35,11 +35,13 @@ struct StartUp {
 
   private var transactions: CatalogTransactions { service.transactions }
   private var limits: ServiceLimits { service.limits }
+  private var serving: Serving { service.serving }
   private var background: BackgroundTasks { service.background }
 
   func run() async throws {
     try declarations.refuseDuplicates()
     try await interruptJobs()
+    try await serving.fleecings.breakAll()
     let repositories = RepositoryReconciliation(service, declarations.repositories)
     let known = try await repositories.keepKnown()
     let imageReconciliation = ImageReconciliation(service, declarations)
@@ -151,7 +153,6 @@ struct StartUp {
   }
 
   private func serveAgain(_ id: ImageID, _ exports: [Export]) async {
-    let serving = service.serving
     let failure = try? await serving.alone(with: .image(id)) {
       // It may have been detached meanwhile.
       guard let image = try transactions.read({ try $0.image(id) }) else { return nil as DomainError? }

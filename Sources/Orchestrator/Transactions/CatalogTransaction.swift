@@ -111,6 +111,25 @@ extension CatalogTransaction {
   }
 
   @discardableResult
+  func insert(_ fleecing: Fleecing, job: JobID? = nil) throws -> Fleecing {
+    try writing.insert(fleecing)
+    try append(.fleecingCreated, fleecing.id, EventPayload(fleecing), job: job)
+    return fleecing
+  }
+
+  @discardableResult
+  func update(_ fleecing: Fleecing, job: JobID? = nil) throws -> Fleecing {
+    let stored = try writing.update(fleecing)
+    try append(.fleecingChanged, stored.id, EventPayload(stored), job: job)
+    return stored
+  }
+
+  func delete(_ fleecing: Fleecing, job: JobID? = nil) throws {
+    try writing.delete(fleecing.id)
+    try append(.fleecingDeleted, fleecing.id, EventPayload(fleecing), job: job)
+  }
+
+  @discardableResult
   func insert(_ job: Job) throws -> Job {
     try writing.insert(job)
     try append(.jobCreated, job.id, EventPayload(job), job: job.id)

@@ -105,7 +105,7 @@ extension BackupService {
       try await lookAgain(at: repository)
     }
     return try await submit(conditions) { view in
-      let images = try Self.images(of: draft, limits, in: view.catalog)
+      let images = try view.catalog.images(ofOneMoment: draft.images, limits)
       let repository = try view.catalog.find(draft.repository)
       try repository.requireWritable()
       return try Self.jobDraft(draft, images, repository, in: view)
@@ -181,28 +181,6 @@ extension BackupService {
 
   private func id(of reference: Reference<Repository>, in catalog: any CatalogReading) throws -> RepositoryID {
     if case .id(let id) = reference { id } else { try catalog.find(reference).id }
-  }
-
-  private static func images(
-    of draft: BackupDraft, _ limits: ServiceLimits, in catalog: any CatalogReading
-  ) throws -> [Image] {
-    guard (1...limits.imagesPerBackup).contains(draft.images.count) else {
-      throw DomainError(
-        .invalidField, "a backup is of 1 to \(limits.imagesPerBackup) images",
-        faults: [DomainError.Fault(.images, "has \(draft.images.count) items")])
-    }
-    var images: [Image] = []
-    for (index, reference) in draft.images.enumerated() {
-      let image = try catalog.find(reference)
-      guard !images.contains(where: { $0.id == image.id }) else {
-        throw DomainError(
-          .invalidField, "image '\(image.name)' is named twice",
-          faults: [DomainError.Fault(.images.item(index), "is the same image as one before")])
-      }
-      try catalog.requireBackable(image)
-      images.append(image)
-    }
-    return images
   }
 
   private static func tracker(of draft: BackupDraft, _ repository: Repository) throws(DomainError) -> TrackerName {

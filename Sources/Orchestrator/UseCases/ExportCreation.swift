@@ -22,7 +22,7 @@ struct ExportCreation: Sendable {
     self.draft = draft
     self.overlays = overlays
     isReadOnly = draft.isReadOnly ?? true
-    try draft.requireTLS()
+    try draft.listen.require(draft.tls)
     if case .backup = draft.source { try draft.bitmaps.requireNone() }
     try catalog.requireFree(draft, limits)
     switch draft.source {
@@ -35,7 +35,7 @@ struct ExportCreation: Sendable {
       }
       let attaches = !isReadOnly && image.state != .attached
       // Those of before are read-only: nothing may write beneath them.
-      if attaches { try catalog.requireNoExports(of: image) }
+      if attaches { try catalog.requireUnserved(image) }
       _ = try catalog.located(draft.changedSince, for: .image(image.id))
       source = .image(image, attaches: attaches)
     case .backup(let id):

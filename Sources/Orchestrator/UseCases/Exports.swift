@@ -219,8 +219,9 @@ struct ExportDeletion: Sendable {
       released = nil
       return
     }
-    // The image is closed with its last export, and a backup may be reading it.
+    // The image is closed with its last export, and a backup or a fleecing may be reading it.
     try catalog.requireNoJobAtWork(on: image)
+    try catalog.requireUnfleeced(image)
     released = image
   }
 

@@ -8,6 +8,7 @@ struct JobDraft: Sendable {
   var plan: Plan
   var chains: [Chain] = []
   var backups: [Backup] = []
+  var fleecing: Fleecing?
   /// Bytes of each part of the work, as far as they are known.
   var legs: [UInt64] = []
 }
@@ -55,6 +56,7 @@ extension BackupService {
       backup.job = id
       try transaction.insert(backup, job: id)
     }
+    if let fleecing = draft.fleecing { try transaction.insert(fleecing, job: id) }
     return try transaction.insert(
       Job(id: id, request: draft.request, createdAt: transaction.now, links: draft.links))
   }

@@ -27,14 +27,17 @@ extension EventPayload: JSONWritable {
     json.object { json in
       if let backup { json.member("backup", backup) }
       if let bitmap { json.member(bitmap, as: "bitmap") }
+      if let error { json.member("error", error) }
       if let fallbackReason { json.member("fallbackReason", fallbackReason) }
       if let failure { json.member("failure", failure) }
       if let image { json.member("image", image) }
+      if let images { json.member("images", images) }
       if let kind { json.member("kind", kind) }
       if let name { json.member("name", name) }
       if let repository { json.member("repository", repository) }
       if let state { json.member("state", state) }
       if let waitingFor { json.member("waitingFor", waitingFor) }
+      if let why { json.member("why", why) }
     }
   }
 }

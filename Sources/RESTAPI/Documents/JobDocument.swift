@@ -34,6 +34,7 @@ extension JobLinks: JSONWritable {
       if let backup { json.member("backup", backup) }
       if let backups { json.member("backups", backups) }
       if let chains { json.member("chains", chains) }
+      if let fleecing { json.member("fleecing", fleecing) }
       if let image { json.member("image", image) }
       if let images { json.member("images", images) }
       if let repository { json.member("repository", repository) }

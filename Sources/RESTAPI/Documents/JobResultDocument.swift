@@ -16,7 +16,24 @@ extension JobResult: JSONWritable {
     case .verifiedChain(let result): result.write(to: &json)
     case .restoredGroup(let result): result.write(to: &json)
     case .reconciled(let result): result.write(to: &json)
+    case .fleeced(let result): result.write(to: &json)
+    case .finishedFleecing(let result): result.write(to: &json)
     case .other(let value): value.write(to: &json)
+    }
+  }
+}
+
+extension JobResult.Fleeced: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { $0.member("fleecing", fleecing) }
+  }
+}
+
+extension JobResult.FinishedFleecing: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("fleecing", fleecing)
+      json.member("outcome", outcome)
     }
   }
 }

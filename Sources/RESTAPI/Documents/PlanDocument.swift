@@ -33,6 +33,22 @@ extension PlannedResource: JSONWritable {
         json.member("name", draft.name)
         json.member("path", draft.path)
       case .export(let export): Self.write(export, to: &json)
+      case .fleecing(let fleecing, let lifetime):
+        json.member("expiresIn", lifetime)
+        json.member("images", fleecing.images.map(\.image))
+        json.member("listen", fleecing.listen.text)
+        json.member("release", fleecing.release)
+        if let tls = fleecing.tls { json.member("tls", tls) }
+      case .fleecingEnd(let id, let outcome):
+        json.member("fleecing", id)
+        if let outcome { json.member("outcome", outcome) }
+      case .renewal(let id, let lifetime):
+        json.member("expiresIn", lifetime)
+        json.member("fleecing", id)
+      case .released(let extents, let image, let id):
+        json.member("extents", extents)
+        json.member("fleecing", id)
+        json.member("image", image)
       case .repositoryName(let name, let path):
         json.member("name", name)
         json.member("path", path)

@@ -170,6 +170,9 @@ extension BitmapRecord.State: JSONWritable {}
 extension CacheMode: JSONWritable {}
 extension Attachment.Cause: JSONWritable {}
 extension Export.State: JSONWritable {}
+extension Fleecing.State: JSONWritable {}
+extension Fleecing.Release: JSONWritable {}
+extension Fleecing.Outcome: JSONWritable {}
 extension ExportTLS: JSONWritable {}
 extension Repository.Kind: JSONWritable {}
 extension Repository.State: JSONWritable {}

@@ -18,11 +18,16 @@ struct ProblemDocument: JSONWritable {
   }
 
   /// The end of a job.
-  init(_ details: ProblemDetails, job: JobID) {
+  init(_ details: ProblemDetails, job: JobID) { self.init(details, at: APIPath.job(job)) }
+
+  /// Why a fleecing is broken.
+  init(_ details: ProblemDetails, fleecing: FleecingID) { self.init(details, at: APIPath.fleecing(fleecing)) }
+
+  private init(_ details: ProblemDetails, at instance: String) {
     type = ProblemType.of(details.code)
     detail = details.detail
     remedy = details.remedy ?? type.remedy
-    instance = "\(APIPath.root)/jobs/\(job)"
+    self.instance = instance
     faults = []
   }
 

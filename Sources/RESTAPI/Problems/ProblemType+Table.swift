@@ -296,16 +296,7 @@ extension ProblemType {
         bitmap is of no use: the next backup reads everything and compares it by hash.
         """,
         remedy: "start the backup again, and find out what wrote to the image without recording it")
-    case .pointInTimeLost:
-      ProblemType(
-        code, 409, "The point in time couldn't be had",
-        """
-        Images that are backed up together are held at one moment, before the first byte of any is read. One of \
-        them couldn't be held, so none of the others was backed up. Or the guest of an attached image changed bytes \
-        that the backup hadn't read yet and that couldn't be kept in time: the detail says why.
-        """,
-        remedy: "mend what the detail names, or ask with `\"onFailure\": \"continue\"` to back up the others without it"
-      )
+    case .pointInTimeLost, .fleecingEnded: ofPointsInTime(code)
     case .backupNotComplete:
       ProblemType(
         code, 409, "The backup isn't complete",

@@ -103,7 +103,7 @@ extension RequestFields {
 
   // MARK: Addresses
 
-  private func exportAddress(_ listen: RequestFields) -> ExportAddress? {
+  func exportAddress(_ listen: RequestFields) -> ExportAddress? {
     let path = listen.string("unix", required: false)
     let address = listen.string("tcp", required: false)
     switch (path, address) {

@@ -68,5 +68,6 @@ enum APIPath {
 
   static func repository(_ id: RepositoryID) -> String { "\(root)/repositories/\(id)" }
   static func export(_ id: ExportID) -> String { "\(root)/exports/\(id)" }
+  static func fleecing(_ id: FleecingID) -> String { "\(root)/fleecings/\(id)" }
   static func job(_ id: JobID) -> String { "\(root)/jobs/\(id)" }
 }

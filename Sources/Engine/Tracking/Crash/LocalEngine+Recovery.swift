@@ -13,15 +13,17 @@ extension LocalEngine {
   /// Opens an image that is to be backed up at rest. If it was open when the server was killed, its bitmaps are made
   /// consistent before that, as far as what was recorded can be trusted.
   nonisolated(nonsending)
-    func openToBackUp(_ image: ImageLocation, on loop: EventLoop, _ control: any JobControl) async throws -> OpenImage
+    func openToBackUp(
+      _ image: ImageLocation, for user: ImageUser, on loop: EventLoop, _ control: any JobControl
+    ) async throws -> OpenImage
   {
-    let use = ImageUse(.job("backup", control.job), needs: .rest)
+    let use = ImageUse(user, needs: .rest)
     let opened = try await opener(on: loop).open(image, for: use)
     guard try await awaitsRecovery(opened, on: loop) else { return opened }
     try await opened.device.close()
     do {
       let graph = try await opener(on: loop).openToWrite(
-        image, tracking: .recorded, for: ImageUse(.job("backup", control.job), needs: .alone))
+        image, tracking: .recorded, for: ImageUse(user, needs: .alone))
       note(graph)
       try await graph.close()
     } catch {

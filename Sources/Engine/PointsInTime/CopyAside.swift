@@ -10,7 +10,7 @@ import RawFile
 
 /// What keeps the old bytes of one attached image: the filter that its writes pass while points in time are open, with
 /// what it keeps them in.
-final class Fleecing: @unchecked Sendable {
+final class CopyAside: @unchecked Sendable {
   // Safe to hand over: confined to the loop of its image.
 
   let filter: CopyBeforeWrite
