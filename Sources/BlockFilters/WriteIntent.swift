@@ -77,7 +77,9 @@ package final class WriteIntent: BlockFilter, @unchecked Sendable {
   }
 
   package func flush() async throws(BlockError) {
-    try await next.flush()
+    // Flushing writes back what the image's format keeps in memory.
     if !isOver { map.lastChange = now() }
+    defer { if !isOver { map.lastChange = now() } }
+    try await next.flush()
   }
 }

@@ -136,7 +136,12 @@ extension LocalEngine {
     _ names: [[UInt8]], at place: BitmapPlace, _ new: BitmapSet, insteadOf old: BitmapSet
   ) async throws {
     try await onPlace(place) { place in
-      try await place.qcow2.store(names, of: new, insteadOf: old, isOpen: place.live != nil)
+      guard let live = place.live?.bitmaps else {
+        return try await place.qcow2.store(names, of: new, insteadOf: old, isOpen: false)
+      }
+      try await live.changeFile { () async throws(BlockError) in
+        try await place.qcow2.store(names, of: new, insteadOf: old, isOpen: true)
+      }
     }
   }
 

@@ -26,7 +26,7 @@ extension ImageBitmaps {
     func settle(_ checkpoint: NewCheckpoint, of tracker: TrackerName) async throws(BlockError)
   {
     guard let begun = set[checkpoint.name(of: tracker)] else { return }
-    try await image.flush()
+    try await changeFile { () async throws(BlockError) in try await image.flush() }
     try await store(
       BitmapSet.Bitmap(
         name: begun.name, granularity: begun.granularity, isRecording: true, bits: set[begun.name]?.bits),
@@ -57,7 +57,9 @@ extension ImageBitmaps {
     let old =
       stored.areTrusted ? stored.entries.map(\.nameBytes).filter { TrackerBitmapName($0)?.tracker == tracker } : []
     guard let storing = image.storing(bitmap, isInUse: bitmap.isRecording) else { return }
-    try await image.changeBitmaps(old.filter { $0 != bitmap.name }.map { .remove(name: $0) } + [storing])
+    try await changeFile { () async throws(BlockError) in
+      try await image.changeBitmaps(old.filter { $0 != bitmap.name }.map { .remove(name: $0) } + [storing])
+    }
     var new = bitmap
     if bitmap.isRecording, let recorded = set[bitmap.name]?.bits {
       new = BitmapSet.Bitmap(

@@ -72,6 +72,7 @@ final class ImageBitmaps: ClosingStep, ChangeRecorder, @unchecked Sendable {
     if record == nil, image.trackingMark != nil { try await image.removeTrackingMark() }
     if !enabled.isEmpty {
       try await image.markBitmapsInUse(Set(enabled.map(\.nameBytes)), leaving: [CrashRecord.witnessName])
+      record?.noteChange()
     }
     return ImageBitmaps(image, opened.name, set, record, share, logger)
   }
@@ -271,6 +272,15 @@ final class ImageBitmaps: ClosingStep, ChangeRecorder, @unchecked Sendable {
     return record?.filter(self)
   }
 
+  /// Changes the image's file otherwise than its guest does. After a crash that is known for the server's own work.
+  nonisolated(nonsending)
+    func changeFile(_ change: nonisolated(nonsending) () async throws(BlockError) -> Void) async throws(BlockError)
+  {
+    crashRecord?.noteChange()
+    defer { crashRecord?.noteChange() }
+    try await change()
+  }
+
   // MARK: The end
 
   nonisolated(nonsending)
@@ -280,7 +290,9 @@ final class ImageBitmaps: ClosingStep, ChangeRecorder, @unchecked Sendable {
     isClosed = true
     await crashRecord?.stop()
     let areStored = await store()
-    do throws(BlockError) { try await image.close() } catch {
+    do throws(BlockError) {
+      try await changeFile { () async throws(BlockError) in try await image.close() }
+    } catch {
       await crashRecord?.close(isKept: !areStored)
       throw error
     }
@@ -294,8 +306,10 @@ final class ImageBitmaps: ClosingStep, ChangeRecorder, @unchecked Sendable {
     let recorded = set.bitmaps.filter { $0.isRecording && $0.isPersistent }
     if recorded.isEmpty { return true }
     do throws(BlockError) {
-      try await image.flush()
-      try await image.changeBitmaps(recorded.compactMap { image.storing($0, isInUse: false) })
+      try await changeFile { () async throws(BlockError) in
+        try await image.flush()
+        try await image.changeBitmaps(recorded.compactMap { image.storing($0, isInUse: false) })
+      }
       return true
     } catch {
       logger.warning(

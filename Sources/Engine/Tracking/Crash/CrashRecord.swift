@@ -92,8 +92,10 @@ final class CrashRecord: @unchecked Sendable {
             record: files.id, session: mark.session, sequence: 1, boot: SystemClock.boot()), now: SystemClock.seconds)
         try await files.write(Sidecar(head: head, changes: RecordedChanges(layout: layout)))
         try await placeWitness(in: image)
+        map.lastChange = SystemClock.seconds()
         try await image.setTrackingMark(mark)
         let record = CrashRecord(image, files, storage, log, memory, map, head, mark, logger)
+        record.noteChange()
         record.startSettling()
         return record
       } catch {
@@ -128,6 +130,12 @@ final class CrashRecord: @unchecked Sendable {
       !entry.isInUse
     else { return false }
     return try await image.load(entry).isEmpty
+  }
+
+  /// Notes that the server itself changes the image's file, before and after it does: a later change than the last noted
+  /// one would be another program's.
+  func noteChange() {
+    if !isOver { map.lastChange = SystemClock.seconds() }
   }
 
   /// What changes of the image pass.
@@ -177,13 +185,14 @@ final class CrashRecord: @unchecked Sendable {
       var next = head
       next.sequence += 1
       try await files.write(Sidecar(head: next, changes: changes))
+      noteChange()
       try await image.flush()
       try await raise(to: next, removing: quiet)
     } catch {
       logger.warning(
         "what changed couldn't be stored beside the image, and is tried again", metadata: ["why": "\(error)"])
     }
-    map.lastChange = SystemClock.seconds()
+    noteChange()
   }
 
   nonisolated(nonsending)
@@ -195,7 +204,7 @@ final class CrashRecord: @unchecked Sendable {
     var logHead = log.head
     logHead.nextSequence = next.sequence
     try await log.set(logHead)
-    map.lastChange = SystemClock.seconds()
+    noteChange()
     var raised = mark
     raised.sequence = next.sequence
     try await image.setTrackingMark(raised)
@@ -222,7 +231,7 @@ final class CrashRecord: @unchecked Sendable {
   nonisolated(nonsending)
     func close(isKept: Bool) async
   {
-    if isKept, !isOver { map.lastChange = SystemClock.seconds() }
+    if isKept { noteChange() }
     if !isKept || isOver { await files.removeAll([head.sequence, head.sequence + 1]) }
     try? await storage.close()
   }
