@@ -136,7 +136,7 @@ let package = Package(
       "RepositoriesTests",
       [
         "Repositories", "RepositoryTesting", "Model", "ModelTesting", "Bytes", "Locks", "BlockCore", "Buffers",
-        "EventLoops", "Qcow2", "BlockTesting",
+        "EventLoops", "Qcow2", "BlockFilters", "Bitmaps", "BlockTesting",
       ]),
     tests(
       "EngineTests",
