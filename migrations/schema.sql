@@ -106,6 +106,16 @@ CREATE INDEX exports_by_image ON exports (image, id) WHERE image IS NOT NULL;
 
 CREATE TABLE fallback_reasons (name TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
 
+CREATE TABLE fleecing_checkpoints (
+  image         TEXT    NOT NULL CHECK (length(image) = 26),
+  id            TEXT    NOT NULL CHECK (length(id) = 26),
+  tracker       TEXT    NOT NULL,
+  label         TEXT,
+  tracked       TEXT    NOT NULL CHECK (json_type(tracked) = 'object'),
+  point_in_time INTEGER NOT NULL,
+  PRIMARY KEY (image, id)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE fleecing_states (name TEXT NOT NULL PRIMARY KEY) STRICT, WITHOUT ROWID;
 
 CREATE TABLE fleecings (
@@ -123,7 +133,7 @@ CREATE TABLE fleecings (
   outcome        TEXT             CHECK (outcome IN ('success', 'failure')),
   error          TEXT             CHECK (json_type(error) = 'object'),
   created_at     INTEGER NOT NULL,
-  revision       INTEGER NOT NULL CHECK (revision > 0),
+  revision       INTEGER NOT NULL CHECK (revision > 0), access TEXT NOT NULL DEFAULT 'all' CHECK (access IN ('all', 'dirty')), since TEXT CHECK (json_type(since) = 'object'), tracker TEXT NOT NULL DEFAULT 'external', checkpoint TEXT CHECK (length(checkpoint) = 26), label TEXT,
   CHECK ((listen_kind = 'tcp') = (listen_port IS NOT NULL))
 ) STRICT;
 

@@ -159,6 +159,11 @@ extension CatalogSession: CatalogReading {
     return Page(found.sorted { $0.id < $1.id }, .fleecings, page) { $0.id }
   }
 
+  package func fleecingCheckpoints(of image: ImageID) throws -> [FleecingCheckpoint] {
+    try list(
+      FleecingCheckpoint.self, where: Filter([Condition("image", image.description)]), after: "", limit: Int(Int32.max))
+  }
+
   package func job(_ id: JobID) throws -> Job? {
     try one(Job.self, where: Condition("id", id.description))
   }

@@ -64,6 +64,20 @@ extension CatalogSession: CatalogWriting {
   @discardableResult package func update(_ fleecing: Fleecing) throws -> Fleecing { try updateRevised(fleecing) }
   package func delete(_ fleecing: FleecingID) throws { try remove(fleecing) }
 
+  package func insert(_ checkpoint: FleecingCheckpoint) throws {
+    let same = try value(
+      Int.self, "SELECT 1 FROM fleecing_checkpoints WHERE image = ? AND id = ?", checkpoint.image.description,
+      checkpoint.id.description)
+    guard same == nil else { throw CatalogRefusal.exists("checkpoint \(checkpoint.id) of image \(checkpoint.image)") }
+    try store(checkpoint)
+  }
+
+  package func delete(_ checkpoint: FleecingCheckpoint) throws {
+    try execute(
+      "DELETE FROM fleecing_checkpoints WHERE image = ? AND id = ?", checkpoint.image.description,
+      checkpoint.id.description)
+  }
+
   // MARK: Jobs
 
   package func insert(_ job: Job) throws {

@@ -60,6 +60,7 @@ struct QueryPlanTests {
     { view, _, _ in
       for states in [nil, Fleecing.State.live] { _ = try view.fleecings(FleecingFilter(states: states), PageRequest()) }
       _ = try view.fleecing(FleecingID())
+      _ = try view.fleecingCheckpoints(of: ImageID())
     },
     { view, _, job in
       for states in [nil, [JobState.queued, .running]] as [Set<JobState>?] {

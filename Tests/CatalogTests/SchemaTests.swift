@@ -54,6 +54,7 @@ struct SchemaTests {
     ("fleecings", "listen_kind", ["unix", "tcp"]),
     ("fleecings", "tls", ExportTLS.allCases.map(\.rawValue)),
     ("fleecings", "release", Fleecing.Release.allCases.map(\.rawValue)),
+    ("fleecings", "access", Fleecing.Access.allCases.map(\.rawValue)),
     ("fleecings", "outcome", Fleecing.Outcome.allCases.map(\.rawValue)),
     ("jobs", "state", JobState.allCases.map(\.rawValue)),
     ("job_log", "level", JobLogEntry.Level.allCases.map(\.rawValue)),

@@ -1,5 +1,7 @@
 """Views of images at one moment, as other programs use them."""
 import json
+import pathlib
+import re
 import subprocess
 import time
 
@@ -72,6 +74,20 @@ def wait_for(server, fleecing, state):
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
     return found
+
+
+def finish(server, fleecing, outcome="success", **fields):
+    job = server.succeeded("POST", f"/fleecings/{fleecing['id']}/finish", {"outcome": outcome, **fields})
+    return job["result"]
+
+
+def bring_up(path, fleecing):
+    """Runs the README's client, which copies what is dirty."""
+    text = (pathlib.Path(__file__).resolve().parents[2] / "README.md").read_text()
+    client = re.search(r"```python\n(import os, sys, nbd\n.*?)```", text, re.S).group(1)
+    # The interpreter that has libnbd's module.
+    subprocess.run(["/usr/bin/python3", "-c", client, uri(fleecing), fleecing["images"][0]["context"], str(path)],
+                   check=True, timeout=120)
 
 
 def is_served(source):
@@ -235,3 +251,107 @@ def test_a_full_temp_breaks_the_fleecing_and_not_the_guest(start, workspace):
     assert not is_served(uri(fleecing))
     server.expect(204, "DELETE", "/exports/vm1")
     images.check(workspace / "images/vm1.qcow2")
+
+
+def test_increments_are_pulled_while_fio_writes(server, workspace, guest):
+    """A copy that the README's client brings up to date is the disk of each moment, whatever fails in between."""
+    first = fleece(server, workspace)
+    ours = copy(workspace, uri(first), "ours")
+    result = finish(server, first, checkpoint="monday")
+    assert result["checkpoint"] == first["checkpoint"] and result["label"] == "monday", result
+    tracker, = server.get("/images/vm1/trackers")["items"]
+    assert (tracker["name"], tracker["owner"], tracker["checkpoint"]) == ("external", "fleecing", first["checkpoint"])
+    base = first["checkpoint"]
+    for number, outcome in enumerate(["success", "failure", "expiry", "success"]):
+        nbd_tools.io(guest, f"write -P {90 + number} {5 + number}M 300k", "discard 40M 64k", "flush")
+        moment = copy(workspace, guest, "moment")
+        fleecing = fleece(server, workspace, since={"checkpoint": base}, access="dirty",
+                          expiresIn=2 if outcome == "expiry" else 600)
+        assert 0 < fleecing["images"][0]["dirtyBytes"] < 16 << 20, fleecing
+        writer = fio(guest, seed=number, io_size="2m")
+        theirs = workspace / "images/theirs.raw"
+        theirs.write_bytes(ours.read_bytes())
+        bring_up(theirs, fleecing)
+        verified(writer)
+        assert images.same(theirs, "raw", moment, "raw"), outcome
+        if outcome == "success":
+            theirs.rename(ours)
+            base = finish(server, fleecing)["checkpoint"]
+        elif outcome == "failure":
+            assert "checkpoint" not in finish(server, fleecing, "failure")
+        else:
+            wait_for(server, fleecing, "expired")
+    # Of QEMU and this server both.
+    server.expect(204, "DELETE", "/exports/vm1")
+    images.check(workspace / "images/vm1.qcow2")
+    images.qemu_io(workspace / "images/vm1.qcow2", "qcow2", "write -P 34 7M 64k")
+    atrest = fleece(server, workspace, since={"checkpoint": base}, access="dirty")
+    bring_up(ours, atrest)
+    assert images.same(ours, "raw", workspace / "images/vm1.qcow2", "qcow2")
+    again = finish(server, atrest)["checkpoint"]
+    server.problem(404, "not-found", "POST", "/fleecings", {
+        "images": ["vm1"], "since": {"checkpoint": atrest["id"]}, "listen": {"unix": str(workspace / "run/f.sock")}})
+    refused = server.finished(server.expect(202, "POST", "/fleecings", {
+        "images": ["vm1"], "since": {"checkpoint": base}, "listen": {"unix": str(workspace / "run/f.sock")}}).json())
+    assert refused["state"] == "failed" and refused["error"]["code"] == "tracking-lost", refused
+    assert images.same(ours, "raw", workspace / "images/vm1.qcow2", "qcow2") and again != base
+
+
+def test_only_what_is_dirty_can_be_read_if_asked(server, workspace, guest):
+    first = fleece(server, workspace)
+    base = finish(server, first)["checkpoint"]
+    nbd_tools.io(guest, "write -P 5 32M 1M", "flush")
+    fleecing = fleece(server, workspace, since={"checkpoint": base}, access="dirty")
+    context = fleecing["images"][0]["context"]
+    assert context == f"qemu:dirty-bitmap:{base}" and context in nbd_tools.info(uri(fleecing))["contexts"]
+    dirty = nbd_tools.dirty_of(uri(fleecing), base)
+    assert any(offset <= 32 << 20 and offset + length >= 33 << 20 for offset, length in dirty), dirty
+    nbd_tools.io(uri(fleecing), "read -P 5 32M 1M", read_only=True)
+    answer = subprocess.run([images.program("qemu-io"), "-r", "-f", "raw", uri(fleecing), "-c", "read 32M 1088k"],
+                            capture_output=True, text=True, timeout=60)
+    assert "Operation not permitted" in answer.stdout + answer.stderr, answer
+    # Changes of the rest cost nothing.
+    nbd_tools.io(guest, "write -P 6 33M 31M", "flush")
+    assert temp(server, fleecing)["highWater"] <= 4 * 65536
+    server.problem(400, "invalid-field", "POST", "/fleecings", {
+        "images": ["vm1"], "access": "dirty", "listen": {"unix": str(workspace / "run/f.sock")}})
+
+
+def test_fleecings_and_backups_have_trackers_of_their_own(server, workspace, guest):
+    """A fleecing since a backup takes nothing from the backup's line."""
+    backup = server.back_up(kind="full")
+    nbd_tools.io(guest, "write -P 5 3M 64k", "flush")
+    fleecing = fleece(server, workspace, since={"backup": backup["id"]})
+    dirty = nbd_tools.dirty_of(uri(fleecing), backup["id"])
+    assert any(offset <= 3 << 20 < offset + length for offset, length in dirty), dirty
+    finish(server, fleecing)
+    assert server.back_up(kind="incremental")["fallbackReason"] is None
+    owners = {tracker["name"]: tracker["owner"] for tracker in server.get("/images/vm1/trackers")["items"]}
+    assert owners.pop("external") == "fleecing" and list(owners.values()) == ["backup"], owners
+    name, = owners
+    body = {"images": ["vm1"], "listen": {"unix": str(workspace / "run/f.sock")}}
+    server.problem(409, "bitmap-busy", "POST", "/fleecings", {**body, "tracker": name})
+    server.problem(409, "bitmap-busy", "POST", "/backups", {
+        "images": ["vm1"], "repository": "local", "tracker": "external"})
+    server.expect(201, "POST", "/images/vm1/bitmaps", {"name": "b0"})
+    nbd_tools.io(guest, "write -P 6 9M 64k", "flush")
+    since = fleece(server, workspace, since={"bitmap": "b0"})
+    assert nbd_tools.dirty_of(uri(since), "b0") == [(9 << 20, 65536)]
+
+
+def test_a_server_that_is_killed_leaves_the_increment_whole(server, workspace, guest):
+    first = fleece(server, workspace)
+    ours = copy(workspace, uri(first), "ours")
+    base = finish(server, first)["checkpoint"]
+    nbd_tools.io(guest, "write -P 7 4M 64k", "flush")
+    fleece(server, workspace, since={"checkpoint": base}, access="dirty")
+    nbd_tools.io(guest, "write -P 8 24M 64k", "flush")
+    server.kill()
+    server.start()
+    nbd_tools.io(guest, "write -P 9 44M 64k", "flush")
+    moment = copy(workspace, guest, "moment")
+    again = fleece(server, workspace, since={"checkpoint": base}, access="dirty")
+    assert again["images"][0]["dirtyBytes"] < 4 << 20, again
+    bring_up(ours, again)
+    assert images.same(ours, "raw", moment, "raw")
+    finish(server, again)

@@ -11,50 +11,18 @@ import Testing
 
 /// What NBD clients see of images at one moment, while their guests go on.
 struct FleecingTests {
-  private static func order(
-    _ test: TestEngine, _ guests: [AttachedGuest], release: Fleecing.Release = .none
-  ) -> FleecingOrder {
-    let id = FleecingID()
-    return FleecingOrder(
-      fleecing: id,
-      parts: guests.map {
-        FleecingOrder.Part(
-          image: $0.record.id, imageName: $0.record.name, location: $0.location, exportName: "\($0.record.name)@\(id)")
-      }, listen: .unix(path: test.socket("fleece")), release: release)
-  }
-
-  private static func uri(_ order: FleecingOrder, _ index: Int = 0) -> String {
-    order.listen.uri(of: order.parts[index].exportName, usesTLS: false)
-  }
-
-  private static func begin(_ order: FleecingOrder, _ test: TestEngine) async throws {
-    _ = try await test.engine.fleece(order, control: RecordingJobControl())
-  }
-
-  /// What a client copies.
-  private static func copy(_ order: FleecingOrder, _ test: TestEngine, part index: Int = 0) async throws -> Data {
-    let target = test.root + "/copied-\(ULID()).raw"
-    try await Tool.runAside("nbdcopy", [uri(order, index), target])
-    defer { try? FileManager.default.removeItem(atPath: target) }
-    return try SampleImage.bytes(target)
-  }
-
-  private static func activity(_ order: FleecingOrder, _ test: TestEngine, part index: Int = 0) async
-    -> FleecingActivity.Part?
-  { await test.engine.activity(of: order.fleecing)?.parts[order.parts[index].image] }
-
   @Test(.eachToolVersion, arguments: TestEngine.backends, [DiskFormat.qcow2, .raw])
   func aViewShowsItsMomentWhateverTheGuestWritesMeanwhile(_ backend: IOBackend, _ format: DiskFormat) async throws {
     try await withEngine(backend: backend) { test in
       let guest = try await AttachedGuest(test, format: format)
-      let order = Self.order(test, [guest])
-      try await Self.begin(order, test)
+      let order = test.fleecing([guest])
+      try await test.begin(order)
       let moment = guest.contents
-      let copied = try await guest.writing(seed: 4) { try await Self.copy(order, test) }
+      let copied = try await guest.writing(seed: 4) { try await test.copied(order) }
       #expect(copied == moment)
-      #expect(try await Tool.runAside("nbdinfo", ["--size", Self.uri(order)]) == "\(moment.count)\n")
-      try await Tool.runAside("qemu-io", ["-f", "raw", "-c", "write 0 1", Self.uri(order)], expecting: [1])
-      let activity = try #require(await Self.activity(order, test))
+      #expect(try await Tool.runAside("nbdinfo", ["--size", test.uri(order)]) == "\(moment.count)\n")
+      try await Tool.runAside("qemu-io", ["-f", "raw", "-c", "write 0 1", test.uri(order)], expecting: [1])
+      let activity = try #require(await test.activity(order))
       #expect(activity.reads.bytes > 0 && activity.keptBytes <= activity.keptHighWater)
       await test.engine.end(order.fleecing)
       let after = await test.engine.activity(of: order.fleecing)
@@ -72,14 +40,14 @@ struct FleecingTests {
       var random = SeededRandom(seed: 9)
       var views: [(order: FleecingOrder, moments: [Data])] = []
       for count in [1, 2, 1, 2] {
-        let order = Self.order(test, Array(guests[..<count]))
-        try await Self.begin(order, test)
+        let order = test.fleecing(Array(guests[..<count]))
+        try await test.begin(order)
         views.append((order, guests[..<count].map(\.contents)))
         for guest in guests { try await guest.change(12, using: &random) }
       }
       for index in [2, 0, 3, 1] {
         let (order, moments) = views[index]
-        for (part, moment) in moments.enumerated() { #expect(try await Self.copy(order, test, part: part) == moment) }
+        for (part, moment) in moments.enumerated() { #expect(try await test.copied(order, part: part) == moment) }
         await test.engine.end(order.fleecing)
         for guest in guests { try await guest.change(4, using: &random) }
       }
@@ -95,12 +63,12 @@ struct FleecingTests {
     try await withEngine { test in
       let guest = try await AttachedGuest(test)
       try await guest.detach()
-      let order = Self.order(test, [guest], release: .trim)
-      try await Self.begin(order, test)
+      let order = test.fleecing([guest], release: .trim)
+      try await test.begin(order)
       #expect(await code { try await guest.attach() } == .imageLocked)
       try await Tool.runAside(
         "qemu-io", ["-f", "qcow2", "-c", "write 0 64k", guest.location.source.place], expecting: [1])
-      #expect(try await Self.copy(order, test) == guest.contents)
+      #expect(try await test.copied(order) == guest.contents)
       await test.engine.end(order.fleecing)
       try await guest.attach()
       try await guest.detach()
@@ -112,33 +80,33 @@ struct FleecingTests {
   func whatAReaderIsDoneWithIsFreed(_ release: Fleecing.Release) async throws {
     try await withEngine { test in
       let guest = try await AttachedGuest(test)
-      let order = Self.order(test, [guest], release: release)
-      try await Self.begin(order, test)
+      let order = test.fleecing([guest], release: release)
+      try await test.begin(order)
       let moment = guest.contents
       try await guest.write(9, at: 0, 2 << 20)
-      let kept = try #require(await Self.activity(order, test))
+      let kept = try #require(await test.activity(order))
       #expect(kept.keptBytes >= 1 << 20 && kept.keptBytes == kept.keptHighWater)
-      let info = try await Tool.runAside("nbdinfo", ["--json", Self.uri(order)])
+      let info = try await Tool.runAside("nbdinfo", ["--json", test.uri(order)])
       #expect(info.contains("\"is_read_only\": \(release == .none)"))
       switch release {
       case .none:
         try await test.engine.release(
           [FleecedExtent(offset: 0, length: 2 << 20)], of: guest.record.id, in: order.fleecing)
       case .trim:
-        try await Tool.runAside("qemu-io", ["-f", "raw", "-d", "unmap", "-c", "discard 0 2M", Self.uri(order)])
+        try await Tool.runAside("qemu-io", ["-f", "raw", "-d", "unmap", "-c", "discard 0 2M", test.uri(order)])
         for command in ["write 3M 64k", "write -z 3M 64k"] {
-          let said = try await Tool.runAside("qemu-io", ["-f", "raw", "-c", command, Self.uri(order)], expecting: [1])
+          let said = try await Tool.runAside("qemu-io", ["-f", "raw", "-c", command, test.uri(order)], expecting: [1])
           #expect(said.contains("Operation not permitted"), "\(said)")
         }
       }
-      let freed = try #require(await Self.activity(order, test))
+      let freed = try #require(await test.activity(order))
       #expect(freed.keptBytes == 0 && freed.keptHighWater == kept.keptHighWater)
       let said = try await Tool.runAside(
-        "qemu-io", ["-r", "-f", "raw", "-c", "read 0 64k", Self.uri(order)], expecting: [1])
+        "qemu-io", ["-r", "-f", "raw", "-c", "read 0 64k", test.uri(order)], expecting: [1])
       #expect(said.contains("Operation not permitted"), "\(said)")
       // The rest is as it was, and writes to what was released are free.
       try await guest.write(8, at: 0, 2 << 20)
-      #expect(await Self.activity(order, test)?.keptBytes == 0)
+      #expect(await test.activity(order)?.keptBytes == 0)
       let rest = test.root + "/rest.raw"
       try await Tool.runAside(
         "qemu-img",
@@ -157,14 +125,14 @@ struct FleecingTests {
   @Test func whatHasEndedIsNotServed() async throws {
     try await withEngine { test in
       let guest = try await AttachedGuest(test)
-      let (first, second) = (Self.order(test, [guest]), Self.order(test, [guest]))
-      try await Self.begin(first, test)
-      try await Self.begin(second, test)
-      let client = try await PeerProcess("qemu-io", ["-r", "-f", "raw", Self.uri(first)])
-      try await eventually("a client is connected") { await Self.activity(first, test)?.clients == 1 }
+      let (first, second) = (test.fleecing([guest]), test.fleecing([guest]))
+      try await test.begin(first)
+      try await test.begin(second)
+      let client = try await PeerProcess("qemu-io", ["-r", "-f", "raw", test.uri(first)])
+      try await eventually("a client is connected") { await test.activity(first)?.clients == 1 }
       await test.engine.end(first.fleecing)
-      _ = try await Tool.runAside("nbdinfo", ["--size", Self.uri(first)], expecting: [1])
-      #expect(try await Tool.runAside("nbdinfo", ["--size", Self.uri(second)]) == "\(guest.contents.count)\n")
+      _ = try await Tool.runAside("nbdinfo", ["--size", test.uri(first)], expecting: [1])
+      #expect(try await Tool.runAside("nbdinfo", ["--size", test.uri(second)]) == "\(guest.contents.count)\n")
       client.stop()
       #expect(
         await code {
@@ -183,8 +151,8 @@ struct FleecingTests {
       let losses = Lock<[FleecingLoss]>([])
       test.engine.onFleecingLoss { loss in losses.withLock { $0.append(loss) } }
       let guest = try await AttachedGuest(test)
-      let order = Self.order(test, [guest])
-      try await Self.begin(order, test)
+      let order = test.fleecing([guest])
+      try await test.begin(order)
       try await guest.write(9, at: 0, 3 << 20)
       try await eventually("the loss is told") { losses.withLock { !$0.isEmpty } }
       let loss = try #require(losses.withLock { $0.first })
@@ -192,7 +160,7 @@ struct FleecingTests {
       #expect(loss.problem.detail.contains("no room") && loss.problem.detail.contains("'vm'"), "\(loss.problem.detail)")
       for offset in ["0", "3900k"] {
         try await Tool.runAside(
-          "qemu-io", ["-r", "-f", "raw", "-c", "read \(offset) 64k", Self.uri(order)], expecting: [1])
+          "qemu-io", ["-r", "-f", "raw", "-c", "read \(offset) 64k", test.uri(order)], expecting: [1])
       }
       await test.engine.end(order.fleecing)
       try await guest.detach()
@@ -206,21 +174,21 @@ struct FleecingTests {
       let guests = [try await AttachedGuest(test, "a"), try await AttachedGuest(test, "b")]
       try await guests[1].detach()
       let writer = ImageID()
-      var order = Self.order(test, guests)
+      var order = test.fleecing(guests)
       try await test.attach(guests[1].location, as: writer)
-      #expect(await code { try await Self.begin(order, test) } == .imageInUse)
+      #expect(await code { try await test.begin(order) } == .imageInUse)
       try await test.engine.detach(writer)
       order.listen = .unix(path: test.root + "/elsewhere.sock")
-      #expect(await code { try await Self.begin(order, test) } == .pathOutsideFolders)
+      #expect(await code { try await test.begin(order) } == .pathOutsideFolders)
       order.listen = .unix(path: test.socket("fleece"))
       let control = RecordingJobControl(cancelAtCheckpoint: 1)
       await #expect(throws: CancellationError.self) { try await test.engine.fleece(order, control: control) }
       #expect(test.engine.fleecings.isEmpty)
       let graph = try guests[0].graph
       #expect(await graph.filters.isEmpty)
-      try await Self.begin(order, test)
+      try await test.begin(order)
       for (index, guest) in guests.enumerated() {
-        #expect(try await Self.copy(order, test, part: index) == guest.contents)
+        #expect(try await test.copied(order, part: index) == guest.contents)
       }
       // The engine's own end takes it along.
       #expect(await code { try await guests[0].detach() } == .imageInUse)

@@ -44,6 +44,7 @@ struct InMemoryCatalogState: Sendable {
   var backups: [BackupID: Backup] = [:]
   var exports: [ExportID: Export] = [:]
   var fleecings: [FleecingID: Fleecing] = [:]
+  var fleecingCheckpoints: [ImageID: [ULID: FleecingCheckpoint]] = [:]
   var jobs: [JobID: Job] = [:]
   var logs: [JobID: [Int: JobLogEntry]] = [:]
   /// In order of id.

@@ -115,6 +115,10 @@ extension InMemoryTransaction: CatalogReading {
     try self.page(state.fleecings, .fleecings, page) { filter.states?.contains($0.state) ?? true }
   }
 
+  func fleecingCheckpoints(of image: ImageID) throws -> [FleecingCheckpoint] {
+    (state.fleecingCheckpoints[image] ?? [:]).values.sorted { $0.id < $1.id }
+  }
+
   func job(_ id: JobID) throws -> Job? { state.jobs[id] }
 
   func jobs(_ filter: JobFilter, _ page: PageRequest) throws -> Page<Job> {

@@ -123,6 +123,17 @@ extension InMemoryTransaction: CatalogWriting {
     }
   }
 
+  func insert(_ checkpoint: FleecingCheckpoint) throws {
+    guard state.fleecingCheckpoints[checkpoint.image]?[checkpoint.id] == nil else {
+      throw CatalogRefusal.exists("checkpoint \(checkpoint.id) of image \(checkpoint.image)")
+    }
+    state.fleecingCheckpoints[checkpoint.image, default: [:]][checkpoint.id] = checkpoint
+  }
+
+  func delete(_ checkpoint: FleecingCheckpoint) throws {
+    state.fleecingCheckpoints[checkpoint.image]?[checkpoint.id] = nil
+  }
+
   func delete(_ export: ExportID) throws {
     guard state.exports.removeValue(forKey: export) != nil else { throw CatalogRefusal.missing("export", export) }
   }

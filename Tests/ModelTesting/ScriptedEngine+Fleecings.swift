@@ -12,14 +12,23 @@ extension ScriptedEngine {
     try await script.work(.fleece(order, job: control.job), control)
     try script.fleece(order)
     state.withLock { $0.servedFleecings[order.fleecing] = order }
-    let sizes = order.parts.map { ($0.image, UInt64(1 << 20)) }
-    return FleecingReceipt(
-      pointInTime: ManualClock.epoch, virtualSizes: Dictionary(uniqueKeysWithValues: sizes))
+    let parts = order.parts.map { part in
+      let dirty: UInt64? = part.base == nil ? nil : 65536
+      return (part.image, FleecingReceipt.Part(virtualSize: 1 << 20, dirtyBytes: dirty, tracked: script.tracked))
+    }
+    return FleecingReceipt(pointInTime: ManualClock.epoch, parts: Dictionary(uniqueKeysWithValues: parts))
   }
 
   package func release(_ extents: [FleecedExtent], of image: ImageID, in fleecing: FleecingID) async throws {
     _ = try await arrive(.release(extents, of: image, in: fleecing))
     guard servedFleecings[fleecing] != nil else { throw DomainError(.fleecingEnded, "it isn't served") }
+  }
+
+  package func finish(_ fleecing: FleecingID) async throws {
+    let script = note(.finishFleecing(fleecing))
+    try? await script.storage(.finishFleecing(fleecing))
+    state.withLock { $0.servedFleecings[fleecing] = nil }
+    try script.finishFleecing(fleecing)
   }
 
   package func end(_ fleecing: FleecingID) async {

@@ -15,6 +15,7 @@ extension ScriptedEngine {
     case withdraw(ExportID, ExportRemoval)
     case fleece(FleecingOrder, job: JobID)
     case release([FleecedExtent], of: ImageID, in: FleecingID)
+    case finishFleecing(FleecingID)
     case endFleecing(FleecingID)
     case openRepository(path: String, id: RepositoryID)
     case access(RepositoryLocation)

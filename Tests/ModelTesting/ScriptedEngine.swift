@@ -46,6 +46,9 @@ package final class ScriptedEngine: BlockEngine {
     /// Of an export that is served; with clients, it isn't withdrawn safely.
     package var activity: @Sendable (ExportID) -> ExportActivity = { _ in ExportActivity() }
     package var fleece: @Sendable (FleecingOrder) throws -> Void = { _ in }
+    /// What throws here is told when the views have ended all the same.
+    package var finishFleecing: @Sendable (FleecingID) throws -> Void = { _ in }
+    package var tracked: TrackedPoint? = TrackedPoint(granularity: 4096, marks: [1, 255])
     package var fleecingActivity: @Sendable (FleecingID) -> FleecingActivity = { _ in FleecingActivity() }
     /// The id that a folder's repository.json has; by default the one that it was opened with first.
     package var repositoryID: @Sendable (_ path: String) throws -> RepositoryID? = { _ in nil }

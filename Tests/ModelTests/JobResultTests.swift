@@ -41,6 +41,7 @@ import Testing
       + #""level":"checksum"}"#,
     #"{"fleecing":"\#(id)"}"#,
     #"{"fleecing":"\#(id)","outcome":"failure"}"#,
+    #"{"checkpoint":"\#(id)","fleecing":"\#(id)","label":"monday","outcome":"success"}"#,
   ])
   func whatIsStoredIsReadAndWrittenAsItIs(_ text: String) throws {
     let result = try read(text)

@@ -60,6 +60,10 @@ struct StoredRequestTests {
     try expectForm(
       #"{"finishFleecing":{"fleecing":"\#(id)","images":["\#(id)"],"outcome":"success"}}"#,
       is: .finishFleecing(fleecing: FleecingID(ulid), images: [ImageID(ulid)], outcome: .success))
+    try expectForm(
+      #"{"finishFleecing":{"fleecing":"\#(id)","images":["\#(id)"],"label":"monday","outcome":"success"}}"#,
+      is: .finishFleecing(
+        fleecing: FleecingID(ulid), images: [ImageID(ulid)], outcome: .success, label: "monday"))
   }
 
   @Test func requestsAboutChainsAndGroupsKeepTheirForm() throws {

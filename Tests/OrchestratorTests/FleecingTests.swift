@@ -238,4 +238,115 @@ import Testing
     try await bench.image("vm2")
     try await eventually("it is broken") { try Self.row(bench, fleecing.id)?.state == .broken }
   }
+
+  // MARK: Increments
+
+  private static func finish(_ bench: ServiceBench, _ id: FleecingID, label: String? = nil) async throws -> ULID? {
+    let job = try await bench.end(of: bench.service.finishFleecing(id, .success, label: label).done())
+    guard case .finishedFleecing(let result)? = job.result else { throw ExpectationFailure("\(job)") }
+    #expect(result.label == (result.checkpoint == nil ? nil : label))
+    return result.checkpoint
+  }
+
+  @Test func aSuccessSetsWhatTheNextOneCountsFrom() async throws {
+    let bench = try await ServiceBench()
+    let images = [try await bench.image("vm1"), try await bench.image("vm2")]
+    let first = try await Self.begin(bench, Self.draft("vm1", "vm2"))
+    #expect(bench.engine.servedFleecings[first.id]?.parts.allSatisfy { $0.base == nil } == true)
+    let checkpoint = try #require(try await Self.finish(bench, first.id, label: "monday"))
+    #expect(checkpoint == first.checkpoint)
+    for image in images {
+      let stored = try bench.stored.read { try $0.fleecingCheckpoints(of: image.id) }
+      #expect(stored.map(\.id) == [checkpoint] && stored.map(\.label) == ["monday"])
+    }
+    var draft = Self.draft("vm2")
+    (draft.since, draft.access) = (.checkpoint(checkpoint), .dirty)
+    let second = try await Self.begin(bench, draft)
+    let order = try #require(bench.engine.servedFleecings[second.id])
+    let tracked = try #require(bench.engine.currentScript.tracked)
+    #expect(order.parts.map(\.base) == [.checkpoint(checkpoint, of: Fleecing.standardTracker, .known(tracked))])
+    #expect(order.access == .dirty && order.contextName == checkpoint.description)
+    #expect(second.images[0].dirtyBytes == 65536)
+    // A failure sets nothing.
+    let job = try await bench.end(of: bench.service.finishFleecing(second.id, .failure, label: "x").done())
+    #expect(job.result == .finishedFleecing(JobResult.FinishedFleecing(fleecing: second.id, outcome: .failure)))
+    #expect(try bench.stored.read { try $0.fleecingCheckpoints(of: images[1].id) }.map(\.id) == [checkpoint])
+    // The image is forgotten with its checkpoints.
+    _ = try await bench.service.unregisterImage(.name("vm1")).done()
+    #expect(try bench.stored.read { try $0.fleecingCheckpoints(of: images[0].id) }.isEmpty)
+  }
+
+  @Test func aCheckpointThatCannotBeSetBreaksTheFleecing() async throws {
+    let bench = try await ServiceBench()
+    try await bench.image("vm1")
+    let fleecing = try await Self.begin(bench)
+    bench.engine.script { script in
+      script.finishFleecing = { _ in throw DomainError(.pointInTimeLost, "there was no room left") }
+    }
+    let job = try await bench.end(of: bench.service.finishFleecing(fleecing.id, .success).done())
+    #expect(job.state == .failed && job.error?.code == .pointInTimeLost)
+    let row = try #require(try Self.row(bench, fleecing.id))
+    #expect(row.state == .broken && row.error?.detail == "there was no room left" && row.outcome == nil)
+    #expect(bench.engine.servedFleecings.isEmpty)
+  }
+
+  @Test func imagesThatCanHaveNoBitmapSetNoCheckpoint() async throws {
+    let bench = try await ServiceBench()
+    let image = try await bench.image("vm1")
+    bench.engine.script { $0.tracked = nil }
+    let fleecing = try await Self.begin(bench)
+    #expect(fleecing.checkpoint == nil)
+    #expect(try await Self.finish(bench, fleecing.id, label: "monday") == nil)
+    #expect(try bench.stored.read { try $0.fleecingCheckpoints(of: image.id) }.isEmpty)
+  }
+
+  /// Of each tracker a few are kept: what a crash left unset doesn't push out the one that was set.
+  @Test func aFewCheckpointsOfEachTrackerAreKept() async throws {
+    let bench = try await ServiceBench()
+    let image = try await bench.image("vm1")
+    var set: [ULID] = []
+    for _ in 0..<FleecingCheckpoint.keptCount + 2 {
+      set.append(try #require(try await Self.finish(bench, Self.begin(bench).id)))
+    }
+    let kept = try bench.stored.read { try $0.fleecingCheckpoints(of: image.id) }.map(\.id)
+    #expect(kept == set.suffix(FleecingCheckpoint.keptCount))
+  }
+
+  /// Neither backups nor fleecings advance the other's tracker.
+  @Test func aTrackerIsOfBackupsOrOfFleecings() async throws {
+    let bench = try await ServiceBench()
+    let backup = try await bench.completeBackup()
+    var draft = Self.draft("vm1")
+    draft.tracker = try #require(backup.tracker)
+    await expectRefusal(.bitmapBusy) { [draft] in try await bench.service.createFleecing(draft) }
+    draft.tracker = TrackerName("other")!
+    let fleecing = try await Self.begin(bench, draft)
+    _ = try await Self.finish(bench, fleecing.id)
+    let refusal = await expectRefusal(.bitmapBusy) {
+      try await bench.service.createBackup(
+        BackupDraft(images: [.name("vm1")], repository: .name("local"), tracker: TrackerName("other")!))
+    }
+    #expect(refusal?.faults.first?.part == .field(.tracker))
+  }
+
+  @Test func aBaseMustBeThere() async throws {
+    let bench = try await ServiceBench()
+    let backup = try await bench.completeBackup()
+    try await bench.image("vm2")
+    func refusal(
+      _ code: ProblemCode, _ since: Fleecing.Base?, access: Fleecing.Access = .all, _ images: ResourceName...
+    )
+      async
+    {
+      var draft = FleecingDraft(images: images.map { .name($0) }, listen: Self.listen)
+      (draft.since, draft.access) = (since, access)
+      await expectRefusal(code) { [draft] in try await bench.service.createFleecing(draft) }
+    }
+    await refusal(.invalidField, nil, access: .dirty, "vm1")
+    await refusal(.notFound, .checkpoint(ULID()), "vm1")
+    await refusal(.notFound, .backup(BackupID()), "vm1")
+    await refusal(.invalidField, .backup(backup.id), "vm2")
+    // Its engine set none.
+    await refusal(.trackingLost, .backup(backup.id), "vm1")
+  }
 }

@@ -77,7 +77,7 @@ import Testing
       trackers == [
         TrackerView(
           name: Self.tracker, checkpoint: name.checkpoint, lastBackup: nil, bitmap: name.text, repository: nil,
-          state: .recording)
+          state: .recording, owner: .backup)
       ])
     await expectRefusal(.notFound) { try await bench.service.deleteTracker("theirs", of: .name("vm1")) }
     let plan = try await bench.service.deleteTracker(

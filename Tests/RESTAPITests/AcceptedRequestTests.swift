@@ -94,10 +94,18 @@ import Testing
       "POST /fleecings",
       #"{"images":["vm1","guest"],"listen":{"tcp":"127.0.0.1:10809"},"tls":"psk","release":"trim"}"#
     ),
+    ("POST /fleecings", #"{"images":["vm1"],"listen":{"unix":"/run/f"},"since":null,"access":"all"}"#),
+    ("POST /fleecings", #"{"images":["vm1"],"listen":{"unix":"/run/f"},"since":{"bitmap":"b0"},"access":"dirty"}"#),
+    (
+      "POST /fleecings",
+      #"{"images":["vm1"],"listen":{"unix":"/run/f"},"since":{"bitmap":"%FF","bitmapEncoded":true},"tracker":"other"}"#
+    ),
+    ("POST /fleecings", #"{"images":["vm1"],"listen":{"unix":"/run/f"},"since":{"backup":"COMPLETE"}}"#),
     ("POST /fleecings/FLEECING/done", #"{"image":"vm1","extents":[{"offset":0,"length":65536}]}"#),
     ("POST /fleecings/FLEECING/renew", "{}"),
     ("POST /fleecings/FLEECING/renew", #"{"expiresIn":60}"#),
     ("POST /fleecings/FLEECING/finish", #"{"outcome":"success"}"#),
+    ("POST /fleecings/FLEECING/finish", #"{"outcome":"success","checkpoint":"monday"}"#),
     ("POST /fleecings/FLEECING/finish", #"{"outcome":"failure"}"#),
     ("POST /jobs/RUNNING/pause", "{}"),
     ("POST /jobs/RUNNING/pause", #"{"until":null}"#),

@@ -52,7 +52,9 @@ struct Stock: Sendable {
     other = Chain.sample(of: image, in: repository)
     look = Export.sample("look", of: .image(shown.id))
     busy = Export.sample("busy", of: .image(shown.id))
-    complete = Backup.sample(in: chain)
+    var complete = Backup.sample(in: chain)
+    complete.checkpoint = ULID()
+    self.complete = complete
     failed = Backup.sample(in: Chain.sample(of: image, in: repository), state: .failed)
     parent = Backup.sample(in: other)
     dependent = Backup.sample(in: other, sequence: 1, parent: parent.id)
@@ -209,6 +211,10 @@ struct Specimen: Sendable {
     case "POST /fleecings":
       body = #"{"images":["vm1"],"listen":{"unix":"/run/cobweb/f.sock"}}"#
       missing = (target, #"{"images":["ghost"],"listen":{"unix":"/run/cobweb/f.sock"}}"#)
+      conflict = (
+        target,
+        #"{"images":["vm1"],"listen":{"unix":"/run/cobweb/f.sock"},"tracker":"\#(stock.complete.tracker!)"}"#
+      )
     case "GET /fleecings/{fleecing}": item("fleecings", stock.over.id.description)
     case "DELETE /fleecings/{fleecing}":
       let finishing = try await world.activeFleecing()

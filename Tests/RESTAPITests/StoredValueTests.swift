@@ -78,6 +78,8 @@ import Testing
         ])),
     .fleeced(JobResult.Fleeced(fleecing: FleecingID())),
     .finishedFleecing(JobResult.FinishedFleecing(fleecing: FleecingID(), outcome: .success)),
+    .finishedFleecing(
+      JobResult.FinishedFleecing(fleecing: FleecingID(), outcome: .success, checkpoint: ULID(), label: "monday")),
     .other(["later": [1, nil]]),
   ]
 

@@ -183,7 +183,7 @@ final class World: Sendable {
   func beginFinishing(_ fleecing: String) async throws {
     let arrivals = gate.arrivals
     engine.script { [gate] script in
-      script.storage = { if case .endFleecing = $0 { try await gate.pass() } }
+      script.storage = { if case .finishFleecing = $0 { try await gate.pass() } }
     }
     try await post("\(Self.api)/fleecings/\(fleecing)/finish", #"{"outcome":"success"}"#).expect(202)
     try await gate.reached(by: arrivals + 1)

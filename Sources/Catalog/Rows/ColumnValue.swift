@@ -121,6 +121,7 @@ extension ExportTLS: ColumnValue {}
 extension Export.State: ColumnValue {}
 extension Fleecing.State: ColumnValue {}
 extension Fleecing.Release: ColumnValue {}
+extension Fleecing.Access: ColumnValue {}
 extension Fleecing.Outcome: ColumnValue {}
 extension JobState: ColumnValue {}
 extension JobLogEntry.Level: ColumnValue {}

@@ -10,6 +10,11 @@ extension Fleecing: RevisedEntity {
     .address(\.listen),
     Column("tls", \.tls),
     Column("release", \.release),
+    Column("access", \.access),
+    Column(jsonOrNull: "since", \.since),
+    Column("tracker", \.tracker),
+    Column("checkpoint", \.checkpoint),
+    Column("label", \.label),
     Column("state", \.state),
     Column("point_in_time", \.pointInTime),
     Column("expires_at", \.expiresAt),
@@ -19,4 +24,16 @@ extension Fleecing: RevisedEntity {
     Column("created_at", \.createdAt),
     Column("revision", \.revision),
     make: Fleecing.init)
+}
+
+extension FleecingCheckpoint: StoredEntity {
+  static let mapping = RowMapping(
+    "fleecing_checkpoints",
+    Column("id", \FleecingCheckpoint.id),
+    Column("image", \.image),
+    Column("tracker", \.tracker),
+    Column("label", \.label),
+    Column(json: "tracked", \.tracked),
+    Column("point_in_time", \.pointInTime),
+    make: FleecingCheckpoint.init)
 }

@@ -102,7 +102,7 @@ extension LocalEngine {
     return .still(try await live.image.load(named: bitmap.name))
   }
 
-  private static func readable(_ name: BitmapName, in set: BitmapSet) throws -> BitmapSet.Bitmap {
+  static func readable(_ name: BitmapName, in set: BitmapSet) throws -> BitmapSet.Bitmap {
     guard let bitmap = set[name.bytes] else {
       throw DomainError(
         .notFound, "the image has no bitmap \(name.quoted)", remedy: "list the image's bitmaps for their names")

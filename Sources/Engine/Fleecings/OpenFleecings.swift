@@ -1,3 +1,4 @@
+import Bitmaps
 import BlockCore
 import EventLoops
 import Locks
@@ -12,12 +13,33 @@ struct OpenFleecing: Sendable {
     let image: HeldImage
     /// The home of its device.
     let loop: EventLoop
+    /// What tells what is dirty since the base; nil without one.
+    var changes: FleecedChanges?
+    /// What a success sets; nil where the image can have none.
+    var checkpoint: NewCheckpoint?
+    /// What the image's files are, if its tracker is kept in a sidecar.
+    var identity: ImageIdentity?
+    /// What is dirty, from the moment on.
+    var dirty: DirtyBitmap? { if case .still(let bits) = changes { bits } else { nil } }
+
+    var receipt: FleecingReceipt.Part {
+      FleecingReceipt.Part(
+        virtualSize: served?.export.device.byteCount ?? 0, dirtyBytes: dirty?.dirtyByteCount,
+        tracked: checkpoint.map { TrackedPoint(granularity: $0.granularity, marks: $0.marks) })
+    }
+
     /// Where it is served, as the listeners know it; nil until it is.
     var served: (export: NBDExport, address: ExportAddress)?
   }
 
   let order: FleecingOrder
   var parts: [Part]
+
+  func tracked(_ part: Part) -> TrackedImage {
+    let image = BitmapImage(id: part.order.image, name: part.order.imageName, location: part.order.location)
+    return TrackedImage(
+      tracker: order.tracker, image: image, identity: part.identity, user: .fleecing(order.fleecing))
+  }
 
   func part(of image: ImageID) -> Part? { parts.first { $0.order.image == image } }
 }

@@ -90,11 +90,14 @@ final class AttachedPoint: @unchecked Sendable {
       if loss != .ended { control.log(.error, "what \(name) held at the moment is lost: \(loss)") }
     }
     guard let checkpoint = backup.checkpoint else { return }
-    if graph.bitmaps?.begin(checkpoint, of: backup.order.tracker) == true {
-      recorded = (checkpoint, backup.order.tracker)
-    } else {
-      backup.checkpoint = nil
-    }
+    if !record(checkpoint, of: backup.order.tracker, in: graph) { backup.checkpoint = nil }
+  }
+
+  /// Begins to record for a checkpoint. False if the image can't record one more.
+  func record(_ checkpoint: NewCheckpoint, of tracker: TrackerName, in graph: isolated ImageGraph) -> Bool {
+    guard graph.bitmaps?.begin(checkpoint, of: tracker) == true else { return false }
+    recorded = (checkpoint, tracker)
+    return true
   }
 
   /// Begins the view.

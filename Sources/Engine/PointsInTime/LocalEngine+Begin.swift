@@ -186,7 +186,7 @@ extension LocalEngine {
 
   /// What the image's files are before the first of their bytes is read; nil if they go on being changed.
   nonisolated(nonsending)
-    private func settledIdentity(
+    func settledIdentity(
       of image: OpenImage, on loop: EventLoop, _ control: any JobControl
     ) async throws -> ImageIdentity?
   {

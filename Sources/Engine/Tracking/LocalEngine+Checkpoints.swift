@@ -8,23 +8,41 @@ import Model
 import Qcow2
 import Repositories
 
-/// A checkpoint that a backup is to set.
+/// A checkpoint that a backup or a fleecing is to set.
 struct NewCheckpoint: Sendable {
-  let id = ULID()
+  var id = ULID()
   let granularity: UInt64
   let marks: [UInt64]
+}
+
+/// An image one of whose trackers is to count from a new checkpoint.
+struct TrackedImage: Sendable {
+  let tracker: TrackerName
+  let image: BitmapImage
+  /// Of an image whose tracker is kept in a sidecar.
+  let identity: ImageIdentity?
+  /// Who opens an image at rest for it.
+  let user: ImageUser
+}
+
+extension BegunBackup {
+  var tracked: TrackedImage {
+    TrackedImage(
+      tracker: order.tracker, image: BitmapImage(id: order.image.id, name: order.image.name, location: order.location),
+      identity: identity, user: .job("backup", job))
+  }
 }
 
 extension LocalEngine {
   /// The checkpoint of a backup that later ones may build on; nil where the image can have no tracker.
   /// - Parameter identity: of an image whose tracker is kept in a sidecar.
-  func newCheckpoint(of image: OpenImage, _ identity: ImageIdentity?) -> NewCheckpoint? {
+  func newCheckpoint(of image: OpenImage, _ identity: ImageIdentity?, id: ULID = ULID()) -> NewCheckpoint? {
     guard image.trackable != nil || identity != nil else { return nil }
     let byteCount = image.device.byteCount
     let granularity = StoredTracker.granularity(byteCount: byteCount)
     guard DirtyBitmap.isPossible(granularity: granularity, byteCount: byteCount) else { return nil }
     return NewCheckpoint(
-      granularity: granularity, marks: StoredTracker.marks(byteCount: byteCount, granularity: granularity))
+      id: id, granularity: granularity, marks: StoredTracker.marks(byteCount: byteCount, granularity: granularity))
   }
 
   /// A file's times tell two changes apart if there is so much between them.
@@ -38,16 +56,7 @@ extension LocalEngine {
     ) async
   {
     do {
-      switch begun.image {
-      case .atRest(let image): try await store(checkpoint, begun, image, on: loop, control)
-      case .attached(let point):
-        try await telling(about: point.graph.name) {
-          try await point.changeTracker(on: loop) { [self] bitmaps in
-            try requireUnshown(bitmaps, of: begun.order)
-            try await bitmaps.settle(checkpoint, of: begun.order.tracker)
-          }
-        }
-      }
+      try await settle(checkpoint, of: begun.tracked, in: begun.image, on: loop)
     } catch {
       control.log(
         .info,
@@ -56,14 +65,31 @@ extension LocalEngine {
     }
   }
 
+  /// Sets the checkpoint, see K2.
+  nonisolated(nonsending)
+    func settle(
+      _ checkpoint: NewCheckpoint, of tracked: TrackedImage, in held: HeldImage, on loop: EventLoop
+    ) async throws
+  {
+    switch held {
+    case .atRest(let image): try await store(checkpoint, tracked, image, on: loop)
+    case .attached(let point):
+      try await telling(about: point.graph.name) {
+        try await point.changeTracker(on: loop) { [self] bitmaps in
+          try requireUnshown(bitmaps, of: tracked)
+          try await bitmaps.settle(checkpoint, of: tracked.tracker)
+        }
+      }
+    }
+  }
+
   /// Throws `bitmapBusy` if an export shows a bitmap of the tracker to clients, which would lose it.
-  private func requireUnshown(_ bitmaps: ImageBitmaps, of order: BackupOrder) throws(DomainError) {
-    let image = BitmapImage(id: order.image.id, name: order.image.name, location: order.location)
-    for bitmap in bitmaps.set.bitmaps where TrackerBitmapName(bitmap.name)?.tracker == order.tracker {
-      guard let export = exports(of: image, showing: bitmap.name).first else { continue }
+  private func requireUnshown(_ bitmaps: ImageBitmaps, of tracked: TrackedImage) throws(DomainError) {
+    for bitmap in bitmaps.set.bitmaps where TrackerBitmapName(bitmap.name)?.tracker == tracked.tracker {
+      guard let export = exports(of: tracked.image, showing: bitmap.name).first else { continue }
       throw DomainError(
         .bitmapBusy, "the export '\(export)' shows the bitmap \(BitmapName(bitmap.name).quoted), which stays as it is",
-        remedy: "take it off the export, so that the next backup can replace it")
+        remedy: "take it off the export, so that the next one can replace it")
     }
   }
 
@@ -73,7 +99,7 @@ extension LocalEngine {
   {
     do {
       switch begun.image {
-      case .atRest(let image): try await store(nil, begun, image, on: loop, control)
+      case .atRest(let image): try await store(nil, begun.tracked, image, on: loop)
       case .attached(let point):
         try await telling(about: point.graph.name) {
           try await point.changeTracker(on: loop) { try await $0.giveUp(begun.order.tracker) }
@@ -88,29 +114,28 @@ extension LocalEngine {
   /// counts from none.
   nonisolated(nonsending)
     private func store(
-      _ checkpoint: NewCheckpoint?, _ begun: BegunBackup, _ image: OpenImage, on loop: EventLoop,
-      _ control: any JobControl
+      _ checkpoint: NewCheckpoint?, _ tracked: TrackedImage, _ image: OpenImage, on loop: EventLoop
     ) async throws
   {
     let tracker = checkpoint.map {
       StoredTracker(
-        checkpoint: $0.id, bitmap: $0.bits(byteCount: image.device.byteCount), identity: begun.identity)
+        checkpoint: $0.id, bitmap: $0.bits(byteCount: image.device.byteCount), identity: tracked.identity)
     }
     guard image.trackable != nil else {
-      return try await trackerStore(of: image, on: loop).replace(begun.order.tracker, with: tracker)
+      return try await trackerStore(of: image, on: loop).replace(tracked.tracker, with: tracker)
     }
     let before = image.generation
     try await waitUntilTimesTell(of: image, on: loop)
     try await image.device.close()
     let graph = try await opener(on: loop).openToWrite(
-      begun.order.location, tracking: .unchanged(because: "only a bitmap is stored"),
-      for: ImageUse(.job("backup", control.job), needs: .alone))
+      tracked.image.location, tracking: .unchanged(because: "only a bitmap is stored"),
+      for: ImageUse(tracked.user, needs: .alone))
     try await closing([graph.slot]) {
       guard tracker == nil || graph.image.generation == before else {
-        throw DomainError(.imageInUse, "\(graph.name) was changed right after it was backed up")
+        throw DomainError(.imageInUse, "\(graph.name) was changed right after it was read")
       }
       try await telling(about: graph.name) {
-        try await trackerStore(of: graph.image, on: loop).replace(begun.order.tracker, with: tracker)
+        try await trackerStore(of: graph.image, on: loop).replace(tracked.tracker, with: tracker)
         // Durable only then.
         try await graph.slot.close()
       }

@@ -45,6 +45,34 @@ package struct Fleecing: Hashable, Sendable, Codable {
     case failure
   }
 
+  /// Which parts of the disks clients may read.
+  package enum Access: String, Sendable, Codable, CaseIterable {
+    case all
+    /// What is dirty since the base. Other reads fail with EPERM, and nothing of the rest is kept.
+    case dirty
+  }
+
+  /// The moment from which on the views show what changed.
+  package enum Base: Hashable, Sendable, Codable {
+    /// Since that bitmap was made or cleared.
+    case bitmap(BitmapName)
+    case backup(BackupID)
+    /// Of a fleecing, or of a backup.
+    case checkpoint(ULID)
+
+    /// What clients find as `qemu:dirty-bitmap:` and this.
+    package var contextName: String {
+      switch self {
+      case .bitmap(let name): name.text ?? name.percentEncoded
+      case .backup(let id): id.description
+      case .checkpoint(let id): id.description
+      }
+    }
+  }
+
+  /// Whose bitmap a fleecing advances that names no other.
+  package static let standardTracker = TrackerName("external")!
+
   /// One image's part.
   package struct Part: Hashable, Sendable, Codable {
     package var image: ImageID
@@ -52,11 +80,20 @@ package struct Fleecing: Hashable, Sendable, Codable {
     package var imageName: ResourceName
     /// Bytes of the disk.
     package var virtualSize: UInt64
+    /// What is dirty since the base; nil without one.
+    package var dirtyBytes: UInt64?
+    /// The bitmap that counts from the moment; nil where the image can have none.
+    package var tracked: TrackedPoint?
 
-    package init(image: ImageID, imageName: ResourceName, virtualSize: UInt64) {
+    package init(
+      image: ImageID, imageName: ResourceName, virtualSize: UInt64, dirtyBytes: UInt64? = nil,
+      tracked: TrackedPoint? = nil
+    ) {
       self.image = image
       self.imageName = imageName
       self.virtualSize = virtualSize
+      self.dirtyBytes = dirtyBytes
+      self.tracked = tracked
     }
   }
 
@@ -66,6 +103,15 @@ package struct Fleecing: Hashable, Sendable, Codable {
   package var listen: ExportAddress
   package var tls: ExportTLS?
   package var release: Release
+  package var access: Access
+  /// Nil: they show no such context.
+  package var since: Base?
+  /// Whose bitmap a success advances. No backup's.
+  package var tracker: TrackerName
+  /// What a success sets; nil where no image can have one.
+  package var checkpoint: ULID?
+  /// What the checkpoint is called by its maker.
+  package var label: String?
   package var state: State
   /// The moment that the views show; nil until it was taken.
   package var pointInTime: Date?
@@ -81,7 +127,9 @@ package struct Fleecing: Hashable, Sendable, Codable {
 
   package init(
     id: FleecingID = FleecingID(), images: [Part], listen: ExportAddress, tls: ExportTLS? = nil,
-    release: Release = .none, state: State = .starting, pointInTime: Date? = nil, expiresAt: Date? = nil,
+    release: Release = .none, access: Access = .all, since: Base? = nil, tracker: TrackerName = Self.standardTracker,
+    checkpoint: ULID? = nil, label: String? = nil, state: State = .starting, pointInTime: Date? = nil,
+    expiresAt: Date? = nil,
     endedAt: Date? = nil, outcome: Outcome? = nil, error: ProblemDetails? = nil, createdAt: Date, revision: Int = 1
   ) {
     self.id = id
@@ -89,6 +137,11 @@ package struct Fleecing: Hashable, Sendable, Codable {
     self.listen = listen
     self.tls = tls
     self.release = release
+    self.access = access
+    self.since = since
+    self.tracker = tracker
+    self.checkpoint = checkpoint
+    self.label = label
     self.state = state
     self.pointInTime = pointInTime
     self.expiresAt = expiresAt
@@ -97,6 +150,15 @@ package struct Fleecing: Hashable, Sendable, Codable {
     self.error = error
     self.createdAt = createdAt
     self.revision = revision
+  }
+
+  /// The checkpoints that a success sets.
+  package var newCheckpoints: [FleecingCheckpoint] {
+    images.compactMap { part in
+      guard let checkpoint, let pointInTime, let tracked = part.tracked else { return nil }
+      return FleecingCheckpoint(
+        id: checkpoint, image: part.image, tracker: tracker, label: label, tracked: tracked, pointInTime: pointInTime)
+    }
   }
 
   package func part(of image: ImageID) -> Part? { images.first { $0.image == image } }

@@ -151,7 +151,8 @@ package enum JobRequest: Hashable, Sendable, Codable {
   case reconcile(image: ImageID)
   /// `lifetime`: seconds from the moment to the expiry.
   case fleece(fleecing: FleecingID, images: [ImageID], lifetime: Int)
-  case finishFleecing(fleecing: FleecingID, images: [ImageID], outcome: Fleecing.Outcome)
+  /// `label`: what the checkpoint is called by its maker.
+  case finishFleecing(fleecing: FleecingID, images: [ImageID], outcome: Fleecing.Outcome, label: String? = nil)
 
   package var kind: JobKind {
     switch self {

@@ -312,10 +312,15 @@ package enum JobResult: Hashable, Sendable {
   package struct FinishedFleecing: Hashable, Sendable, Codable {
     package var fleecing: FleecingID
     package var outcome: Fleecing.Outcome
+    /// What the next fleecing may count from; nil if nothing was set.
+    package var checkpoint: ULID?
+    package var label: String?
 
-    package init(fleecing: FleecingID, outcome: Fleecing.Outcome) {
+    package init(fleecing: FleecingID, outcome: Fleecing.Outcome, checkpoint: ULID? = nil, label: String? = nil) {
       self.fleecing = fleecing
       self.outcome = outcome
+      self.checkpoint = checkpoint
+      self.label = label
     }
   }
 }

@@ -145,6 +145,8 @@ package protocol CatalogReading {
 
   func fleecing(_ id: FleecingID) throws -> Fleecing?
   func fleecings(_ filter: FleecingFilter, _ page: PageRequest) throws -> Page<Fleecing>
+  /// Those of the image, in order of id: a few for each tracker.
+  func fleecingCheckpoints(of image: ImageID) throws -> [FleecingCheckpoint]
 
   func job(_ id: JobID) throws -> Job?
   func jobs(_ filter: JobFilter, _ page: PageRequest) throws -> Page<Job>
@@ -198,6 +200,10 @@ package protocol CatalogWriting: CatalogReading {
   func insert(_ fleecing: Fleecing) throws
   @discardableResult func update(_ fleecing: Fleecing) throws -> Fleecing
   func delete(_ fleecing: FleecingID) throws
+  /// Its image needn't be there.
+  func insert(_ checkpoint: FleecingCheckpoint) throws
+  /// Does nothing if it isn't there.
+  func delete(_ checkpoint: FleecingCheckpoint) throws
 
   func insert(_ job: Job) throws
   @discardableResult func update(_ job: Job) throws -> Job

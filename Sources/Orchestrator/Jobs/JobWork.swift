@@ -54,8 +54,8 @@ extension JobRequest {
     case .reconcile(let image): ReconcileWork(image: image)
     case .fleece(let fleecing, let images, let lifetime):
       FleeceWork(fleecing: fleecing, images: images, lifetime: lifetime)
-    case .finishFleecing(let fleecing, let images, let outcome):
-      FinishFleecingWork(fleecing: fleecing, images: images, outcome: outcome)
+    case .finishFleecing(let fleecing, let images, let outcome, let label):
+      FinishFleecingWork(fleecing: fleecing, images: images, outcome: outcome, label: label)
     }
   }
 }

@@ -12,7 +12,7 @@ struct TrackingComparison {
   let tracking: ImageTracking
   /// The newest complete backup of each line.
   let lines: [Backup]
-  /// Those of the image's complete backups.
+  /// Those of the image's complete backups, and of its fleecings.
   let checkpoints: Set<ULID>
   let exports: [Export]
   /// All that are registered.
@@ -197,7 +197,7 @@ extension TrackingComparison {
     lines = try catalog.newestBackups(of: image.id)
     checkpoints = Set(
       try allPages { try catalog.checkpoints(of: image.id, $0) }.filter { $0.state == .complete }
-        .compactMap(\.checkpoint))
+        .compactMap(\.checkpoint) + (try catalog.fleecingCheckpoints(of: image.id)).map(\.id))
     exports = try allPages { try catalog.exports(ExportFilter(image: image.id), $0) }
     repositories = try allPages { try catalog.repositories($0) }
   }

@@ -49,6 +49,7 @@ extension CatalogTransaction {
   }
 
   func delete(_ image: Image, job: JobID? = nil) throws {
+    for checkpoint in try writing.fleecingCheckpoints(of: image.id) { try writing.delete(checkpoint) }
     try writing.delete(image.id)
     try append(.imageDeleted, image.id, EventPayload(image), job: job)
   }
@@ -169,6 +170,13 @@ extension CatalogTransaction {
 
   func setImageName(_ name: ResourceName, onChainsOf image: ImageID) throws {
     try writing.setImageName(name, onChainsOf: image)
+  }
+
+  /// A checkpoint of a fleecing shows with its tracker. Of each tracker's only the newest are kept.
+  func insert(_ checkpoint: FleecingCheckpoint) throws {
+    let others = try catalog.fleecingCheckpoints(of: checkpoint.image).filter { $0.tracker == checkpoint.tracker }
+    for old in others.dropLast(FleecingCheckpoint.keptCount - 1) { try writing.delete(old) }
+    try writing.insert(checkpoint)
   }
 
   /// Progress is told without being stored first.

@@ -200,6 +200,7 @@ extension BackupService {
     let now = view.now
     let group = ULID(at: now)
     let tracker = try tracker(of: draft, repository)
+    for image in images { try view.catalog.require(tracker, forBackupOf: image) }
     let forecasts = try images.map {
       try BackupForecast(of: $0, draft.kind, into: repository.id, tracker: tracker, in: view)
     }

@@ -7,6 +7,9 @@ package struct FleecingDraft: Hashable, Sendable {
   package var listen: ExportAddress
   package var tls: ExportTLS?
   package var release: Fleecing.Release
+  package var access: Fleecing.Access
+  package var since: Fleecing.Base?
+  package var tracker: TrackerName
   /// Seconds from the moment to the expiry.
   package var lifetime: Int
 
@@ -15,12 +18,16 @@ package struct FleecingDraft: Hashable, Sendable {
 
   package init(
     images: [Reference<Image>], listen: ExportAddress, tls: ExportTLS? = nil, release: Fleecing.Release = .none,
+    access: Fleecing.Access = .all, since: Fleecing.Base? = nil, tracker: TrackerName = Fleecing.standardTracker,
     lifetime: Int = FleecingDraft.standardLifetime
   ) {
     self.images = images
     self.listen = listen
     self.tls = tls
     self.release = release
+    self.access = access
+    self.since = since
+    self.tracker = tracker
     self.lifetime = lifetime
   }
 }

@@ -24,7 +24,8 @@ extension BackupService {
   }
 
   /// A job that has all images at one moment, and serves a view of each. Throws `notFound`, `invalidField`,
-  /// `imageInUse`, `tlsRequired`, `queueFull`.
+  /// `imageInUse`, `tlsRequired`, `queueFull`, `bitmapBusy` for a tracker of backups, and `trackingLost` for a base that no
+  /// bitmap counts from.
   package func createFleecing(
     _ draft: FleecingDraft, _ conditions: ChangeConditions<Job> = ChangeConditions()
   ) async throws -> Answer<Job> {
@@ -33,10 +34,14 @@ extension BackupService {
       try draft.listen.require(draft.tls)
       let images = try view.catalog.images(ofOneMoment: draft.images, limits)
       try view.catalog.requireRoomForFleecing(limits)
+      try view.catalog.require(draft.tracker, forFleecing: images)
+      for image in images { _ = try view.catalog.base(draft.since, of: image) }
+      try draft.requireBase(images)
       let fleecing = Fleecing(
         id: FleecingID(ULID(at: view.now)),
         images: images.map { Fleecing.Part(image: $0.id, imageName: $0.name, virtualSize: $0.virtualSize) },
-        listen: draft.listen, tls: draft.tls, release: draft.release, createdAt: view.now)
+        listen: draft.listen, tls: draft.tls, release: draft.release, access: draft.access, since: draft.since,
+        tracker: draft.tracker, createdAt: view.now)
       let ids = images.map(\.id)
       return JobDraft(
         request: .fleece(fleecing: fleecing.id, images: ids, lifetime: draft.lifetime),
@@ -54,25 +59,33 @@ extension BackupService {
     }
   }
 
-  /// A job that ends the views. Throws `fleecingEnded`.
+  /// A job that ends the views; with success it sets a checkpoint, which `label` is for. Throws `fleecingEnded`.
   package func finishFleecing(
-    _ id: FleecingID, _ outcome: Fleecing.Outcome, _ conditions: ChangeConditions<Job> = ChangeConditions()
+    _ id: FleecingID, _ outcome: Fleecing.Outcome, label: String? = nil,
+    _ conditions: ChangeConditions<Job> = ChangeConditions()
   ) async throws -> Answer<Job> {
     try await submit(conditions) { view in
       let fleecing = try Self.active(id, conditions, in: view.catalog)
       let images = fleecing.images.map(\.image)
       for job in try view.catalog.liveJobs() {
-        guard case .finishFleecing(id, _, _) = job.request else { continue }
+        guard case .finishFleecing(id, _, _, _) = job.request else { continue }
         throw DomainError(
           .fleecingEnded, "the finish-fleecing job \(job.id) ends the fleecing", remedy: "wait for that job")
       }
       return JobDraft(
-        request: .finishFleecing(fleecing: id, images: images, outcome: outcome),
+        request: .finishFleecing(fleecing: id, images: images, outcome: outcome, label: label),
         links: JobLinks(image: images.count == 1 ? images[0] : nil, images: images, fleecing: id),
         plan: Plan(
-          action: "finish-fleecing", steps: ["end the views of fleecing \(id), with \(outcome.rawValue)"],
+          action: "finish-fleecing",
+          steps: ["end the views of fleecing \(id), with \(outcome.rawValue)"]
+            + (outcome == .success ? fleecing.newCheckpoints.map { Self.step(toSet: $0, fleecing) } : []),
           resource: .fleecingEnd(id, outcome)))
     }
+  }
+
+  private static func step(toSet checkpoint: FleecingCheckpoint, _ fleecing: Fleecing) -> String {
+    let name = fleecing.part(of: checkpoint.image)?.imageName.text ?? checkpoint.image.description
+    return "have tracker '\(checkpoint.tracker)' of image '\(name)' count from checkpoint \(checkpoint.id)"
   }
 
   /// Has it expire that many seconds from now. Throws `fleecingEnded`.

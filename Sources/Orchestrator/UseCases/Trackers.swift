@@ -22,6 +22,9 @@ package struct TrackerView: Hashable, Sendable {
     case inconsistent
   }
 
+  /// What advances it.
+  package enum Owner: String, Sendable, CaseIterable { case backup, fleecing }
+
   package var name: TrackerName
   /// What its bitmap counts from; nil if from none.
   package var checkpoint: ULID?
@@ -32,6 +35,7 @@ package struct TrackerView: Hashable, Sendable {
   /// Where its line is; nil if that isn't known.
   package var repository: RepositoryID?
   package var state: State
+  package var owner: Owner
 }
 
 extension BackupService {
@@ -46,6 +50,7 @@ extension BackupService {
     of image: Image, as inspection: ImageInspection, in catalog: any CatalogReading
   ) throws -> [TrackerView] {
     let lines = try catalog.newestBackups(of: image.id)
+    let fleeced = Set(try catalog.fleecingCheckpoints(of: image.id).map(\.tracker))
     let busy = try catalog.liveJobs().compactMap { job -> TrackerName? in
       guard case .backup(let request) = job.request, request.images.contains(image.id), job.state != .queued else {
         return nil
@@ -70,7 +75,8 @@ extension BackupService {
       return TrackerView(
         name: name.tracker, checkpoint: name.checkpoint == TrackerBitmapName.noCheckpoint ? nil : name.checkpoint,
         lastBackup: line?.id, bitmap: name.text, repository: line?.repository,
-        state: busy.contains(name.tracker) ? .busy : State(of: found, isAttached: image.attachment != nil))
+        state: busy.contains(name.tracker) ? .busy : State(of: found, isAttached: image.attachment != nil),
+        owner: fleeced.contains(name.tracker) ? .fleecing : .backup)
     }
   }
 

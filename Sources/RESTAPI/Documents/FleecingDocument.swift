@@ -30,6 +30,11 @@ struct FleecingDocument: JSONWritable, Sendable {
       json.member("listen", fleecing.listen)
       json.member("tls", fleecing.tls)
       json.member("release", fleecing.release)
+      json.member("access", fleecing.access)
+      json.member("since", fleecing.since)
+      json.member("tracker", fleecing.tracker)
+      json.member("checkpoint", fleecing.checkpoint)
+      json.member("label", fleecing.label)
       json.member("pointInTime", fleecing.pointInTime)
       json.member("createdAt", fleecing.createdAt)
       json.member("expiresAt", fleecing.expiresAt)
@@ -43,6 +48,18 @@ struct FleecingDocument: JSONWritable, Sendable {
   private func part(of part: Fleecing.Part) -> FleecingPartDocument {
     FleecingPartDocument(
       fleecing: view.fleecing, part: part, showsFigures: showsFigures, activity: view.activity?.parts[part.image])
+  }
+}
+
+extension Fleecing.Base: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      switch self {
+      case .bitmap(let name): json.member(name, as: "bitmap")
+      case .backup(let id): json.member("backup", id)
+      case .checkpoint(let id): json.member("checkpoint", id)
+      }
+    }
   }
 }
 
@@ -60,6 +77,9 @@ private struct FleecingPartDocument: JSONWritable {
       json.member("export", fleecing.exportName(of: part))
       json.member("uri", fleecing.uri(of: part))
       json.member("virtualSize", part.virtualSize)
+      json.member("context", fleecing.since.map { "qemu:dirty-bitmap:\($0.contextName)" })
+      json.member("dirtyBytes", part.dirtyBytes)
+      json.member("tracked", part.tracked != nil)
       guard showsFigures else { return }
       json.member("clients", activity?.clients ?? 0)
       json.member("reads", activity?.reads)

@@ -32,7 +32,9 @@ extension JobResult.Fleeced: JSONWritable {
 extension JobResult.FinishedFleecing: JSONWritable {
   func write(to json: inout JSONWriter) {
     json.object { json in
+      if let checkpoint { json.member("checkpoint", checkpoint) }
       json.member("fleecing", fleecing)
+      if let label { json.member("label", label) }
       json.member("outcome", outcome)
     }
   }

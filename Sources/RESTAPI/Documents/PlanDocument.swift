@@ -34,11 +34,14 @@ extension PlannedResource: JSONWritable {
         json.member("path", draft.path)
       case .export(let export): Self.write(export, to: &json)
       case .fleecing(let fleecing, let lifetime):
+        json.member("access", fleecing.access)
         json.member("expiresIn", lifetime)
         json.member("images", fleecing.images.map(\.image))
         json.member("listen", fleecing.listen.text)
         json.member("release", fleecing.release)
+        if let since = fleecing.since { json.member("since", since) }
         if let tls = fleecing.tls { json.member("tls", tls) }
+        json.member("tracker", fleecing.tracker)
       case .fleecingEnd(let id, let outcome):
         json.member("fleecing", id)
         if let outcome { json.member("outcome", outcome) }

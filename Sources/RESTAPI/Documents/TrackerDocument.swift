@@ -33,13 +33,13 @@ extension TrackerView: JSONWritable {
       json.member("bitmap", bitmap)
       json.member("repository", repository)
       json.member("state", state)
-      // No tracker of this version is anything else's.
-      json.member("owner", "backup")
+      json.member("owner", owner)
     }
   }
 }
 
 extension TrackerView.State: JSONWritable {}
+extension TrackerView.Owner: JSONWritable {}
 
 /// The trackers of an image: there are few, and all are shown.
 struct TrackerListDocument: JSONWritable, Sendable {

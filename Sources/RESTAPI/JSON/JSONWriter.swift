@@ -172,6 +172,7 @@ extension Attachment.Cause: JSONWritable {}
 extension Export.State: JSONWritable {}
 extension Fleecing.State: JSONWritable {}
 extension Fleecing.Release: JSONWritable {}
+extension Fleecing.Access: JSONWritable {}
 extension Fleecing.Outcome: JSONWritable {}
 extension ExportTLS: JSONWritable {}
 extension Repository.Kind: JSONWritable {}

@@ -219,6 +219,9 @@ final class RequestFields {
     case fields(RequestFields)
   }
 
+  /// Whether the member is there, whoever asks for it.
+  func has(_ name: String) -> Bool { members[name] != nil }
+
   /// Whether the member is there and null: a merge patch removes it.
   func isNull(_ name: String) -> Bool {
     guard members[name] == .null else { return false }

@@ -8,11 +8,15 @@ extension RequestFields {
     let listen = object("listen").flatMap(exportAddress)
     let tls = choice("tls", of: ExportTLS.self, required: false)
     let release = choice("release", of: Fleecing.Release.self, required: false)
+    let access = choice("access", of: Fleecing.Access.self, required: false)
+    let since = isNull("since") ? nil : object("since", required: false).flatMap(base)
+    let tracker = fleecingTracker()
     let lifetime = lifetime(required: false)
     try finish()
     guard let images, let listen else { throw Self.incomplete }
     return FleecingDraft(
-      images: images, listen: listen, tls: tls, release: release ?? .none,
+      images: images, listen: listen, tls: tls, release: release ?? .none, access: access ?? .all, since: since,
+      tracker: tracker ?? Fleecing.standardTracker,
       lifetime: lifetime ?? FleecingDraft.standardLifetime)
   }
 
@@ -24,11 +28,38 @@ extension RequestFields {
   }
 
   /// The body that finishes one.
-  func fleecingOutcome() throws(DomainError) -> Fleecing.Outcome {
+  func fleecingOutcome() throws(DomainError) -> (outcome: Fleecing.Outcome, label: String?) {
     let outcome = choice("outcome", of: Fleecing.Outcome.self)
+    let label = string("checkpoint", required: false)
+    if let label, !(1...Self.longestLabel).contains(label.utf8.count) {
+      refuse("checkpoint", "must have 1 to \(Self.longestLabel) bytes")
+    }
     try finish()
     guard let outcome else { throw Self.incomplete }
-    return outcome
+    return (outcome, label)
+  }
+
+  private static let longestLabel = 255
+
+  /// One of the three.
+  private func base(_ since: RequestFields) -> Fleecing.Base? {
+    let named = ["bitmap", "backup", "checkpoint"].filter { since.has($0) }
+    guard named.count == 1 else {
+      refuse("since", "must be null, or have one of 'bitmap', 'backup' and 'checkpoint'")
+      return nil
+    }
+    switch named[0] {
+    case "bitmap": return since.bitmapName("bitmap").map { .bitmap($0) }
+    case "backup": return since.id("backup", of: Backup.self).map { .backup($0) }
+    default: return since.id("checkpoint", of: FleecingCheckpoint.self).map { .checkpoint($0.ulid) }
+    }
+  }
+
+  private func fleecingTracker() -> TrackerName? {
+    guard let text = string("tracker", required: false) else { return nil }
+    let tracker = TrackerName(text)
+    if tracker == nil { refuse("tracker", "isn't one that a fleecing may have: \(TrackerName.rule)") }
+    return tracker
   }
 
   /// The body that tells what its reader is done with.

@@ -67,10 +67,10 @@ struct FleecingRoutes {
 
   @Sendable private func finish(_ call: Call) async throws -> HTTPResponse {
     let id = try call.fleecing()
-    let outcome = try call.fields().fleecingOutcome()
+    let (outcome, label) = try call.fields().fleecingOutcome()
     return try await call.change(
       at: { try service.fleecingRevision(id) }, render: StoredAnswer.accepted,
-      { try await service.finishFleecing(id, outcome, $0) })
+      { try await service.finishFleecing(id, outcome, label: label, $0) })
   }
 }
 

@@ -20,7 +20,7 @@ struct FleeceWork: JobWork {
         let order = try context.transactions.read { try self.order(in: $0) }
         let receipt = try await context.engine.fleece(order, control: context.live)
         do {
-          try await begin(receipt, context)
+          try await begin(receipt, order.checkpoint, context)
         } catch {
           await context.engine.end(fleecing)
           throw error
@@ -42,19 +42,22 @@ struct FleeceWork: JobWork {
       let image = try catalog.find(part.image)
       try catalog.requireBackable(image)
       return FleecingOrder.Part(
-        image: image.id, imageName: part.imageName, location: image.location, exportName: row.exportName(of: part))
+        image: image.id, imageName: part.imageName, location: image.location, exportName: row.exportName(of: part),
+        base: try catalog.base(row.since, of: image))
     }
-    return FleecingOrder(fleecing: row.id, parts: parts, listen: row.listen, tls: row.tls, release: row.release)
+    return FleecingOrder(
+      fleecing: row.id, parts: parts, listen: row.listen, tls: row.tls, release: row.release, access: row.access,
+      contextName: row.since?.contextName, tracker: row.tracker)
   }
 
-  private func begin(_ receipt: FleecingReceipt, _ context: JobContext) async throws {
+  private func begin(_ receipt: FleecingReceipt, _ checkpoint: ULID, _ context: JobContext) async throws {
     let job = context.job.id
     try await context.transactions.persistently {
       try await context.transactions.write { transaction in
         var row = try transaction.catalog.find(fleecing)
         // The answer to the attempt before this one was lost.
         guard row.state == .starting else { return }
-        row.begin(receipt, lifetime: lifetime, at: transaction.now)
+        row.begin(receipt, checkpoint: checkpoint, lifetime: lifetime, at: transaction.now)
         try transaction.update(row, job: job)
       }
     }
