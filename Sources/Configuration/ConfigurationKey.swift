@@ -73,15 +73,17 @@ package struct ConfigurationKey: Hashable, Sendable {
     "Repositories lie beneath these, or are these.")
   static let fleecingFolder = ConfigurationKey(
     "fleecingFolder", "a path", standard: "./fleecing",
-    "On local storage: takes what guests change while their images are backed up, and copyBuffer has no room for.")
+    "On local storage: takes what guests change while their images are backed up or fleeced, and copyBuffer has no room for."
+  )
   static let fleecingSize = ConfigurationKey(
     "fleecingSize", "bytes, 0 to 1152921504606846976", standard: "10737418240", "As much of it is used at most.")
   static let copyBuffer = ConfigurationKey(
     "copyBuffer", "bytes, 1048576 to 1099511627776", standard: "67108864",
-    "Memory for what guests change while their images are backed up, over all images.")
+    "Memory for what guests change while their images are backed up or fleeced, over all images.")
   static let guestWriteTimeout = ConfigurationKey(
     "guestWriteTimeout", "a time such as 500ms or 2s, 10ms to 60s", standard: "2s",
-    "How long a guest's write waits for what it changes to be kept; then the backup fails, and the guest goes on.")
+    "How long a guest's write waits for what it changes to be kept; then the backup fails or the fleecing breaks, and the guest goes on."
+  )
   static let socketFolder = ConfigurationKey(
     "socketFolder", "a path", standard: "./run", "Sockets that the server makes for exports lie beneath it.")
   static let socketGroup = ConfigurationKey(

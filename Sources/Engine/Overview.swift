@@ -47,7 +47,7 @@
 //                 S1–S6 stand at the head of `TrackerSidecar.swift`.
 // - PointsInTime/ one moment over several images, at rest (`HeldImage`) or attached (`AttachedPoint`, `CopyAside`), and what a
 //                 backup will be (`BackupDecision`).
-// - Fleecings/    views of images at one moment that are served to other programs: F1–F3 stand at the head of
+// - Fleecings/    views of images at one moment that are served to other programs: F1–F4 stand at the head of
 //                 `LocalEngine+Fleecings.swift`.
 // - Exports/      what is served over NBD, at which addresses, to whom; of a backup nothing that wasn't held against its
 //                 hashes: C1–C5 stand at the head of `CheckedBackup.swift`.
