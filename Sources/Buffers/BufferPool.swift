@@ -24,7 +24,11 @@ package final class BufferPool: Sendable {
   }
 
   deinit {
-    shelves.withLock { for shelf in $0.free { for base in shelf { base.deallocate() } } }
+    shelves.withLock {
+      for (shelf, free) in $0.free.enumerated() {
+        for base in free { PoolMemory.free(base, byteCount: pageByteCount << shelf) }
+      }
+    }
   }
 
   /// A buffer of at least `byteCount` bytes; its contents are undefined.
@@ -37,8 +41,7 @@ package final class BufferPool: Sendable {
       shelves.cachedByteCount -= size
       return UInt(bitPattern: base)
     }
-    let base =
-      UnsafeMutableRawPointer(bitPattern: reused) ?? .allocate(byteCount: size, alignment: pageByteCount)
+    let base = UnsafeMutableRawPointer(bitPattern: reused) ?? PoolMemory.allocate(size)
     return PageBuffer(base: base, byteCount: size, pool: self)
   }
 
@@ -54,7 +57,41 @@ package final class BufferPool: Sendable {
       shelves.cachedByteCount += byteCount
       return true
     }
-    if !kept { base.deallocate() }
+    if !kept { PoolMemory.free(base, byteCount: byteCount) }
+  }
+
+  // MARK: Stock
+
+  /// Makes buffers of at least `byteCount` bytes, ready to use, until the next `count` takers find one, or the pool keeps
+  /// no more. It takes the time that clearing their memory takes: not for an event loop.
+  package func stock(_ byteCount: Int, count: Int) {
+    let shelf = Self.shelf(for: byteCount)
+    guard shelf < Self.shelfCount else { return }
+    let size = pageByteCount << shelf
+    let wanted = shelves.withLock { shelves in
+      min(count - shelves.free[shelf].count, (maximumCachedByteCount - shelves.cachedByteCount) / size)
+    }
+    guard wanted > 0 else { return }
+    let made = PoolMemory.allocate(size, count: wanted).map { UInt(bitPattern: $0) }
+    let surplus = shelves.withLock { shelves in
+      made.filter { address in
+        guard shelves.cachedByteCount + size <= maximumCachedByteCount,
+          let base = UnsafeMutableRawPointer(bitPattern: address)
+        else { return true }
+        shelves.free[shelf].append(base)
+        shelves.cachedByteCount += size
+        return false
+      }
+    }
+    for address in surplus {
+      if let base = UnsafeMutableRawPointer(bitPattern: address) { PoolMemory.free(base, byteCount: size) }
+    }
+  }
+
+  /// How many takers of at least `byteCount` bytes would find a buffer.
+  package func stockCount(of byteCount: Int) -> Int {
+    let shelf = Self.shelf(for: byteCount)
+    return shelf < Self.shelfCount ? shelves.withLock { $0.free[shelf].count } : 0
   }
 
   /// Bytes in buffers that are out with an owner; zero when nothing leaks.

@@ -19,6 +19,8 @@ extension LoopActor: HomeLoop {
     Task { await run { _ in await work() } }
   }
 
+  package nonisolated func offload(_ work: @Sendable @escaping () -> Void) async { work() }
+
   package nonisolated func after(_ delay: Duration, _ action: @Sendable @escaping () -> Void) {
     Task {
       try? await Task.sleep(for: delay)

@@ -63,6 +63,11 @@ package final class SteppedLoop: TaskExecutor, SerialExecutor, HomeLoop, @unchec
     Task(executorPreference: self) { await home.run(work) }
   }
 
+  package func offload(_ work: @Sendable @escaping () -> Void) async {
+    await breathe()
+    work()
+  }
+
   package func after(_ delay: Duration, _ action: @Sendable @escaping () -> Void) {
     timers.append(Timer(deadline: now + delay, action: action))
   }

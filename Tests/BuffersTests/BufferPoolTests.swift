@@ -55,6 +55,28 @@ import Testing
     #expect(pool.cachedByteCount == 32 << 20)
   }
 
+  @Test(arguments: [4096, 64 << 10, 256 << 10])
+  func whatIsStockedIsReadyForTheNextTakers(byteCount: Int) {
+    let pool = BufferPool(maximumCachedByteCount: 4 << 20)
+    pool.stock(byteCount, count: 5)
+    pool.stock(byteCount, count: 3)
+    #expect(pool.stockCount(of: byteCount) == 5 && pool.cachedByteCount == 5 * byteCount)
+    var first = pool.take(byteCount)
+    var second = pool.take(byteCount)
+    fill(&first, 1)
+    fill(&second, 2)
+    let (ones, twos) = (holdsOnly(1, first), holdsOnly(2, second))
+    #expect(ones && twos && pool.stockCount(of: byteCount) == 3)
+  }
+
+  @Test func noMoreIsStockedThanThePoolKeeps() {
+    let pool = BufferPool(maximumCachedByteCount: 1 << 20)
+    pool.stock(64 << 10, count: 100)
+    #expect(pool.stockCount(of: 64 << 10) == 16)
+    pool.stock(4096, count: 1)
+    #expect(pool.cachedByteCount == 1 << 20)
+  }
+
   @Test func bufferOutlivesItsPoolsLastOtherReference() {
     var pool: BufferPool? = BufferPool()
     guard var buffer = pool?.take(4096) else { return }

@@ -8,7 +8,8 @@ import Buffers
 /// F2. Spilling writes from the memory that it gives back: it takes none.
 /// F3. The temp is raw, its index lives in memory alone, and it is never flushed: what a crash leaves there has no reader.
 /// F4. Places that were freed are used again first; the storage of the others is discarded.
-/// F5. A temp whose write failed is written no more. One that has no space left is full until a grain is freed.
+/// F5. Memory is made ready beside the loop before it is taken: no change waits for its clearing while it comes in time.
+/// F6. A temp whose write failed is written no more. One that has no space left is full until a grain is freed.
 package final class FleecingStore: @unchecked Sendable {
   // Safe to hand over: confined to the loop of its image.
 
@@ -18,7 +19,7 @@ package final class FleecingStore: @unchecked Sendable {
     case failed(BlockError)
   }
 
-  let grainByteCount: UInt64
+  package let grainByteCount: UInt64
   private let temp: (any BlockDevice)?
   private let space: FleecingSpace?
   private let share: FleecingMemory.Share
@@ -30,6 +31,7 @@ package final class FleecingStore: @unchecked Sendable {
   private var oldestTurn: UInt64 = 0
   private var nextTurn: UInt64 = 0
   private var isAtWork = false
+  private var isStocking = false
   private var tempFailure: BlockError?
   private var isOutOfSpace = false
   private var discards = true
@@ -78,7 +80,24 @@ package final class FleecingStore: @unchecked Sendable {
     inMemory[nextTurn] = stored
     nextTurn += 1
     work()
+    stockUp()
     return stored
+  }
+
+  /// Buffers that are ready before a moment, and at least half of that afterwards.
+  package static let stockCount = 64
+
+  /// Has buffers made ready for what comes, as far as the share has room for it.
+  private func stockUp() {
+    let size = Int(grainByteCount)
+    let room = (share.limitByteCount - share.usedByteCount) / size
+    let ready = pool.stockCount(of: size)
+    guard !isStocking, ready < min(Self.stockCount / 2, room) else { return }
+    isStocking = true
+    loop.start { [self] in
+      await loop.offload { [pool] in pool.stock(size, count: min(Self.stockCount, room)) }
+      isStocking = false
+    }
   }
 
   /// The grain in memory of the share, which was taken from it.

@@ -120,7 +120,9 @@ actor ImageGraph {
   /// What old bytes are kept in, to be given to ``beginPoint(_:wanted:onTempFull:onLoss:)``.
   func prepareFleecing(_ place: FleecingPlace, pool: BufferPool) async throws -> CopyAside {
     let temp = try await place.makeTemp(for: base.byteCount, on: loop)
-    return CopyAside(over: base, temp: temp, place, pool: pool, on: loop)
+    let copyAside = CopyAside(over: base, temp: temp, place, pool: pool, on: loop)
+    await copyAside.stockUp()
+    return copyAside
   }
 
   /// Opens a view of this moment, at which no change is in flight.

@@ -15,6 +15,7 @@ final class CopyAside: @unchecked Sendable {
 
   let filter: CopyBeforeWrite
   private let store: FleecingStore
+  private let pool: BufferPool
   private let loop: EventLoop
 
   /// - Parameters:
@@ -31,7 +32,17 @@ final class CopyAside: @unchecked Sendable {
     var options = CopyBeforeWrite.Options()
     options.guestWriteTimeout = shared.configuration.guestWriteTimeout
     filter = CopyBeforeWrite(source, store: store, options: options, pool: pool, on: loop)
+    self.pool = pool
     self.loop = loop
+  }
+
+  /// Has memory ready for the first that the guest changes.
+  nonisolated(nonsending)
+    func stockUp() async
+  {
+    await loop.offload { [pool, grain = Int(store.grainByteCount)] in
+      pool.stock(grain, count: FleecingStore.stockCount)
+    }
   }
 
   /// Frees memory and temp, behind the caller's back: a temp that hangs holds up nobody's end.

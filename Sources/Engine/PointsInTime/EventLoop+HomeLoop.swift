@@ -8,6 +8,10 @@ extension EventLoop: HomeLoop {
     Task(executorPreference: self) { await work() }
   }
 
+  nonisolated(nonsending)
+    package func offload(_ work: @Sendable @escaping () -> Void) async
+  { await blocking { work() } }
+
   package func after(_ delay: Duration, _ action: @Sendable @escaping () -> Void) {
     Task(executorPreference: self) {
       // A loop that ends takes with it what would be told.

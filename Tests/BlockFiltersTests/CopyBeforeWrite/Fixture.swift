@@ -20,7 +20,7 @@ final class CopyBeforeWriteFixture: @unchecked Sendable {
   private var runningCount = 0
 
   init(
-    memoryGrainCount: Int = 64, tempGrainCount: UInt64 = 64,
+    memoryGrainCount: Int = 64, tempGrainCount: UInt64 = 64, space: FleecingSpace? = nil,
     _ options: CopyBeforeWrite.Options = CopyBeforeWrite.Options()
   ) {
     memory.image.write([UInt8](repeating: 0x11, count: 16 * 4096).span.bytes, at: 0)
@@ -29,7 +29,7 @@ final class CopyBeforeWriteFixture: @unchecked Sendable {
     temp = GateDevice(tempMemory)
     store = FleecingStore(
       grainByteCount: Self.grain, memory: FleecingMemory(limitByteCount: memoryGrainCount * 4096), temp: temp,
-      pool: pool, on: loop)
+      space: space, pool: pool, on: loop)
     filter = CopyBeforeWrite(source, store: store, options: options, pool: pool, on: loop)
   }
 

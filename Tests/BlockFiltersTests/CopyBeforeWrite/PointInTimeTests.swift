@@ -128,6 +128,7 @@ import Testing
     try fixture.run { true }
     #expect(fixture.memory.calls[.write] == 0)
     fixture.source.open()
+    try fixture.run()
     try fixture.run { fixture in
       let (before, now) = (try await view.readAll(), try await fixture.filter.readBytes(1, at: 2 * 4096))
       #expect(before == Self.old && now == [3])
@@ -224,7 +225,42 @@ import Testing
     #expect(first.limitByteCount == 100 && whole.usedByteCount == 0)
   }
 
+  /// The temps of several images have one space: what one takes the other hasn't.
+  @Test func theSpaceOfAllTempsIsBounded() throws {
+    let space = FleecingSpace(limitByteCount: 3 * 4096)
+    let first = Fixture(memoryGrainCount: 0, space: space)
+    let second = Fixture(memoryGrainCount: 0, space: space)
+    let views = [first, second].map { $0.filter.begin() }
+    try first.run { for grain in 0..<2 as Range<UInt64> { try await $0.write(1, grain: grain) } }
+    try second.run { try await $0.write(1, grain: 0) }
+    #expect(space.usedByteCount == 3 * 4096 && views.allSatisfy { $0.loss == nil })
+    try second.run { try await $0.write(1, grain: 1) }
+    #expect(views[1].loss == .storeFull && views[0].loss == nil)
+    try first.run { try await $0.write(1, grain: 2) }
+    #expect(views[0].loss == nil && first.store.tempByteCount == 3 * 4096)
+    try first.run { _ in try await views[0].close() }
+    #expect(space.usedByteCount == 0)
+  }
+
   // MARK: Lost
+
+  /// What each has said for itself holds: the one that may be lost makes room for the one that throttles.
+  @Test func pointsDifferInWhatAFullTempMeans() throws {
+    let fixture = Fixture(memoryGrainCount: 1, tempGrainCount: 0)
+    let first = fixture.filter.begin(onTempFull: .breakGuestWrite)
+    try fixture.run { try await $0.write(1, grain: 0) }
+    let second = fixture.filter.begin(onTempFull: .breakBackup)
+    try fixture.run { fixture in
+      let error = await #expect(throws: BlockError.self) { try await fixture.write(2, grain: 1) }
+      #expect(error?.kind == .noSpace)
+    }
+    #expect(second.loss == .storeFull && first.loss == nil)
+    try fixture.run { fixture in
+      let old = try await first.readAll()
+      #expect(old == Self.old)
+      #expect(try await fixture.filter.readBytes(1, at: 4096) == [0x11])
+    }
+  }
 
   /// Neither the change that waits, nor a second one of its grain, nor the next one waits for the source any longer.
   @Test(arguments: [BlockError.Operation.read, .write])
