@@ -86,6 +86,31 @@ def test_fio_verifies_while_increments_are_made(server, workspace, guest):
     images.check(guest)
 
 
+def test_a_backup_slows_down_for_its_guest(server, workspace, guest):
+    """No request is answered within a microsecond: the backup slows down, and ends all the same. It tells how long requests
+    took."""
+    with subprocess.Popen(
+            ["fio", "--name=guest", "--ioengine=nbd", f"--uri={uri(workspace)}", "--rw=randwrite", "--bs=4k", "--iodepth=4",
+             f"--size={SIZE}", "--rate_iops=400", "--time_based", "--runtime=60"], stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL) as fio:
+        try:
+            deadline = time.monotonic() + 30
+            while server.get("/exports/vm1")["activity"]["writes"]["count"] < 300:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            quick = live_backup(server, kind="copy", compression="none")
+            assert min(quick["guestImpact"][when]["count"] for when in ("latencyBefore", "latencyDuring")) > 0
+            job = server.expect(202, "POST", "/backups", {
+                "images": ["vm1"], "repository": "local", "kind": "copy", "guestLatencyBudget": {"microseconds": 1}}).json()
+            deadline = time.monotonic() + 30
+            while not any("slows down" in entry["message"] for entry in server.get(f"/jobs/{job['id']}/log")["items"]):
+                assert time.monotonic() < deadline, server.log()
+                time.sleep(0.2)
+            assert server.finished(job)["state"] == "succeeded"
+        finally:
+            fio.terminate()
+
+
 def test_writes_after_the_moment_are_not_in_the_backup(server, workspace, guest):
     """A backup that is slowed down, so that the guest overwrites everything before it is read."""
     before = workspace / "images/before.raw"

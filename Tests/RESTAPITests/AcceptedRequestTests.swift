@@ -63,6 +63,8 @@ import Testing
       "POST /backups",
       #"{"images":["vm1"],"repository":"local","onTempFull":"throttle","throttleLatencyMicroseconds":20000}"#
     ),
+    ("POST /backups", #"{"images":["vm1"],"repository":"local","guestLatencyBudget":{"percent":50}}"#),
+    ("POST /backups", #"{"images":["vm1"],"repository":"local","guestLatencyBudget":{"microseconds":2000}}"#),
     ("POST /backups/complete/verify", "{}"),
     ("POST /backups/complete/verify", #"{"level":"metadata"}"#),
     ("POST /backups/complete/verify", #"{"level":"checksum"}"#),

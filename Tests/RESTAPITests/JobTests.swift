@@ -80,6 +80,13 @@ import Testing
       #"{"images":["vm1"],"repository":"local","onTempFull":"throttle","throttleLatencyMicroseconds":0}"#,
       "/throttleLatencyMicroseconds"
     ),
+    (#"{"images":["vm1"],"repository":"local","guestLatencyBudget":{}}"#, "/guestLatencyBudget"),
+    (#"{"images":["vm1"],"repository":"local","guestLatencyBudget":50}"#, "/guestLatencyBudget"),
+    (
+      #"{"images":["vm1"],"repository":"local","guestLatencyBudget":{"percent":1,"microseconds":1}}"#,
+      "/guestLatencyBudget"
+    ),
+    (#"{"images":["vm1"],"repository":"local","guestLatencyBudget":{"percent":0}}"#, "/guestLatencyBudget/percent"),
     (#"{"images":[],"repository":"local"}"#, "/images"), (#"{"images":"vm1","repository":"local"}"#, "/images"),
     (#"{"images":["vm1","vm1"],"repository":"local"}"#, "/images/1"),
     (#"{"images":["V"],"repository":"local"}"#, "/images/0"),

@@ -104,6 +104,19 @@ final class ServedExports: Sendable {
     }
     return export?.figures
   }
+
+  /// Of the exports that joined an attached image.
+  func figures(ofImage image: ImageID) -> [ExportFigures] {
+    let exports = stages.withLock { stages in
+      stages.values.compactMap { stage -> NBDExport? in
+        switch stage {
+        case .served(let served), .leaving(let served): served.source.joined?.image == image ? served.export : nil
+        case .opening: nil
+        }
+      }
+    }
+    return exports.map(\.figures)
+  }
 }
 
 extension ExportOrder.Source {

@@ -5,6 +5,7 @@ import Buffers
 import EventLoops
 import Failures
 import Model
+import NBD
 import Qcow2
 
 /// An image that is open to be written, with all that stands between its users and its files.
@@ -48,6 +49,8 @@ actor ImageGraph {
   /// Among them while points in time are open.
   private var fleecing: CopyAside?
   private var holder: GraphHold?
+  /// Of all requests that the guest had made when the last point in time ended.
+  private(set) var latencyAtLastPoint = LatencyHistogram()
 
   /// - Parameter bitmaps: those of the image that record its changes.
   init(
@@ -144,7 +147,9 @@ actor ImageGraph {
   }
 
   /// Ends a view; with the last one the guest's writes pass nothing more.
-  func endPoint(_ view: PointInTimeView) async {
+  /// - Parameter latency: of all requests of the guest so far.
+  func endPoint(_ view: PointInTimeView, latency: LatencyHistogram) async {
+    latencyAtLastPoint = latency
     try? await view.close()
     guard let fleecing, !fleecing.filter.hasPoints else { return }
     remove(fleecing.filter)

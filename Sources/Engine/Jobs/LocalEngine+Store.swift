@@ -123,7 +123,8 @@ extension LocalEngine {
     }
     try await run(
       from: source, byteCount: source.byteCount, regions: regions, to: sink,
-      compressors: order.compression == .zstd ? compressors : nil, loop, control,
+      compressors: order.compression == .zstd ? compressors : nil,
+      pace: begun.image.pace(within: order.guestLatencyBudget, control: control), loop, control,
       finished: { [image = begun.image] in image.release($0) }
     ) { DomainError($0, of: name) }
     let root = try await tellingAboutHashes(names.hashes) {
@@ -167,7 +168,7 @@ extension LocalEngine {
   nonisolated(nonsending)
     func run(
       from source: any BlockDevice, byteCount: UInt64, regions: (any Regions)? = nil, to sink: any CopySink,
-      compressors: CompressorShelf? = nil,
+      compressors: CompressorShelf? = nil, pace: (any CopyPace)? = nil,
       _ loop: EventLoop, _ control: any JobControl, finished: @escaping @Sendable (ByteRange) -> Void = { _ in },
       _ describe: @escaping @Sendable (BlockError) -> DomainError
     ) async throws
@@ -175,7 +176,8 @@ extension LocalEngine {
     // The sink is confined to the loop, as its caller is, which leaves it alone meanwhile.
     nonisolated(unsafe) let sink = sink
     let copy = CopyLoop(
-      on: loop, from: source, byteCount: byteCount, regions: regions, to: sink, compressors: compressors, work: work,
+      on: loop, from: source, byteCount: byteCount, regions: regions, to: sink, compressors: compressors, pace: pace,
+      work: work,
       control: control, finished: finished, describe: describe)
     try await copy.run()
   }

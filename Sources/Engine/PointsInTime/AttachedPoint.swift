@@ -4,6 +4,7 @@ import BlockFilters
 import Buffers
 import EventLoops
 import Model
+import NBD
 import Repositories
 
 /// An attached image's part in a backup: from before the moment to the backup's end, while its guest goes on.
@@ -30,6 +31,9 @@ final class AttachedPoint: @unchecked Sendable {
   }
 
   private var stage = Stage.joined
+  private var latency: GuestLatency
+  /// Of the guest's requests between the moment and the end of the view.
+  private var latencyDuring = LatencyHistogram()
   private var hasReservation = false
   /// What records since the moment, and has no place in the file yet.
   private var recorded: (checkpoint: NewCheckpoint, tracker: TrackerName)?
@@ -38,12 +42,20 @@ final class AttachedPoint: @unchecked Sendable {
   var view: PointInTimeView? { if case .open(let view) = stage { view } else { nil } }
 
   /// What the image's guest paid for it, once all was read.
-  var report: CopyBeforeWriteReport? { if case .ended(let report) = stage { report } else { nil } }
+  var guestImpact: GuestImpact? {
+    guard case .ended(let report) = stage else { return nil }
+    return GuestImpact(report, latencyBefore: latency.before, during: latencyDuring)
+  }
 
   /// Joins the image's users.
+  /// - Parameter latency: of all requests of its guest so far.
   /// - Throws: `imageNotAttached`
-  init(_ graph: ImageGraph, _ id: ImageID, among users: AttachedImages, for use: ImageUse) throws(DomainError) {
+  init(
+    _ graph: ImageGraph, _ id: ImageID, among users: AttachedImages, for use: ImageUse,
+    latency: @escaping @Sendable () -> LatencyHistogram
+  ) throws(DomainError) {
     (self.graph, self.id, self.users, self.use) = (graph, id, users, use)
+    self.latency = GuestLatency(latency)
     guard try users.join(id, use) === graph else {
       users.leave(id, use)
       throw DomainError(.imageNotAttached, "\(graph.name) was attached anew", remedy: "try again")
@@ -107,6 +119,7 @@ final class AttachedPoint: @unchecked Sendable {
     onLoss: @escaping @Sendable (PointInTimeLoss) -> Void
   ) {
     guard case .prepared(let aside) = stage else { return }
+    latency.momentHasCome(since: graph.latencyAtLastPoint)
     stage = .open(graph.beginPoint(aside, wanted: wanted, onTempFull: onTempFull, onLoss: onLoss))
   }
 
@@ -129,7 +142,22 @@ final class AttachedPoint: @unchecked Sendable {
       fleecing.close()
     case .open(let view):
       stage = .ended(view.report)
-      await graph.endPoint(view)
+      latencyDuring = latency.during
+      await graph.endPoint(view, latency: latency.total())
+    }
+  }
+
+  /// The pace that keeps the guest's requests within a budget, from the moment on.
+  func pace(within budget: GuestLatencyBudget, control: any JobControl) -> any CopyPace {
+    let limit: GuestPace.Limit =
+      switch budget {
+      case .percent(let percent): .times(1 + Double(percent) / 100, before: latency.before)
+      case .microseconds(let microseconds): .microseconds(Double(microseconds))
+      }
+    let name = graph.name
+    return GuestPace(limit, now: Double(MonotonicTime.now.nanoseconds) / 1e9, total: latency.total) { microseconds in
+      control.log(
+        .info, "requests of the guest of \(name) take longer than \(Int(microseconds)) µs: the backup slows down")
     }
   }
 

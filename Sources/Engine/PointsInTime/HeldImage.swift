@@ -55,7 +55,13 @@ enum HeldImage: Sendable {
 
   /// What it has cost the guest, once all was read; nil at rest.
   var guestImpact: GuestImpact? {
-    if case .attached(let point) = self { point.report.map { GuestImpact($0) } } else { nil }
+    if case .attached(let point) = self { point.guestImpact } else { nil }
+  }
+
+  /// The pace of its copying that the guest asks for; nil where nothing does.
+  func pace(within budget: GuestLatencyBudget?, control: any JobControl) -> (any CopyPace)? {
+    guard case .attached(let point) = self, let budget else { return nil }
+    return point.pace(within: budget, control: control)
   }
 
   /// Lets the image go. On its loop.

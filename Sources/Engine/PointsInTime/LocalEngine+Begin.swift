@@ -121,7 +121,10 @@ extension LocalEngine {
     ) async throws -> HeldImage
   {
     if let graph {
-      return .attached(try AttachedPoint(graph, id, among: attachedImages, for: ImageUse(user, needs: .read)))
+      let point = try AttachedPoint(
+        graph, id, among: attachedImages, for: ImageUse(user, needs: .read),
+        latency: { [servedExports] in servedExports.latency(of: id) })
+      return .attached(point)
     }
     let image = try await openToBackUp(location, for: user, on: loop, control)
     if case .nbd(let uri) = location.source {

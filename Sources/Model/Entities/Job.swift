@@ -196,14 +196,17 @@ package struct BackupJobRequest: Hashable, Sendable, Codable {
   package var tracker: TrackerName?
   /// Nil means `breakBackup`.
   package var onTempFull: OnTempFull?
+  /// Nil means none.
+  package var guestLatencyBudget: GuestLatencyBudget?
 
   package init(
     images: [ImageID], backups: [BackupID], group: ULID, repository: RepositoryID, kind: RequestedBackupKind,
     compression: Compression, speedLimit: UInt64, onFailure: FailurePolicy? = nil,
-    tracker: TrackerName? = nil, onTempFull: OnTempFull? = nil
+    tracker: TrackerName? = nil, onTempFull: OnTempFull? = nil, guestLatencyBudget: GuestLatencyBudget? = nil
   ) {
     self.tracker = tracker
     self.onTempFull = onTempFull
+    self.guestLatencyBudget = guestLatencyBudget
     self.onFailure = onFailure
     self.images = images
     self.backups = backups

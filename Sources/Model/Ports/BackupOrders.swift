@@ -116,6 +116,8 @@ package struct BackupOrder: Hashable, Sendable, Codable {
   package var groupImages: [ImageID]
   /// Of an attached image.
   package var onTempFull: OnTempFull
+  /// Of an attached image; nil: as fast as it goes.
+  package var guestLatencyBudget: GuestLatencyBudget?
 
   /// Unless the configuration says otherwise.
   package static let standardChainLength = 200
@@ -126,9 +128,10 @@ package struct BackupOrder: Hashable, Sendable, Codable {
     isExclusive: Bool = false, repository: RepositoryLocation, tracker: TrackerName? = nil, compression: Compression,
     unusableParents: Set<BackupID> = [],
     chainLength: Int = Self.standardChainLength, mixture: String? = nil, groupImages: [ImageID] = [],
-    onTempFull: OnTempFull = .breakBackup
+    onTempFull: OnTempFull = .breakBackup, guestLatencyBudget: GuestLatencyBudget? = nil
   ) {
     self.onTempFull = onTempFull
+    self.guestLatencyBudget = guestLatencyBudget
     self.backup = backup
     self.newChain = newChain
     self.group = group

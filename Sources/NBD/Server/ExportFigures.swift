@@ -16,7 +16,25 @@ package struct LatencyHistogram: Hashable, Sendable {
 
   package var count: UInt64 { counts.reduce(0, +) }
 
-  mutating func record(nanoseconds: UInt64) { counts[Self.bucket(nanoseconds)] += 1 }
+  package mutating func record(nanoseconds: UInt64) { counts[Self.bucket(nanoseconds)] += 1 }
+
+  package mutating func add(_ other: LatencyHistogram) {
+    for index in counts.indices { counts[index] += other.counts[index] }
+  }
+
+  /// Without those that were counted earlier.
+  package func subtracting(_ earlier: LatencyHistogram) -> LatencyHistogram {
+    var rest = self
+    for index in counts.indices { rest.counts[index] -= min(counts[index], earlier.counts[index]) }
+    return rest
+  }
+
+  /// How many took longer for certain.
+  package func count(above microseconds: Double) -> UInt64 {
+    var above: UInt64 = 0
+    for index in counts.indices.dropFirst() where Self.upperBound(index - 1) >= microseconds { above += counts[index] }
+    return above
+  }
 
   /// The time within which `share` (0 to 1) of the requests were answered, rounded up to a bucket's end; nil if there
   /// were none.

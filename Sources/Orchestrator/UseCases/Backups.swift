@@ -14,13 +14,17 @@ package struct BackupDraft: Hashable, Sendable {
   package var onFailure: FailurePolicy
   /// Of attached images.
   package var onTempFull: OnTempFull
+  /// Of attached images; nil: as fast as it goes.
+  package var guestLatencyBudget: GuestLatencyBudget?
 
   package init(
     images: [Reference<Image>], repository: Reference<Repository>, kind: RequestedBackupKind = .full,
     tracker: TrackerName? = nil, compression: Compression = .zstd, speedLimit: UInt64 = 0,
-    onFailure: FailurePolicy = .fail, onTempFull: OnTempFull = .breakBackup
+    onFailure: FailurePolicy = .fail, onTempFull: OnTempFull = .breakBackup,
+    guestLatencyBudget: GuestLatencyBudget? = nil
   ) {
     self.onTempFull = onTempFull
+    self.guestLatencyBudget = guestLatencyBudget
     self.onFailure = onFailure
     self.images = images
     self.repository = repository
@@ -216,7 +220,7 @@ extension BackupService {
     let request = BackupJobRequest(
       images: images.map(\.id), backups: backups.map(\.id), group: group, repository: repository.id, kind: draft.kind,
       compression: draft.compression, speedLimit: draft.speedLimit, onFailure: draft.onFailure, tracker: tracker,
-      onTempFull: draft.onTempFull)
+      onTempFull: draft.onTempFull, guestLatencyBudget: draft.guestLatencyBudget)
     var links = JobLinks(
       images: images.map(\.id), repository: repository.id, backups: backups.map(\.id), chains: backups.map(\.chain))
     if images.count == 1 {

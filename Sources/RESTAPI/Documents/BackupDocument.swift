@@ -70,6 +70,18 @@ extension GuestImpact: JSONWritable {
       json.member("tempHighWater", tempHighWater)
       json.member("throttledSeconds", throttledSeconds)
       json.member("sourceBytesRead", sourceBytesRead)
+      json.member("latencyBefore", latencyBefore)
+      json.member("latencyDuring", latencyDuring)
+    }
+  }
+}
+
+extension GuestImpact.Latency: JSONWritable {
+  func write(to json: inout JSONWriter) {
+    json.object { json in
+      json.member("count", count)
+      json.member("p50Microseconds", p50Microseconds)
+      json.member("p99Microseconds", p99Microseconds)
     }
   }
 }

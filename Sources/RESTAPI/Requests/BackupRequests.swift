@@ -12,11 +12,13 @@ extension RequestFields {
     let speedLimit = count("speedLimit", unit: "bytes per second", required: false)
     let onFailure = choice("onFailure", of: FailurePolicy.self, required: false)
     let onTempFull = onTempFull()
+    let latencyBudget = object("guestLatencyBudget", required: false).flatMap(guestLatencyBudget)
     try finish()
     guard let images, let repository else { throw Self.incomplete }
     return BackupDraft(
       images: images, repository: repository, kind: kind ?? .full, tracker: tracker, compression: compression ?? .zstd,
-      speedLimit: speedLimit ?? 0, onFailure: onFailure ?? .fail, onTempFull: onTempFull)
+      speedLimit: speedLimit ?? 0, onFailure: onFailure ?? .fail, onTempFull: onTempFull,
+      guestLatencyBudget: latencyBudget)
   }
 
   /// The body that starts a verification.
@@ -92,6 +94,23 @@ extension RequestFields {
     case .breakBackup, nil: .breakBackup
     case .throttle: .throttle(latencyMicroseconds: latency ?? OnTempFull.standardThrottleLatency)
     case .breakGuestWrite: .breakGuestWrite
+    }
+  }
+
+  private func guestLatencyBudget(_ fields: RequestFields) -> GuestLatencyBudget? {
+    func bounded(_ name: String, _ unit: String, _ range: ClosedRange<UInt64>) -> UInt64? {
+      guard let number = fields.count(name, unit: unit, required: false) else { return nil }
+      if !range.contains(number) { fields.refuse(name, "must be from \(range.lowerBound) to \(range.upperBound)") }
+      return number
+    }
+    let percent = bounded("percent", "percent", GuestLatencyBudget.percents)
+    let microseconds = bounded("microseconds", "microseconds", GuestLatencyBudget.durations)
+    switch (percent, microseconds) {
+    case (let percent?, nil): return .percent(percent)
+    case (nil, let microseconds?): return .microseconds(microseconds)
+    default:
+      refuse("guestLatencyBudget", "must have either percent or microseconds")
+      return nil
     }
   }
 

@@ -82,7 +82,8 @@ struct BackupRun: Sendable {
         tracker: request.tracker,
         compression: request.compression,
         unusableParents: unusable, chainLength: context.limits.chainLength, mixture: damage?.why,
-        groupImages: request.images, onTempFull: request.onTempFull ?? .breakBackup)
+        groupImages: request.images, onTempFull: request.onTempFull ?? .breakBackup,
+        guestLatencyBudget: request.guestLatencyBudget)
     } catch {
       member.end = failure(error, of: member)
     }
