@@ -6,7 +6,7 @@ SHELL := /bin/bash
 SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT_BUILD := liburing-dev libmicrohttpd-dev libgnutls28-dev libzstd-dev zlib1g-dev libsqlite3-dev
 APT_SAMPLE := qemu-utils e2fsprogs curl jq
-APT_TEST := $(APT_SAMPLE) qemu-system-common nbdkit libnbd-bin python3-libnbd fio python3 python3-venv openssl
+APT_TEST := $(APT_SAMPLE) qemu-system-common nbdkit libnbd-bin python3-libnbd fio python3 python3-venv openssl systemd tzdata
 APT_BENCH := $(APT_SAMPLE) python3 qemu-system-common libnbd-bin time nbdkit fio gcc libc6-dev
 
 SWIFT_FLAGS := --explicit-target-dependency-import-check error

@@ -27,8 +27,9 @@ func room(_ name: String, _ dependencies: [Target.Dependency], plugins: [Target.
   .target(name: name, dependencies: dependencies, swiftSettings: settings(of: name), plugins: plugins)
 }
 
-func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
-  .testTarget(name: name, dependencies: dependencies, swiftSettings: settings(of: name))
+/// - Parameter exclude: files beside the tests that aren't built, as scripts.
+func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
+  .testTarget(name: name, dependencies: dependencies, exclude: exclude, swiftSettings: settings(of: name))
 }
 
 /// Parts that only tests use: the in-memory, faulty and crash-point implementations and the conformance suites.
@@ -70,6 +71,7 @@ let package = Package(
     room("NBD", ["Bytes", "Buffers", "BlockCore", "EventLoops", "Locks", "CGnuTLS", logging]),
 
     // The domain and what serves it.
+    room("Schedules", ["Bytes", "Descriptors", "Locks"]),
     room("Model", ["Bytes"]),
     room("Failures", ["Model", "BlockCore", "EventLoops", "Qcow2"]),
     room(
@@ -129,6 +131,7 @@ let package = Package(
         "NBD", "Bytes", "EventLoops", "BlockCore", "BlockFilters", "Buffers", "Locks", "RawFile", "BlockTesting",
         logging,
       ]),
+    tests("SchedulesTests", ["Schedules", "BlockTesting"], exclude: ["clock_changes.py"]),
     tests("ModelTests", ["Model", "ModelTesting"]),
     tests("CatalogTests", ["Catalog", "Model", "ModelTesting", "Assets", "Locks", grdb]),
     tests("OrchestratorTests", ["Orchestrator", "Model", "ModelTesting", "Locks", logging]),

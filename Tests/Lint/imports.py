@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # What the toolchain brings; everything else must be declared.
 SYSTEM = {"Swift", "Foundation", "FoundationEssentials", "Glibc", "Synchronization", "Dispatch", "Testing",
           "PackagePlugin", "PackageDescription", "RegexBuilder"}
-WITHOUT_FOUNDATION = {"Locks", "Bytes", "Descriptors", "Buffers", "BlockCore", "BlockFilters", "EventLoops", "RawFile", "Qcow2"}
+WITHOUT_FOUNDATION = {"Locks", "Bytes", "Descriptors", "Buffers", "BlockCore", "BlockFilters", "EventLoops", "RawFile", "Qcow2",
+                      "Schedules"}
 MAXIMUM_LINES = 400
 IMPORT = re.compile(r"^\s*(?:@[\w()]+\s+)*(?:package\s+|public\s+|internal\s+|private\s+|fileprivate\s+)?import\s+"
                     r"(?:(?:struct|class|enum|protocol|func|var|let|typealias)\s+)?(\w+)", re.M)
@@ -58,7 +59,7 @@ def faults_of(target):
             if name not in allowed:
                 yield f"{place}: imports {name}, which {target['name']} doesn't declare"
             if target["name"] in WITHOUT_FOUNDATION and name.startswith("Foundation"):
-                yield f"{place}: a block module uses {name}"
+                yield f"{place}: {target['name']} uses {name}"
     if target["type"] != "test":
         for name in sorted(allowed - imported - SYSTEM - {target["name"]}):
             yield f"{target['name']} declares {name} but doesn't import it"
