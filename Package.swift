@@ -72,7 +72,7 @@ let package = Package(
 
     // The domain and what serves it.
     room("Schedules", ["Bytes", "Descriptors", "Locks"]),
-    room("Model", ["Bytes"]),
+    room("Model", ["Bytes", "Schedules"]),
     room("Failures", ["Model", "BlockCore", "EventLoops", "Qcow2"]),
     room(
       "Repositories",
@@ -88,11 +88,11 @@ let package = Package(
         "EventLoops", "RawFile", "Qcow2", "NBD",
         logging,
       ]),
-    room("Orchestrator", ["Model", "Locks", logging]),
+    room("Orchestrator", ["Model", "Schedules", "Locks", logging]),
     room("Catalog", ["Model", "Bytes", "Assets", "Descriptors", "Locks", grdb]),
     room("HTTPServer", ["Bytes", "CMicrohttpd", "Descriptors", "Locks", logging]),
-    room("RESTAPI", ["Model", "Bytes", "Orchestrator", "HTTPServer", "Assets", "Locks", logging]),
-    room("Configuration", ["Model", "Bytes", "Descriptors", yams]),
+    room("RESTAPI", ["Model", "Schedules", "Bytes", "Orchestrator", "HTTPServer", "Assets", "Locks", logging]),
+    room("Configuration", ["Model", "Schedules", "Bytes", "Descriptors", yams]),
     room("Assets", [], plugins: ["EmbedFiles"]),
     .executableTarget(
       name: "cobweb",

@@ -25,7 +25,7 @@ package struct ConfigurationKey: Hashable, Sendable {
     listen, tls, hosts, socketMode, tokens, stateFolder, trackingFolder, trackingMemory, imageFolders, imageDevices,
     repositoryFolders, fleecingFolder, fleecingSize, copyBuffer, guestWriteTimeout,
     socketFolder, socketGroup, repositories, images, exportTLS, exportConnections, nbdPeers, peerTLS, ioBackend,
-    compressionLevel, chainLength, sampledCheck, jobsAtOnce, eventStreams, eventsKept, logLevel,
+    compressionLevel, chainLength, sampledCheck, timeZone, jobsAtOnce, eventStreams, eventsKept, logLevel,
   ]
 
   // MARK: The API
@@ -172,6 +172,9 @@ package struct ConfigurationKey: Hashable, Sendable {
   static let sampledCheck = ConfigurationKey(
     "sampledCheck", "0 to 1", standard: "0.001",
     "Share of what a bitmap calls unchanged that an increment compares with the hashes of its parent all the same.")
+  static let timeZone = ConfigurationKey(
+    "timeZone", "the name of a time zone, as Europe/Berlin", standard: nil,
+    "What schedules go by that name no zone of their own; the host's time zone if left out.")
   static let jobsAtOnce = ConfigurationKey(
     "jobsAtOnce", "1 to 64", standard: "2", "Jobs that run at one time; the others wait.")
   static let eventStreams = ConfigurationKey(

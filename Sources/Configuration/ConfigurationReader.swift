@@ -2,6 +2,7 @@ import Bytes
 import Foundation
 import Glibc
 import Model
+import Schedules
 
 /// Makes the checked value of the file's top level.
 struct ConfigurationReader {
@@ -49,7 +50,7 @@ struct ConfigurationReader {
       peerTLS: peerTLS(),
       ioBackend: backend.choice(ServerConfiguration.IOBackendChoice.self, else: .auto),
       compressionLevel: level.integer(in: 1...19), chainLength: length.integer(in: 1...9999),
-      sampledCheck: sample.share(),
+      sampledCheck: sample.share(), timeZone: timeZone(),
       jobsAtOnce: jobs.integer(in: 1...64),
       eventStreams: streams.integer(in: 1...4096), eventsKept: kept.integer(in: 100...10_000_000),
       logLevel: logLevel.choice(ServerConfiguration.LogLevel.self, else: .info))
@@ -84,6 +85,22 @@ struct ConfigurationReader {
     let path = path(node)
     if requiresFiles, let why = FolderPath.failureToOpen(path, 0) { node.fault("\(path) can't be read: \(why)") }
     return path
+  }
+}
+
+// MARK: How it works
+
+extension ConfigurationReader {
+  private func timeZone() -> String? {
+    guard let node = root.optional("timeZone") else { return nil }
+    let name = node.text
+    guard !name.isEmpty else { return nil }
+    do {
+      return try ZoneFolder().rules(named: name).name
+    } catch {
+      node.fault("\(error.description): \(error.remedy)")
+      return nil
+    }
   }
 }
 

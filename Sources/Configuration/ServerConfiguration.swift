@@ -94,6 +94,8 @@ package struct ServerConfiguration: Hashable, Sendable {
   package var compressionLevel: Int
   package var chainLength: Int
   package var sampledCheck: Double
+  /// This host has it.
+  package var timeZone: String?
   package var jobsAtOnce: Int
   package var eventStreams: Int
   package var eventsKept: Int

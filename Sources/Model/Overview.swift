@@ -31,6 +31,7 @@
 //    part of the API, its `Field` says which part of the request is meant.
 // 4. Enumerations that grow are rows of the catalog's reference tables: a new case here is one INSERT there.
 // 5. Time comes from a `TimeSource`, and nothing else here knows what time it is.
+//    What calendars and clocks say of a time is `Schedules`'.
 //
 // ## The folders
 //

@@ -10,6 +10,7 @@ import Model
 package final class BackupService: Sendable {
   package let limits: ServiceLimits
   package let startedAt: Date
+  package let zones: ServerZones
 
   let engine: any BlockEngine
   let transactions: CatalogTransactions
@@ -26,9 +27,10 @@ package final class BackupService: Sendable {
   /// Nothing happens before ``start(_:)``.
   package init(
     catalog: any BackupCatalog, engine: any BlockEngine, time: any TimeSource, logger: Logger,
-    limits: ServiceLimits = ServiceLimits()
+    limits: ServiceLimits = ServiceLimits(), zones: ServerZones = ServerZones()
   ) {
     self.limits = limits
+    self.zones = zones
     self.engine = engine
     self.logger = logger
     startedAt = time.now()

@@ -28,6 +28,7 @@ package final class APIResponder: HTTPResponder {
         + RepositoryRoutes(service: service).all + BackupRoutes(service: service).all
         + BitmapRoutes(service: service).all + ExportRoutes(service: service).all
         + FleecingRoutes(service: service).all + JobRoutes(service: service).all
+        + ScheduleRoutes(service: service).all
         + EventRoutes(service: service, executor: executor).all)
     self.hosts = hosts
     self.logger = logger

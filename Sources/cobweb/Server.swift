@@ -49,7 +49,8 @@ final class Server: Sendable {
     limits.chainLength = configuration.chainLength
     limits.eventsKept = configuration.eventsKept
     let service = BackupService(
-      catalog: catalog, engine: engine, time: SystemTime(), logger: Logger(label: "jobs"), limits: limits)
+      catalog: catalog, engine: engine, time: SystemTime(), logger: Logger(label: "jobs"), limits: limits,
+      zones: ServerZones(name: configuration.timeZone))
     let shutdown = Shutdown(service: service, engine: engine, group: group, catalog: catalog)
     do {
       try await service.start(configuration.declarations)

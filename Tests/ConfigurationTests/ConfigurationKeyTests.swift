@@ -38,6 +38,7 @@ struct ConfigurationKeyTests {
       peerTLS: {authority: tls/ca.pem, certificate: tls/we.pem, key: /etc/we-key.pem}
       ioBackend: io_uring
       compressionLevel: 19
+      timeZone: Europe/Berlin
       jobsAtOnce: 64
       eventStreams: 1
       eventsKept: 100
@@ -86,6 +87,7 @@ struct ConfigurationKeyTests {
     #expect(read.nbdPeers == ["nbd.example.com", "nbd.example.com:10809", "unix:/run/x.sock"])
     #expect(read.ioBackend == .ioUring)
     #expect(read.compressionLevel == 19)
+    #expect(read.timeZone == "Europe/Berlin")
     #expect(read.jobsAtOnce == 64)
     #expect(read.eventStreams == 1)
     #expect(read.eventsKept == 100)

@@ -30,6 +30,7 @@ struct DefaultsTests {
     #expect(none.repositories == [] && none.images == [])
     #expect(none.ioBackend == .auto)
     #expect(none.compressionLevel == 3)
+    #expect(none.timeZone == nil)
     #expect(none.jobsAtOnce == 2)
     #expect(none.eventStreams == 512)
     #expect(none.eventsKept == 10_000)

@@ -52,6 +52,8 @@ struct RefusalTests {
     ("listen: [localhost:1, localhost:1]", "listen[1]:1 localhost:1 is there twice"),
     ("tls: {certificate: a}", "tls:1 lacks 'key'"),
     ("tls: x", "tls:1 must be a section"),
+    ("timeZone: Europe/Belrin", "timeZone:1 there is no time zone 'Europe/Belrin'; the nearest is 'Europe/Berlin'"),
+    ("timeZone: ../Europe/Berlin", "timeZone:1 there is no time zone"),
     ("tls: {certificate: a, key: b, ca: c}", "tls.ca:1 isn't a key here"),
     ("hosts: example.com", "hosts:1 must be a list"),
     ("hosts: ['a b']", "hosts[0]:1 'a b' is no host"),

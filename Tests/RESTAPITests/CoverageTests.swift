@@ -23,59 +23,6 @@ import Testing
   }
 }
 
-/// What the catalog holds at the start.
-struct Stock: Sendable {
-  let image = Image.sample("vm1")
-  let attached = Image.sample("guest", attachment: Attachment(cache: .direct, cause: .request))
-  /// Has the exports `look` and `busy`; only `busy` has a client.
-  let shown = Image.sample("shown")
-  let look: Export
-  let busy: Export
-  let repository = Repository.sample("local")
-  let ended: Job
-  /// Has ended.
-  let over = Fleecing.sample(state: .expired)
-  let chain: Chain
-  let other: Chain
-  let complete: Backup
-  let failed: Backup
-  /// Has `dependent`.
-  let parent: Backup
-  let dependent: Backup
-
-  static let declarations = Declarations(
-    repositories: [RepositoryDraft(name: "fixed", path: "/backup/fixed")],
-    images: [ImageDraft(name: "declared", source: .file(path: "/images/declared"), format: .raw)])
-
-  init() {
-    chain = Chain.sample(of: image, in: repository)
-    other = Chain.sample(of: image, in: repository)
-    look = Export.sample("look", of: .image(shown.id))
-    busy = Export.sample("busy", of: .image(shown.id))
-    var complete = Backup.sample(in: chain)
-    complete.checkpoint = ULID()
-    self.complete = complete
-    failed = Backup.sample(in: Chain.sample(of: image, in: repository), state: .failed)
-    parent = Backup.sample(in: other)
-    dependent = Backup.sample(in: other, sequence: 1, parent: parent.id)
-    ended = Job.sample(.verify(backup: complete.id, level: .checksum), state: .succeeded)
-  }
-
-  func store(in catalog: InMemoryCatalog) async throws {
-    try await catalog.write { catalog in
-      for image in [image, attached, shown] { try catalog.insert(image) }
-      try catalog.insert(repository)
-      for chain in [chain, other, Chain.sample(of: image, in: repository, id: failed.chain)] {
-        try catalog.insert(chain)
-      }
-      for backup in [complete, failed, parent, dependent] { try catalog.insert(backup) }
-      for export in [look, busy] { try catalog.insert(export) }
-      try catalog.insert(ended)
-      try catalog.insert(over)
-    }
-  }
-}
-
 /// Requests of one operation: one that succeeds, and those that fail in ways of the operation's own.
 struct Specimen: Sendable {
   var target: String
@@ -84,6 +31,8 @@ struct Specimen: Sendable {
   var missing: (target: String, body: String?)?
   /// Refused for the state of things.
   var conflict: (target: String, body: String?)?
+  /// Understood, and can't be done.
+  var unprocessable: (target: String, body: String?)?
   /// What the engine must say for a 409 and a 422, where only it can.
   var engineRefuses = false
   /// Of the body.
@@ -230,6 +179,9 @@ struct Specimen: Sendable {
       item(
         "fleecings", try await world.activeFleecing(), "/finish", conflict: stock.over.id.description,
         #"{"outcome":"success"}"#)
+    case "POST /schedules/preview":
+      body = #"{"schedule":["daily"]}"#
+      unprocessable = (target, #"{"schedule":["*-2-30"]}"#)
     case "GET /jobs/{job}": item("jobs", ended)
     case "GET /jobs/{job}/log": item("jobs", ended, "/log")
     case "GET /jobs/{job}/events": item("jobs", ended, "/events")
@@ -250,7 +202,8 @@ struct Coverage: Sendable {
   let operation: Contract.Operation
   let specimen: Specimen
 
-  private var isChange: Bool { operation.method != "GET" }
+  /// A POST without a dry run is a question with a body.
+  private var isChange: Bool { operation.parameters.contains { $0["name"] == .string("dryRun") } }
   private var isStream: Bool { operation.name.hasSuffix("/events") }
 
   private func send(
@@ -319,6 +272,7 @@ struct Coverage: Sendable {
 
   private func refuseByState() async throws {
     if let conflict = specimen.conflict { try await send(conflict).expect(409) }
+    if let unprocessable = specimen.unprocessable { try await send(unprocessable).expect(422) }
     if specimen.engineRefuses {
       for (code, status) in [(ProblemCode.imageLocked, 409), (.formatUnsupported, 422)] {
         world.engine.script { script in
@@ -357,7 +311,7 @@ struct Coverage: Sendable {
   private func succeed() async throws {
     if isStream { return try await listen() }
     if isChange { try await send(query: "?dryRun=true").expect(200) }
-    guard operation.method == "POST" else {
+    guard operation.method == "POST", isChange else {
       let reply = try await send()
       #expect(reply.status < 300, "\(reply.text)")
       if !isChange, let tag = reply.header("ETag") { try await send(headers: ["If-None-Match": tag]).expect(304) }

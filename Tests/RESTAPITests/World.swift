@@ -34,7 +34,9 @@ final class World: Sendable {
     gated = GatedCatalog(memory)
     catalog = FaultyCatalog(gated)
     let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
-    service = BackupService(catalog: catalog, engine: engine, time: clock, logger: quiet, limits: limits)
+    service = BackupService(
+      catalog: catalog, engine: engine, time: clock, logger: quiet, limits: limits,
+      zones: ServerZones(name: "Europe/Berlin"))
     responder = APIResponder(service: service, version: "0.1.0", hosts: hosts, logger: quiet)
     server = try WebServer(options: options, responder: responder, logger: quiet)
   }

@@ -61,6 +61,8 @@ package enum ProblemCode: String, Sendable, Codable, CaseIterable {
   case targetExists = "target-exists"
   case targetMismatch = "target-mismatch"
   case confirmationRequired = "confirmation-required"
+  case unknownReference = "unknown-reference"
+  case neverFires = "never-fires"
   case jobFinished = "job-finished"
   case jobNotPausable = "job-not-pausable"
   case queueFull = "queue-full"

@@ -1,14 +1,16 @@
 import Foundation
+import Schedules
 
 /// Points in time as the API, manifests and reports write them: RFC 3339, UTC, always with milliseconds.
 package enum Timestamp {
   /// E.g. `2026-03-01T08:05:09.120Z`. Years outside 0000–9999 are cut to the nearest that can be written.
   package static func text(of date: Date) -> String {
-    let milliseconds = Int64((date.timeIntervalSince1970 * 1000).rounded().clamped(to: earliest...latest))
+    let milliseconds = Int((date.timeIntervalSince1970 * 1000).rounded().clamped(to: earliest...latest))
     let (day, inDay) = milliseconds.flooredQuotientAndRemainder(dividingBy: 86_400_000)
-    let (year, month, dayOfMonth) = civil(fromDays: day)
+    let date = CivilDate(dayNumber: day)
     let seconds = inDay / 1000
-    return padded(year, 4) + "-" + padded(month, 2) + "-" + padded(dayOfMonth, 2) + "T" + padded(seconds / 3600, 2)
+    return padded(date.year, 4) + "-" + padded(date.month, 2) + "-" + padded(date.day, 2) + "T"
+      + padded(seconds / 3600, 2)
       + ":" + padded(seconds / 60 % 60, 2) + ":" + padded(seconds % 60, 2) + "." + padded(inDay % 1000, 3) + "Z"
   }
 
@@ -39,26 +41,14 @@ package enum Timestamp {
   private static let earliest = -62_167_219_200_000.0
   private static let latest = 253_402_300_799_999.0
 
-  /// Days since 1970 to year, month, day of the proleptic Gregorian calendar: years start in March and repeat
-  /// every 146 097 days.
-  private static func civil(fromDays days: Int64) -> (year: Int64, month: Int64, day: Int64) {
-    let (era, dayOfEra) = (days + 719_468).flooredQuotientAndRemainder(dividingBy: 146_097)
-    let yearOfEra = (dayOfEra - dayOfEra / 1460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
-    let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
-    let monthFromMarch = (5 * dayOfYear + 2) / 153
-    let month = monthFromMarch < 10 ? monthFromMarch + 3 : monthFromMarch - 9
-    let year = era * 400 + yearOfEra + (month <= 2 ? 1 : 0)
-    return (year, month, dayOfYear - (153 * monthFromMarch + 2) / 5 + 1)
-  }
-
-  private static func padded(_ number: Int64, _ width: Int) -> String {
+  private static func padded(_ number: Int, _ width: Int) -> String {
     let digits = String(number)
     return String(repeating: "0", count: max(0, width - digits.utf8.count)) + digits
   }
 }
 
-extension Int64 {
-  fileprivate func flooredQuotientAndRemainder(dividingBy divisor: Int64) -> (quotient: Int64, remainder: Int64) {
+extension Int {
+  fileprivate func flooredQuotientAndRemainder(dividingBy divisor: Int) -> (quotient: Int, remainder: Int) {
     let (quotient, remainder) = quotientAndRemainder(dividingBy: divisor)
     return remainder < 0 ? (quotient - 1, remainder + divisor) : (quotient, remainder)
   }

@@ -37,6 +37,11 @@ enum JSONAnswer {
     HTTPResponse(status: 304, headers: ["ETag": tag])
   }
 
+  /// A value that was computed for this request, and has no version.
+  static func computed(_ value: some JSONWritable) -> HTTPResponse {
+    HTTPResponse(status: 200, headers: ["Content-Type": contentType], content: .bytes(JSONWriter.text(of: value)))
+  }
+
   static func problem(_ error: DomainError, to request: HTTPRequest) -> HTTPResponse {
     let document = ProblemDocument(error, instance: "/requests/\(request.id)")
     var headers: HTTPFields = ["Content-Type": problemContentType]

@@ -297,6 +297,7 @@ extension ProblemType {
         """,
         remedy: "start the backup again, and find out what wrote to the image without recording it")
     case .pointInTimeLost, .fleecingEnded: ofPointsInTime(code)
+    case .unknownReference, .neverFires: ofPolicies(code)
     case .backupNotComplete:
       ProblemType(
         code, 409, "The backup isn't complete",

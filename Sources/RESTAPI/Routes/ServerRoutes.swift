@@ -35,7 +35,7 @@ struct ServerRoutes {
     try JSONAnswer.ok(
       ServerDocument(
         version: version, ioBackend: service.ioBackend, startedAt: service.startedAt, limits: service.limits,
-        isProbing: service.isProbing),
+        isProbing: service.isProbing, timeZone: service.zones.name),
       to: call)
   }
 
@@ -93,6 +93,7 @@ struct ServerDocument: JSONWritable {
   let startedAt: Date
   let limits: ServiceLimits
   let isProbing: Bool
+  let timeZone: String?
 
   func write(to json: inout JSONWriter) {
     json.object { json in
@@ -104,6 +105,7 @@ struct ServerDocument: JSONWritable {
       json.member("backupKinds", RequestedBackupKind.allCases)
       json.member("imageFormats", DiskFormat.allCases)
       json.member("probing", isProbing)
+      json.member("timeZone", timeZone)
       json.member("concurrentJobs", limits.concurrentJobs)
       json.member("queuedJobs", limits.queuedJobs)
       json.member("imagesPerBackup", limits.imagesPerBackup)
