@@ -48,8 +48,11 @@ struct EventRuns {
       guard let wall = event.first(from: WallTime(start + span.offset)) else { return nil }
       let at = wall.seconds - span.offset
       if at < span.end { return run(at, wall, span) }
-      guard let next = zone.span(after: span) else { return nil }
-      (span, start) = (next, next.start)
+      guard span.end != .max else { return nil }
+      // Nothing matches before `wall`, except what the clock shows again right after this span.
+      let mayRepeat = span.end <= start + 2 * ZoneRules.largestOffset
+      start = mayRepeat ? span.end : max(span.end, wall.seconds - ZoneRules.largestOffset)
+      span = zone.span(at: start)
     }
     return nil
   }
@@ -65,13 +68,17 @@ struct EventRuns {
 extension ZoneRules {
   /// Whether the clock shows `wall`, which it shows in `span`, in the next span too.
   fileprivate func isShownAgain(_ wall: WallTime, after span: Span) -> Bool {
-    guard let next = self.span(after: span), next.offset < span.offset else { return false }
+    guard span.end <= wall.seconds - span.offset + 2 * Self.largestOffset, let next = self.span(after: span),
+      next.offset < span.offset
+    else { return false }
     return (next.start..<next.end).contains(wall.seconds - next.offset)
   }
 
   /// Whether the clock showed `wall`, which it shows in `span`, in the span before too.
   fileprivate func wasShownBefore(_ wall: WallTime, _ span: Span) -> Bool {
-    guard let before = self.span(before: span), before.offset > span.offset else { return false }
+    guard span.start > wall.seconds - span.offset - 2 * Self.largestOffset, let before = self.span(before: span),
+      before.offset > span.offset
+    else { return false }
     return (before.start..<before.end).contains(wall.seconds - before.offset)
   }
 }

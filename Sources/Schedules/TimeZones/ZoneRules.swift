@@ -30,7 +30,8 @@ package struct ZoneRules: Hashable, Sendable {
     var offset: Int
   }
 
-  /// No zone is farther from UTC than this, in seconds (RFC 8536, section 3.2).
+  /// No zone is farther from UTC than this, in seconds (RFC 8536, section 3.2). So what a clock shows twice it shows
+  /// within twice this time.
   static let largestOffset = 26 * 3600
 
   func span(at time: Int) -> Span {
@@ -72,7 +73,7 @@ package struct ZoneRules: Hashable, Sendable {
   func latestWall(through time: Int) -> Int {
     var span = span(at: time)
     var latest = time + span.offset
-    while let before = self.span(before: span), span.start > time - 2 * Self.largestOffset {
+    while span.start > time - 2 * Self.largestOffset, let before = self.span(before: span) {
       latest = max(latest, span.start - 1 + before.offset)
       span = before
     }
